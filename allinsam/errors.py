@@ -1,0 +1,28 @@
+"""Errors a user can act on. Pages show the message; the command line prints it on one line and exits 2.
+
+AllinsamError
+├── InputError       a value, file or setting from outside is not usable
+├── NotFoundError    a named thing does not exist in this study
+├── NotAllowedError  this person may not do this
+└── ModelError       weights, checkpoint or device cannot be used
+"""
+
+
+class AllinsamError(Exception):
+    """Base of every error whose message names the value and the remedy."""
+
+
+class InputError(AllinsamError):
+    """A value, file or setting from outside is not usable."""
+
+
+class NotFoundError(AllinsamError):
+    """A named thing does not exist in this study."""
+
+
+class NotAllowedError(AllinsamError):
+    """This person may not do this."""
+
+
+class ModelError(AllinsamError):
+    """Weights, checkpoint or device cannot be used."""
