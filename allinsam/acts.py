@@ -1,0 +1,307 @@
+"""What the acts of one assignment add up to: objects, class states, undo and redo. Pure; no database.
+
+The acts are the truth. `replay` turns them into the rows of the `annotation` table, so the rows can
+be written together with an act and rebuilt from the acts at any time.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from allinsam.errors import InputError
+from allinsam.records import ACT_KINDS, Act, Mask, is_box
+
+ActId = tuple[str, int]
+
+# Acts a person can take back. The rest are observations (load, focus, ...) or answers of the server.
+UNDOABLE = frozenset(
+    {
+        "box",
+        "move",
+        "class",
+        "prompt",
+        "mask_edit",
+        "accept",
+        "reject",
+        "delete",
+        "nothing_here",
+        "unsure",
+        "skip",
+        "submit",
+    }
+)
+NEEDS_OBJECT = frozenset(
+    {"box", "move", "class", "prompt", "mask_shown", "mask_edit", "accept", "reject", "delete"}
+)
+CLASS_STATE_OF_KIND = {"nothing_here": "nothing_here", "unsure": "unsure", "skip": "skipped"}
+SETTLED = ("complete", "nothing_here", "unsure", "skipped")
+
+
+@dataclass(frozen=True)
+class ObjectState:
+    """One object of an assignment as it stands after some acts."""
+
+    object_id: str
+    class_id: int
+    state: str  # proposed, accepted, rejected, deleted
+    first_box: tuple[float, ...] | None = None
+    box: tuple[float, ...] | None = None
+    prompts: tuple[dict[str, Any], ...] = ()
+    mask: Mask | None = None
+    origin: str = "sam"
+    backbone: str | None = None
+    weights_sha256: str | None = None
+    predicted_iou: float | None = None
+    threshold_id: int | None = None
+    registration_id: int | None = None
+    molecular_support: float | None = None
+
+
+@dataclass(frozen=True)
+class AssignmentState:
+    """Everything the acts of one assignment add up to."""
+
+    objects: Mapping[str, ObjectState] = field(default_factory=dict)
+    class_states: Mapping[int, str] = field(default_factory=dict)
+    submitted: bool = False
+    undo_stack: tuple[ActId, ...] = ()
+    redo_stack: tuple[ActId, ...] = ()
+
+    def accepted(self) -> list[ObjectState]:
+        return [thing for thing in self.objects.values() if thing.state == "accepted"]
+
+    def proposed(self) -> list[ObjectState]:
+        return [thing for thing in self.objects.values() if thing.state == "proposed"]
+
+
+@dataclass(frozen=True)
+class AnnotationRow:
+    """A row that one act adds to the `annotation` table: the object as accepted, or its end."""
+
+    act: ActId
+    state: str  # accepted, deleted
+    thing: ObjectState
+
+
+class Replay:
+    """Applies acts one by one and says which annotation rows each of them adds."""
+
+    def __init__(self, acts: Iterable[Act] = ()) -> None:
+        self._acts: list[Act] = []
+        self._undone: set[ActId] = set()
+        self._undo_stack: list[ActId] = []
+        self._redo_stack: list[ActId] = []
+        self._objects: dict[str, ObjectState] = {}
+        self._class_states: dict[int, str] = {}
+        self._submitted = False
+        for act in acts:
+            self.apply(act)
+
+    @property
+    def state(self) -> AssignmentState:
+        return AssignmentState(
+            dict(self._objects),
+            dict(self._class_states),
+            self._submitted,
+            tuple(self._undo_stack),
+            tuple(self._redo_stack),
+        )
+
+    def apply(self, act: Act) -> list[AnnotationRow]:
+        """Take one act in; an act of an unknown kind changes nothing."""
+        before = {thing.object_id: thing for thing in self.state.accepted()}
+        self._acts.append(act)
+        act_id = (act.client, act.seq)
+        if act.kind in ("undo", "redo"):
+            self._undo_or_redo(act)
+        else:
+            if act.kind in UNDOABLE:
+                self._undo_stack.append(act_id)
+                self._redo_stack.clear()
+            self._step(act)
+        after = {thing.object_id: thing for thing in self.state.accepted()}
+        return _changed_rows(act_id, before, after)
+
+    def _undo_or_redo(self, act: Act) -> None:
+        target = _target(act)
+        take, give = (
+            (self._undo_stack, self._redo_stack)
+            if act.kind == "undo"
+            else (self._redo_stack, self._undo_stack)
+        )
+        if target not in take:
+            return
+        take.remove(target)
+        give.append(target)
+        (self._undone.add if act.kind == "undo" else self._undone.discard)(target)
+        self._objects, self._class_states, self._submitted = {}, {}, False
+        for earlier in self._acts:
+            if earlier.kind not in ("undo", "redo") and self._is_effective(earlier):
+                self._step(earlier)
+
+    def _is_effective(self, act: Act) -> bool:
+        if (act.client, act.seq) in self._undone:
+            return False
+        if act.kind == "mask_shown" and "answers" in act.payload:
+            return tuple(act.payload["answers"]) not in self._undone
+        return True
+
+    def _step(self, act: Act) -> None:
+        if act.kind in NEEDS_OBJECT:
+            changed = _object_after(self._objects.get(act.object_id or ""), act)
+            if changed is not None:
+                self._objects[changed.object_id] = changed
+                if act.kind == "box" and self._class_states.get(changed.class_id) == "nothing_here":
+                    del self._class_states[changed.class_id]
+        elif act.kind in CLASS_STATE_OF_KIND:
+            self._class_states[int(act.payload["class_id"])] = CLASS_STATE_OF_KIND[act.kind]
+        elif act.kind == "submit":
+            self._submitted = True
+            for class_id, class_state in act.payload["classes"].items():
+                self._class_states[int(class_id)] = class_state
+
+
+def replay(acts: Iterable[Act]) -> tuple[AssignmentState, list[AnnotationRow]]:
+    """State after all acts, and every annotation row they add, in order."""
+    player = Replay()
+    rows = [row for act in acts for row in player.apply(act)]
+    return player.state, rows
+
+
+def _object_after(thing: ObjectState | None, act: Act) -> ObjectState | None:
+    payload = act.payload
+    if act.kind == "box":
+        box = tuple(float(v) for v in payload["box"])
+        return ObjectState(act.object_id or "", int(payload["class_id"]), "proposed", box, box)
+    if act.kind == "mask_edit" and thing is None:
+        drawn = ObjectState(act.object_id or "", int(payload["class_id"]), "proposed", origin="drawn")
+        return _with_mask(drawn, payload, payload.get("origin", "drawn"))
+    if thing is None:
+        return None
+    if act.kind == "move":
+        return replace(thing, box=tuple(float(v) for v in payload["box"]), mask=None, state="proposed")
+    if act.kind == "class":
+        return replace(thing, class_id=int(payload["class_id"]), **_evidence(payload))
+    if act.kind == "prompt":
+        return replace(thing, prompts=(*thing.prompts, dict(payload)))
+    if act.kind == "mask_shown":
+        return _with_mask(thing, payload, "sam")
+    if act.kind == "mask_edit":
+        return _with_mask(thing, payload, "drawn" if thing.origin == "drawn" else "edited")
+    return replace(thing, state={"accept": "accepted", "reject": "rejected", "delete": "deleted"}[act.kind])
+
+
+def _evidence(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """The molecular evidence an act brought with it; an act without it leaves none behind."""
+    return {
+        "threshold_id": payload.get("threshold_id"),
+        "registration_id": payload.get("registration_id"),
+        "molecular_support": payload.get("molecular_support"),
+    }
+
+
+def _with_mask(thing: ObjectState, payload: Mapping[str, Any], origin: str) -> ObjectState:
+    changed = replace(thing, mask=Mask.from_rle(payload["mask"]), origin=origin, **_evidence(payload))
+    if origin == "sam":
+        return replace(
+            changed,
+            backbone=payload["backbone"],
+            weights_sha256=payload["weights_sha256"],
+            predicted_iou=float(payload["predicted_iou"]),
+        )
+    return changed
+
+
+def _changed_rows(
+    act_id: ActId, before: Mapping[str, ObjectState], after: Mapping[str, ObjectState]
+) -> list[AnnotationRow]:
+    rows = [AnnotationRow(act_id, "deleted", thing) for key, thing in before.items() if key not in after]
+    rows += [
+        AnnotationRow(act_id, "accepted", thing) for key, thing in after.items() if before.get(key) != thing
+    ]
+    return rows
+
+
+def _target(act: Act) -> ActId:
+    client, seq = act.payload["act"]
+    return str(client), int(seq)
+
+
+def validate(act: Act, state: AssignmentState, class_ids: Iterable[int], size_hw: tuple[int, int]) -> None:
+    """Refuse an act that cannot be kept. An unknown kind passes: it is kept and reported.
+
+    Raises:
+        InputError: naming the act and what is wrong with it.
+    """
+    where = f"Act {act.seq} ({act.kind})"
+    if act.seq < 1 or not act.client or not math.isfinite(act.client_ms):
+        raise InputError(f"{where} needs a client, a seq from 1 and a finite client_ms. Reload the page.")
+    if act.kind not in ACT_KINDS:
+        return
+    if state.submitted and act.kind in UNDOABLE - {"submit"}:
+        raise InputError(f"{where}: this patch is submitted. Reopen it first to change it.")
+    if act.kind in NEEDS_OBJECT:
+        _validate_object(act, state, set(class_ids), size_hw, where)
+    elif act.kind in CLASS_STATE_OF_KIND:
+        _validate_class(act.payload.get("class_id"), set(class_ids), where)
+    elif act.kind in ("undo", "redo"):
+        target = act.payload.get("act")
+        if not isinstance(target, (list, tuple)) or len(target) != 2:
+            raise InputError(f"{where} must name the act it takes back as [client, seq], not {target!r}.")
+    elif act.kind == "submit":
+        _validate_submit(act, state, set(class_ids), where)
+
+
+def _validate_class(class_id: Any, class_ids: set[int], where: str) -> None:
+    if class_id not in class_ids:
+        raise InputError(
+            f"{where}: class {class_id!r} is not asked for here. Choose one of {sorted(class_ids)}."
+        )
+
+
+def _validate_object(
+    act: Act, state: AssignmentState, class_ids: set[int], size_hw: tuple[int, int], where: str
+) -> None:
+    payload = act.payload
+    if not act.object_id:
+        raise InputError(f"{where} needs an object_id.")
+    known = act.object_id in state.objects
+    if act.kind == "box" and known:
+        raise InputError(f"{where}: object {act.object_id} exists already. Use a new id for a new box.")
+    if act.kind not in ("box", "mask_edit") and not known:
+        raise InputError(f"{where}: no object {act.object_id} here. Reload the page.")
+    if act.kind in ("box", "class") or (act.kind == "mask_edit" and not known):
+        _validate_class(payload.get("class_id"), class_ids, where)
+    if act.kind in ("box", "move") and not is_box(payload.get("box"), size_hw):
+        raise InputError(
+            f"{where}: box {payload.get('box')!r} is not x0 < x1, y0 < y1 inside the patch of "
+            f"{size_hw[1]} x {size_hw[0]} px. Draw it again."
+        )
+    if act.kind in ("mask_shown", "mask_edit"):
+        _validate_mask(payload.get("mask"), size_hw, where)
+    if act.kind == "accept" and state.objects[act.object_id].mask is None:
+        raise InputError(f"{where}: object {act.object_id} has no mask yet. Wait for it or draw it by hand.")
+
+
+def _validate_mask(rle: Any, size_hw: tuple[int, int], where: str) -> None:
+    if not isinstance(rle, Mapping) or list(rle.get("size", ())) != list(size_hw):
+        found = rle.get("size") if isinstance(rle, Mapping) else rle
+        raise InputError(f"{where}: the mask is {found!r}, the patch is {list(size_hw)} px high and wide.")
+    if not isinstance(rle.get("counts"), str) or not rle["counts"]:
+        raise InputError(f"{where}: the mask has no run lengths. Draw it again.")
+
+
+def _validate_submit(act: Act, state: AssignmentState, class_ids: set[int], where: str) -> None:
+    classes = act.payload.get("classes")
+    if not isinstance(classes, Mapping) or {int(key) for key in classes} != class_ids:
+        raise InputError(f"{where} must give a state for each of the classes {sorted(class_ids)}.")
+    for class_id, class_state in classes.items():
+        if class_state not in SETTLED:
+            raise InputError(f"{where}: {class_state!r} is not one of {list(SETTLED)}.")
+        has_objects = any(thing.class_id == int(class_id) for thing in state.accepted())
+        if class_state == "nothing_here" and has_objects:
+            raise InputError(
+                f"{where}: class {class_id} is marked 'nothing here' but has accepted nuclei. "
+                "Delete them or mark the class complete."
+            )

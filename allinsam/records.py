@@ -1,0 +1,96 @@
+"""Records that cross module borders, and the conventions every array keeps.
+
+Images      uint8 RGB (H, W, 3); IF channels uint8 or uint16 (H, W), never silently rescaled.
+Pixels      pixel i covers [i, i + 1), its centre is i + 0.5.
+Boxes       xyxy, float32, px of the patch, half-open.
+Transforms  `matrix` is 2x3 and maps (x, y) of the IF to px of the PAS patch.
+Masks       bool (H, W) in memory, COCO compressed RLE over the whole patch in rows.
+Labels      int32 (H, W), 0 = background, 1..n = instances.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+PURPOSES = ("production", "gold", "repeat", "qualification", "practice")
+GUIDANCES = ("pas_only", "if", "threshold", "suggestion")
+TOOLS = ("box_sam", "contour")
+GROUPS = ("expert", "student", "truth")
+ROLES = ("lead", "reviewer", "annotator")
+CHANNEL_ROLES = ("marker", "nuclear", "other")
+CONDITIONS = ("normal", "injured", "unknown")
+
+ACT_KINDS = (
+    "load",
+    "box",
+    "move",
+    "class",
+    "prompt",
+    "mask_shown",
+    "mask_edit",
+    "accept",
+    "reject",
+    "delete",
+    "undo",
+    "redo",
+    "nothing_here",
+    "unsure",
+    "skip",
+    "comment",
+    "submit",
+    "focus",
+    "blur",
+    "pause",
+    "resume",
+)
+
+
+@dataclass(frozen=True)
+class Act:
+    """One thing an annotator (or the server on their behalf) did.
+
+    `client` is one page load and `seq` counts up from 1 within it; together they make an act unique.
+    `client_ms` is a monotonic clock of that client, in milliseconds.
+    """
+
+    client: str
+    seq: int
+    kind: str
+    client_ms: float
+    payload: Mapping[str, Any] = field(default_factory=dict)
+    object_id: str | None = None
+    surface: str = "simple_canvas"
+    payload_version: int = 1
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A mask as it is stored: COCO compressed RLE over the whole patch."""
+
+    height_px: int
+    width_px: int
+    counts: str
+
+    def as_rle(self) -> dict[str, Any]:
+        return {"size": [self.height_px, self.width_px], "counts": self.counts}
+
+    @classmethod
+    def from_rle(cls, rle: Mapping[str, Any]) -> "Mask":
+        height_px, width_px = rle["size"]
+        return cls(int(height_px), int(width_px), str(rle["counts"]))
+
+
+def is_box(value: Any, size_hw: tuple[int, int] | None = None) -> bool:
+    """True for four finite numbers x0 < x1, y0 < y1, inside the patch if its size is given."""
+    if not isinstance(value, (list, tuple)) or len(value) != 4:
+        return False
+    if not all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in value):
+        return False
+    x0, y0, x1, y1 = value
+    if not (x0 < x1 and y0 < y1):
+        return False
+    if size_hw is None:
+        return True
+    height_px, width_px = size_hw
+    return x0 >= 0 and y0 >= 0 and x1 <= width_px and y1 <= height_px

@@ -1,0 +1,117 @@
+"""Acts and the annotation rows that come with them: append-only."""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from sqlite_utils import Database
+
+from allinsam.acts import AnnotationRow
+from allinsam.records import Act
+from allinsam.store.connection import utc_now
+
+CURRENT_QUERY = """
+SELECT n.*, c.name AS class_name, a.person_id, a.patch_id, a.purpose, a.guidance, a.tool,
+       p.grp AS "group", t.name AS patch, s.name AS slide, t.condition, x.received_at
+FROM annotation n
+JOIN (SELECT max(id) AS id FROM annotation GROUP BY assignment_id, object_id) last ON last.id = n.id
+JOIN assignment a ON a.id = n.assignment_id JOIN person p ON p.id = a.person_id
+JOIN patch t ON t.id = a.patch_id JOIN slide s ON s.id = t.slide_id
+JOIN cell_class c ON c.id = n.class_id JOIN act x ON x.id = n.act_id
+WHERE n.state = 'accepted'
+"""
+
+
+def list_acts(db: Database, assignment_id: int) -> list[Act]:
+    """The acts of one assignment in the order they were applied."""
+    rows = db["act"].rows_where("assignment_id = ?", [assignment_id], order_by="id")
+    return [_act(row) for row in rows]
+
+
+def act_rows(db: Database) -> list[dict[str, Any]]:
+    """Every act of the study with person and patch, payload as text."""
+    return list(
+        db.query(
+            """SELECT x.*, a.person_id, a.patch_id, a.purpose, p.grp AS "group" FROM act x
+            JOIN assignment a ON a.id = x.assignment_id JOIN person p ON p.id = a.person_id ORDER BY x.id"""
+        )
+    )
+
+
+def insert_act(db: Database, assignment_id: int, act: Act) -> int | None:
+    """Append an act; None if this (client, seq) is already there."""
+    seen = db.execute("SELECT 1 FROM act WHERE client = ? AND seq = ?", [act.client, act.seq]).fetchone()
+    if seen:
+        return None
+    row = {
+        "client": act.client,
+        "seq": act.seq,
+        "assignment_id": assignment_id,
+        "object_id": act.object_id,
+        "kind": act.kind,
+        "payload": json.dumps(dict(act.payload), sort_keys=True, allow_nan=False),
+        "payload_version": act.payload_version,
+        "client_ms": float(act.client_ms),
+        "received_at": utc_now(),
+        "surface": act.surface,
+    }
+    return int(db["act"].insert(row).last_pk)
+
+
+def insert_annotations(db: Database, assignment_id: int, act_id: int, rows: Iterable[AnnotationRow]) -> None:
+    db["annotation"].insert_all([{"act_id": act_id, **annotation_values(assignment_id, row)} for row in rows])
+
+
+def annotation_values(assignment_id: int, row: AnnotationRow) -> dict[str, Any]:
+    """The columns of an annotation row, but for its own id and its act's id."""
+    thing, mask = row.thing, row.thing.mask
+    return {
+        "assignment_id": assignment_id,
+        "object_id": thing.object_id,
+        "class_id": thing.class_id,
+        "state": row.state,
+        "first_box": json.dumps(thing.first_box) if thing.first_box else None,
+        "prompts": json.dumps(thing.prompts),
+        "mask_height_px": mask.height_px if mask else None,
+        "mask_width_px": mask.width_px if mask else None,
+        "mask_counts": mask.counts if mask else None,
+        "origin": thing.origin,
+        "backbone": thing.backbone,
+        "weights_sha256": thing.weights_sha256,
+        "predicted_iou": thing.predicted_iou,
+        "threshold_id": thing.threshold_id,
+        "registration_id": thing.registration_id,
+        "molecular_support": thing.molecular_support,
+    }
+
+
+def stored_annotations(db: Database, assignment_id: int) -> list[dict[str, Any]]:
+    """All annotation rows of one assignment, oldest first."""
+    return list(db["annotation"].rows_where("assignment_id = ?", [assignment_id], order_by="id"))
+
+
+def current_annotations(db: Database, assignment_id: int | None = None) -> list[dict[str, Any]]:
+    """The newest accepted row of every object, with class, person, group, patch and slide."""
+    query = CURRENT_QUERY
+    if assignment_id is not None:
+        query += " AND n.assignment_id = :assignment"
+    return list(db.query(query + " ORDER BY n.assignment_id, n.object_id", {"assignment": assignment_id}))
+
+
+def act_ids(db: Database, assignment_id: int) -> dict[tuple[str, int], int]:
+    """(client, seq) -> row id of the acts of one assignment."""
+    rows = db.query("SELECT client, seq, id FROM act WHERE assignment_id = ?", [assignment_id])
+    return {(row["client"], row["seq"]): row["id"] for row in rows}
+
+
+def _act(row: dict[str, Any]) -> Act:
+    return Act(
+        client=row["client"],
+        seq=row["seq"],
+        kind=row["kind"],
+        client_ms=row["client_ms"],
+        payload=json.loads(row["payload"]),
+        object_id=row["object_id"],
+        surface=row["surface"],
+        payload_version=row["payload_version"],
+    )

@@ -1,0 +1,94 @@
+"""Who annotates which patch, for which classes, and how far they are."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from sqlite_utils import Database
+
+from allinsam.errors import NotFoundError
+from allinsam.store.connection import utc_now
+
+ASSIGNMENT_QUERY = """
+SELECT a.*, p.name AS patch, p.slide_id, p.condition, p.image_sha256, s.name AS slide,
+       i.height_px, i.width_px, n.grp AS "group", n.simulated
+FROM assignment a JOIN patch p ON p.id = a.patch_id JOIN slide s ON s.id = p.slide_id
+JOIN image i ON i.sha256 = p.image_sha256 JOIN person n ON n.id = a.person_id
+"""
+
+
+def add_assignment(
+    db: Database,
+    person_id: str,
+    patch_id: int,
+    class_ids: Iterable[int],
+    purpose: str = "production",
+    guidance: str = "threshold",
+    tool: str = "box_sam",
+) -> int:
+    """Put a patch at the end of a person's queue, asking for these classes."""
+    position = (
+        1
+        + db.execute(
+            "SELECT ifnull(max(position), 0) FROM assignment WHERE person_id = ?", [person_id]
+        ).fetchone()[0]
+    )
+    row = {
+        "person_id": person_id,
+        "patch_id": patch_id,
+        "purpose": purpose,
+        "guidance": guidance,
+        "tool": tool,
+        "position": position,
+        "state": "waiting",
+        "created_at": utc_now(),
+    }
+    assignment_id = int(db["assignment"].insert(row).last_pk)
+    db["assignment_class"].insert_all(
+        {"assignment_id": assignment_id, "class_id": class_id, "state": "open"} for class_id in class_ids
+    )
+    return assignment_id
+
+
+def get_assignment(db: Database, assignment_id: int) -> dict[str, Any]:
+    """The assignment with its patch, slide, size in px and the person's group."""
+    for row in db.query(f"{ASSIGNMENT_QUERY} WHERE a.id = :id", {"id": assignment_id}):
+        return row
+    raise NotFoundError(f"No assignment {assignment_id!r} in this study.")
+
+
+def list_assignments(db: Database, person_id: str | None = None) -> list[dict[str, Any]]:
+    """Assignments in queue order, of one person or of everyone."""
+    where = "WHERE a.person_id = :person" if person_id is not None else ""
+    return list(
+        db.query(f"{ASSIGNMENT_QUERY} {where} ORDER BY a.person_id, a.position", {"person": person_id})
+    )
+
+
+def assignment_classes(db: Database, assignment_id: int) -> dict[int, str]:
+    """Class id -> open, complete, nothing_here, unsure or skipped."""
+    rows = db["assignment_class"].rows_where("assignment_id = ?", [assignment_id], order_by="class_id")
+    return {row["class_id"]: row["state"] for row in rows}
+
+
+def all_assignment_classes(db: Database) -> list[dict[str, Any]]:
+    """One row per (assignment, class) of the whole study, with person, group, patch and class name."""
+    return list(
+        db.query(
+            """SELECT ac.assignment_id, ac.class_id, ac.state, c.name AS class_name, a.person_id,
+                n.grp AS "group", a.patch_id, a.purpose, a.guidance, a.tool, a.state AS assignment_state
+            FROM assignment_class ac JOIN assignment a ON a.id = ac.assignment_id
+            JOIN cell_class c ON c.id = ac.class_id JOIN person n ON n.id = a.person_id
+            ORDER BY ac.assignment_id, ac.class_id"""
+        )
+    )
+
+
+def set_progress(
+    db: Database, assignment_id: int, state: str, class_states: dict[int, str], submitted_at: str | None
+) -> None:
+    """Bring the assignment's rows in line with what its acts add up to."""
+    db["assignment"].update(assignment_id, {"state": state, "submitted_at": submitted_at})
+    for class_id in assignment_classes(db, assignment_id):
+        db["assignment_class"].update(
+            (assignment_id, class_id), {"state": class_states.get(class_id, "open")}
+        )

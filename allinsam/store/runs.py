@@ -1,0 +1,132 @@
+"""Splits, frozen label sets, training runs and scores."""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sqlite_utils import Database
+
+from allinsam.errors import NotFoundError
+from allinsam.store.connection import utc_now
+
+
+def add_split(db: Database, rule: str, seed: int, parts: Mapping[int, str]) -> int:
+    """`parts` maps patch id -> train, val or test."""
+    split_id = int(db["split"].insert({"rule": rule, "seed": seed, "created_at": utc_now()}).last_pk)
+    db["split_member"].insert_all(
+        {"split_id": split_id, "patch_id": patch_id, "part": part} for patch_id, part in parts.items()
+    )
+    return split_id
+
+
+def find_split(db: Database, rule: str, seed: int) -> int | None:
+    """The newest split made by this rule and seed."""
+    query = "SELECT id FROM split WHERE rule = ? AND seed = ? ORDER BY id DESC LIMIT 1"
+    for row in db.query(query, [rule, seed]):
+        return int(row["id"])
+    return None
+
+
+def split_parts(db: Database, split_id: int) -> dict[int, str]:
+    """Patch id -> part."""
+    rows = db["split_member"].rows_where("split_id = ?", [split_id], order_by="patch_id")
+    return {row["patch_id"]: row["part"] for row in rows}
+
+
+def add_label_set(
+    db: Database, recipe: Mapping[str, Any], sha256: str, members: Iterable[Mapping[str, Any]]
+) -> int:
+    """Keep a frozen label set; the same content twice is one set."""
+    for row in db.query("SELECT id FROM label_set WHERE sha256 = ?", [sha256]):
+        return int(row["id"])
+    row = {"recipe": json.dumps(recipe, sort_keys=True), "sha256": sha256, "created_at": utc_now()}
+    label_set_id = int(db["label_set"].insert(row).last_pk)
+    db["label_set_member"].insert_all({"label_set_id": label_set_id, **member} for member in members)
+    return label_set_id
+
+
+def get_label_set(db: Database, label_set_id: int) -> dict[str, Any]:
+    for row in db.query("SELECT * FROM label_set WHERE id = ?", [label_set_id]):
+        return {**row, "recipe": json.loads(row["recipe"])}
+    raise NotFoundError(f"No label set {label_set_id!r} in this study.")
+
+
+def list_label_sets(db: Database) -> list[dict[str, Any]]:
+    """Label sets with their recipe and counts of patches and objects."""
+    query = """SELECT l.*, count(DISTINCT m.patch_id) AS patches, count(m.annotation_id) AS objects
+        FROM label_set l LEFT JOIN label_set_member m ON m.label_set_id = l.id GROUP BY l.id ORDER BY l.id"""
+    return [{**row, "recipe": json.loads(row["recipe"])} for row in db.query(query)]
+
+
+def label_set_people(db: Database, label_set_id: int) -> set[str]:
+    """Everyone whose own work is in a label set."""
+    query = """SELECT DISTINCT a.person_id FROM label_set_member m
+        JOIN assignment a ON a.id = m.assignment_id WHERE m.label_set_id = ?"""
+    return {row["person_id"] for row in db.query(query, [label_set_id])}
+
+
+def add_run(db: Database, **fields: Any) -> int:
+    """Fields: name, kind, label_set_id, split_id, settings (a dict), settings_version, backbone and its hash."""
+    fields["settings"] = json.dumps(fields["settings"], sort_keys=True)
+    return int(db["run"].insert({**fields, "state": "running", "created_at": utc_now()}).last_pk)
+
+
+def update_run(db: Database, run_id: int, **fields: Any) -> None:
+    if fields.get("state") in ("finished", "failed", "cancelled"):
+        fields["finished_at"] = utc_now()
+    db["run"].update(run_id, fields)
+
+
+def get_run(db: Database, run_id: int) -> dict[str, Any]:
+    for row in db.query("SELECT * FROM run WHERE id = ?", [run_id]):
+        return {**row, "settings": json.loads(row["settings"])}
+    raise NotFoundError(f"No run {run_id!r} in this study. See the Train page for those there are.")
+
+
+def list_runs(db: Database) -> list[dict[str, Any]]:
+    query = """SELECT r.*, l.recipe FROM run r LEFT JOIN label_set l ON l.id = r.label_set_id ORDER BY r.id"""
+    return [
+        {**row, "settings": json.loads(row["settings"]), "recipe": json.loads(row["recipe"] or "{}")}
+        for row in db.query(query)
+    ]
+
+
+def put_epoch(db: Database, run_id: int, epoch: int, stage: str, metrics: Mapping[str, Any]) -> None:
+    """Keep an epoch's figures; a resumed run may report an epoch again."""
+    row = {"run_id": run_id, "epoch": epoch, "stage": stage, "metrics": json.dumps(metrics)}
+    db["run_epoch"].upsert(row, pk=("run_id", "epoch"))
+
+
+def run_epochs(db: Database, run_id: int) -> list[dict[str, Any]]:
+    """One flat dict per epoch: epoch, stage and its metrics."""
+    rows = db["run_epoch"].rows_where("run_id = ?", [run_id], order_by="epoch")
+    return [{"epoch": r["epoch"], "stage": r["stage"], **json.loads(r["metrics"])} for r in rows]
+
+
+def put_scores(db: Database, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Keep scores; scoring the same thing against the same reference again replaces the row.
+
+    Each row: run_id or label_set_id, reference_id, split_id, patch_id, class_id, metric, value, n.
+    """
+    for row in rows:
+        db.execute(
+            """DELETE FROM score WHERE ifnull(run_id, 0) = ifnull(:run_id, 0)
+            AND ifnull(label_set_id, 0) = ifnull(:label_set_id, 0) AND reference_id = :reference_id
+            AND patch_id = :patch_id AND class_id = :class_id AND metric = :metric""",
+            {"run_id": row.get("run_id"), "label_set_id": row.get("label_set_id"), **row},
+        )
+        db["score"].insert(dict(row))
+
+
+def list_scores(db: Database) -> list[dict[str, Any]]:
+    """Every score with the names a reader needs."""
+    return list(
+        db.query(
+            """SELECT x.*, c.name AS class_name, p.name AS patch, p.condition, s.name AS slide,
+                r.name AS run, l.recipe AS label_recipe, f.recipe AS reference_recipe
+            FROM score x JOIN cell_class c ON c.id = x.class_id JOIN patch p ON p.id = x.patch_id
+            JOIN slide s ON s.id = p.slide_id LEFT JOIN run r ON r.id = x.run_id
+            LEFT JOIN label_set l ON l.id = x.label_set_id JOIN label_set f ON f.id = x.reference_id
+            ORDER BY x.id"""
+        )
+    )

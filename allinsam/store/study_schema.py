@@ -1,0 +1,303 @@
+"""Schema of study.sqlite: the science, without names or secrets. Steps are applied in order, once."""
+
+from sqlite_utils import Database
+from sqlite_utils.migrations import Migrations
+
+migrations = Migrations("study")
+
+TABLES = """
+CREATE TABLE study (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    name TEXT NOT NULL,
+    simulated INTEGER NOT NULL CHECK (simulated IN (0, 1)),
+    consent_text TEXT NOT NULL DEFAULT '',
+    consent_version INTEGER NOT NULL DEFAULT 1,
+    plan TEXT NOT NULL,
+    backbone TEXT NOT NULL,
+    backbone_sha256 TEXT NOT NULL,
+    created_at TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE study_change (
+    id INTEGER PRIMARY KEY,
+    field TEXT NOT NULL,
+    old_value TEXT,
+    new_value TEXT,
+    person_id TEXT REFERENCES person(id),
+    changed_at TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE person (
+    id TEXT PRIMARY KEY,
+    grp TEXT NOT NULL CHECK (grp IN ('expert', 'student', 'truth')),
+    simulated INTEGER NOT NULL DEFAULT 0 CHECK (simulated IN (0, 1)),
+    created_at TEXT NOT NULL,
+    withdrawn_at TEXT
+) STRICT;
+
+CREATE TABLE image (
+    sha256 TEXT PRIMARY KEY CHECK (length(sha256) = 64),
+    height_px INTEGER NOT NULL CHECK (height_px > 0),
+    width_px INTEGER NOT NULL CHECK (width_px > 0),
+    bits INTEGER NOT NULL CHECK (bits IN (8, 16)),
+    source_name TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE slide (
+    id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    condition TEXT NOT NULL CHECK (condition IN ('normal', 'injured', 'unknown')),
+    path TEXT,
+    sha256 TEXT,
+    um_per_px REAL CHECK (um_per_px > 0)
+) STRICT;
+
+CREATE TABLE patch (
+    id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    slide_id INTEGER NOT NULL REFERENCES slide(id),
+    glomerulus TEXT,
+    x0 REAL NOT NULL DEFAULT 0,
+    y0 REAL NOT NULL DEFAULT 0,
+    um_per_px REAL CHECK (um_per_px > 0),
+    condition TEXT NOT NULL CHECK (condition IN ('normal', 'injured', 'unknown')),
+    image_sha256 TEXT NOT NULL REFERENCES image(sha256),
+    created_at TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE channel (
+    id INTEGER PRIMARY KEY,
+    patch_id INTEGER NOT NULL REFERENCES patch(id),
+    role TEXT NOT NULL CHECK (role IN ('marker', 'nuclear', 'other')),
+    marker TEXT NOT NULL,
+    image_sha256 TEXT NOT NULL REFERENCES image(sha256),
+    UNIQUE (patch_id, role, marker)
+) STRICT;
+
+CREATE TABLE registration (
+    id INTEGER PRIMARY KEY,
+    patch_id INTEGER NOT NULL REFERENCES patch(id),
+    version INTEGER NOT NULL,
+    matrix TEXT NOT NULL,
+    method TEXT NOT NULL,
+    quality REAL,
+    residual_px REAL,
+    accepted INTEGER NOT NULL CHECK (accepted IN (0, 1)),
+    person_id TEXT REFERENCES person(id),
+    created_at TEXT NOT NULL,
+    UNIQUE (patch_id, version)
+) STRICT;
+
+CREATE TABLE threshold (
+    id INTEGER PRIMARY KEY,
+    slide_id INTEGER NOT NULL REFERENCES slide(id),
+    marker TEXT NOT NULL,
+    patch_id INTEGER REFERENCES patch(id),
+    reason TEXT,
+    version INTEGER NOT NULL,
+    value REAL NOT NULL CHECK (value >= 0),
+    method TEXT NOT NULL,
+    signed_by TEXT NOT NULL REFERENCES person(id),
+    signed_at TEXT NOT NULL,
+    CHECK (patch_id IS NULL OR length(reason) > 0)
+) STRICT;
+CREATE UNIQUE INDEX threshold_version ON threshold (slide_id, marker, ifnull(patch_id, 0), version);
+
+CREATE TABLE cell_class (
+    id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    marker TEXT NOT NULL,
+    colour TEXT NOT NULL,
+    key TEXT NOT NULL UNIQUE
+) STRICT;
+
+CREATE TABLE assignment (
+    id INTEGER PRIMARY KEY,
+    person_id TEXT NOT NULL REFERENCES person(id),
+    patch_id INTEGER NOT NULL REFERENCES patch(id),
+    purpose TEXT NOT NULL CHECK (purpose IN ('production', 'gold', 'repeat', 'qualification', 'practice')),
+    guidance TEXT NOT NULL CHECK (guidance IN ('pas_only', 'if', 'threshold', 'suggestion')),
+    tool TEXT NOT NULL CHECK (tool IN ('box_sam', 'contour')),
+    position INTEGER NOT NULL,
+    state TEXT NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'open', 'submitted')),
+    created_at TEXT NOT NULL,
+    submitted_at TEXT
+) STRICT;
+CREATE INDEX assignment_person ON assignment (person_id, position);
+CREATE UNIQUE INDEX assignment_once ON assignment (person_id, patch_id) WHERE purpose = 'production';
+
+CREATE TABLE assignment_class (
+    assignment_id INTEGER NOT NULL REFERENCES assignment(id),
+    class_id INTEGER NOT NULL REFERENCES cell_class(id),
+    state TEXT NOT NULL DEFAULT 'open'
+        CHECK (state IN ('open', 'complete', 'nothing_here', 'unsure', 'skipped')),
+    PRIMARY KEY (assignment_id, class_id)
+) STRICT;
+
+CREATE TABLE act (
+    id INTEGER PRIMARY KEY,
+    client TEXT NOT NULL,
+    seq INTEGER NOT NULL,
+    assignment_id INTEGER NOT NULL REFERENCES assignment(id),
+    object_id TEXT,
+    kind TEXT NOT NULL,
+    payload TEXT NOT NULL CHECK (json_valid(payload)),
+    payload_version INTEGER NOT NULL,
+    client_ms REAL NOT NULL,
+    received_at TEXT NOT NULL,
+    surface TEXT NOT NULL,
+    UNIQUE (client, seq)
+) STRICT;
+CREATE INDEX act_assignment ON act (assignment_id, id);
+
+CREATE TABLE annotation (
+    id INTEGER PRIMARY KEY,
+    act_id INTEGER NOT NULL REFERENCES act(id),
+    assignment_id INTEGER NOT NULL REFERENCES assignment(id),
+    object_id TEXT NOT NULL,
+    class_id INTEGER NOT NULL REFERENCES cell_class(id),
+    state TEXT NOT NULL CHECK (state IN ('accepted', 'deleted')),
+    first_box TEXT,
+    prompts TEXT NOT NULL,
+    mask_height_px INTEGER,
+    mask_width_px INTEGER,
+    mask_counts TEXT,
+    origin TEXT NOT NULL CHECK (origin IN ('sam', 'edited', 'drawn', 'imported')),
+    backbone TEXT,
+    weights_sha256 TEXT,
+    predicted_iou REAL,
+    threshold_id INTEGER REFERENCES threshold(id),
+    registration_id INTEGER REFERENCES registration(id),
+    molecular_support REAL,
+    UNIQUE (act_id, object_id)
+) STRICT;
+CREATE INDEX annotation_object ON annotation (assignment_id, object_id, id);
+
+CREATE TABLE split (
+    id INTEGER PRIMARY KEY,
+    rule TEXT NOT NULL,
+    seed INTEGER NOT NULL,
+    created_at TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE split_member (
+    split_id INTEGER NOT NULL REFERENCES split(id),
+    patch_id INTEGER NOT NULL REFERENCES patch(id),
+    part TEXT NOT NULL CHECK (part IN ('train', 'val', 'test')),
+    PRIMARY KEY (split_id, patch_id)
+) STRICT;
+
+CREATE TABLE label_set (
+    id INTEGER PRIMARY KEY,
+    recipe TEXT NOT NULL CHECK (json_valid(recipe)),
+    sha256 TEXT NOT NULL UNIQUE CHECK (length(sha256) = 64),
+    created_at TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE label_set_member (
+    id INTEGER PRIMARY KEY,
+    label_set_id INTEGER NOT NULL REFERENCES label_set(id),
+    patch_id INTEGER NOT NULL REFERENCES patch(id),
+    class_id INTEGER NOT NULL REFERENCES cell_class(id),
+    assignment_id INTEGER NOT NULL REFERENCES assignment(id),
+    annotation_id INTEGER REFERENCES annotation(id)
+) STRICT;
+CREATE INDEX label_set_members ON label_set_member (label_set_id, patch_id, class_id);
+
+CREATE TABLE run (
+    id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    label_set_id INTEGER REFERENCES label_set(id),
+    split_id INTEGER REFERENCES split(id),
+    settings TEXT NOT NULL CHECK (json_valid(settings)),
+    settings_version INTEGER NOT NULL,
+    backbone TEXT NOT NULL,
+    backbone_sha256 TEXT NOT NULL,
+    weights_sha256 TEXT,
+    state TEXT NOT NULL CHECK (state IN ('running', 'finished', 'cancelled', 'failed')),
+    created_at TEXT NOT NULL,
+    finished_at TEXT
+) STRICT;
+
+CREATE TABLE run_epoch (
+    run_id INTEGER NOT NULL REFERENCES run(id),
+    epoch INTEGER NOT NULL,
+    stage TEXT NOT NULL,
+    metrics TEXT NOT NULL CHECK (json_valid(metrics)),
+    PRIMARY KEY (run_id, epoch)
+) STRICT;
+
+CREATE TABLE score (
+    id INTEGER PRIMARY KEY,
+    run_id INTEGER REFERENCES run(id),
+    label_set_id INTEGER REFERENCES label_set(id),
+    reference_id INTEGER NOT NULL REFERENCES label_set(id),
+    split_id INTEGER REFERENCES split(id),
+    patch_id INTEGER NOT NULL REFERENCES patch(id),
+    class_id INTEGER NOT NULL REFERENCES cell_class(id),
+    metric TEXT NOT NULL,
+    value REAL,
+    n INTEGER NOT NULL,
+    CHECK ((run_id IS NULL) <> (label_set_id IS NULL))
+) STRICT;
+CREATE UNIQUE INDEX score_once ON score (
+    ifnull(run_id, 0), ifnull(label_set_id, 0), reference_id, patch_id, class_id, metric
+);
+
+CREATE TABLE withdrawal (
+    id INTEGER PRIMARY KEY,
+    person_id TEXT NOT NULL REFERENCES person(id),
+    reason TEXT NOT NULL,
+    by_person_id TEXT NOT NULL REFERENCES person(id),
+    acts_removed INTEGER NOT NULL,
+    open INTEGER NOT NULL CHECK (open IN (0, 1)),
+    at TEXT NOT NULL
+) STRICT;
+"""
+
+APPEND_ONLY = ("act", "annotation", "threshold", "registration")
+
+# A withdrawal row that is open lets that person's acts and annotations be removed, and nothing else.
+WITHDRAWN = {
+    "act": "assignment_id",
+    "annotation": "assignment_id",
+}
+
+
+def _append_only_triggers(table: str) -> str:
+    allowed = "0"
+    if table in WITHDRAWN:
+        allowed = (
+            "EXISTS (SELECT 1 FROM withdrawal w JOIN assignment a ON a.person_id = w.person_id "
+            f"WHERE w.open = 1 AND a.id = OLD.{WITHDRAWN[table]})"
+        )
+    return f"""
+CREATE TRIGGER {table}_no_update BEFORE UPDATE ON {table}
+BEGIN SELECT RAISE(ABORT, '{table} rows are never changed'); END;
+CREATE TRIGGER {table}_no_delete BEFORE DELETE ON {table} WHEN NOT {allowed}
+BEGIN SELECT RAISE(ABORT, '{table} rows are never deleted'); END;
+"""
+
+
+def _run_script(db: Database, script: str) -> None:
+    """Run statements one by one: executescript would commit the migration's transaction."""
+    statement = ""
+    for line in script.splitlines():
+        statement += line + "\n"
+        if _is_complete(statement):
+            db.execute(statement)
+            statement = ""
+
+
+def _is_complete(statement: str) -> bool:
+    from sqlite3 import complete_statement
+
+    return bool(statement.strip()) and complete_statement(statement)
+
+
+@migrations()
+def m001_first_schema(db: Database) -> None:
+    _run_script(db, TABLES)
+    for table in APPEND_ONLY:
+        _run_script(db, _append_only_triggers(table))

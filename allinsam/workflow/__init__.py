@@ -1,0 +1,8 @@
+"""What joins store and core. Page, command line and test call the same functions.
+
+annotating   acts in, masks from boxes, molecular evidence, the next patch
+learning     splits, frozen label sets, training runs, evaluation, prediction
+reporting    tables behind the agreement, comparison and export pages
+checking     is the study what its acts and hashes say it is?
+demo         the simulated study every page can be tried on
+"""

@@ -1,0 +1,220 @@
+"""Acts in, masks from boxes, the marker's evidence for each mask, and the queue."""
+
+import hashlib
+import io
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from allinsam import acts as act_rules
+from allinsam.acts import AssignmentState, Replay
+from allinsam.errors import InputError, NotAllowedError, NotFoundError
+from allinsam.imaging import read_channel, read_rgb
+from allinsam.masks import encode_rle
+from allinsam.records import Act
+from allinsam.registration import identity_matrix, warp_to_pas
+from allinsam.sam.embeddings import EmbeddingCache
+from allinsam.store import Study, images, thresholds
+from allinsam.store import acts as act_store
+from allinsam.store import assignments as queue
+from allinsam.store.connection import utc_now
+from allinsam.thresholding import marker_mask, molecular_support
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What `record_acts` did. Everything in `acknowledged` is committed to disk."""
+
+    acknowledged: tuple[int, ...]
+    unknown_kinds: tuple[str, ...]
+    state: AssignmentState
+
+
+def write_image(study: Study, image: np.ndarray) -> str:
+    """Store an image losslessly as PNG under the sha256 of its file; returns the sha256."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG", compress_level=3)
+    content = buffer.getvalue()
+    sha256 = hashlib.sha256(content).hexdigest()
+    path = study.image_path(sha256)
+    if not path.exists():
+        write_file(path, content)
+    return sha256
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file so that it is there in full or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".part-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def record_acts(study: Study, assignment_id: int, person_id: str, acts: Sequence[Act]) -> Recorded:
+    """Append acts and the annotation rows they add, in one transaction; repeats are skipped.
+
+    "Saved" may be said when this returns: it has been committed. Acts of an unknown kind are kept
+    and reported.
+
+    Raises:
+        NotAllowedError: the assignment is somebody else's.
+        InputError: an act cannot be kept; nothing of this call is.
+    """
+    with study.science.write() as db:
+        assignment = queue.get_assignment(db, assignment_id)
+        if assignment["person_id"] != person_id:
+            raise NotAllowedError(f"Assignment {assignment_id} is not in the queue of {person_id!r}.")
+        class_ids = list(queue.assignment_classes(db, assignment_id))
+        size_hw = (assignment["height_px"], assignment["width_px"])
+        player = Replay(act_store.list_acts(db, assignment_id))
+        acknowledged: list[int] = []
+        unknown: list[str] = []
+        for act in acts:
+            act_rules.validate(act, player.state, class_ids, size_hw)
+            act_id = act_store.insert_act(db, assignment_id, act)
+            acknowledged.append(act.seq)
+            if act_id is None:
+                continue
+            act_store.insert_annotations(db, assignment_id, act_id, player.apply(act))
+            if act.kind not in act_rules.ACT_KINDS:
+                unknown.append(act.kind)
+        state = player.state
+        _update_progress(db, assignment, state, bool(acts))
+    return Recorded(tuple(acknowledged), tuple(unknown), state)
+
+
+def _update_progress(db: Any, assignment: dict[str, Any], state: AssignmentState, touched: bool) -> None:
+    if state.submitted:
+        stage, submitted_at = "submitted", assignment["submitted_at"] or utc_now()
+    else:
+        stage, submitted_at = ("open" if touched else assignment["state"]), None
+    queue.set_progress(db, assignment["id"], stage, dict(state.class_states), submitted_at)
+
+
+def assignment_state(study: Study, assignment_id: int) -> AssignmentState:
+    """Where an assignment stands, from its acts."""
+    with study.science.read() as db:
+        return Replay(act_store.list_acts(db, assignment_id)).state
+
+
+def read_patch(study: Study, patch_id: int) -> np.ndarray:
+    """The PAS patch, uint8 RGB (H, W, 3)."""
+    with study.science.read() as db:
+        patch = images.get_patch(db, patch_id)
+    return read_rgb(study.image_path(patch["image_sha256"]))
+
+
+def read_registered_channel(study: Study, patch_id: int, marker: str) -> tuple[np.ndarray, int | None]:
+    """A patch's marker channel in the PAS frame, grey levels untouched, and the registration's id."""
+    with study.science.read() as db:
+        patch = images.get_patch(db, patch_id)
+        channels = [c for c in images.list_channels(db, patch_id) if c["marker"] == marker]
+        registration = images.current_registration(db, patch_id)
+    if not channels:
+        raise NotFoundError(f"Patch {patch['name']} has no {marker} channel. Import one for it.")
+    channel = read_channel(study.image_path(channels[0]["image_sha256"]))
+    matrix = registration["matrix"] if registration else identity_matrix()
+    size_hw = (patch["height_px"], patch["width_px"])
+    return warp_to_pas(channel, matrix, size_hw), registration["id"] if registration else None
+
+
+@dataclass(frozen=True)
+class MarkerEvidence:
+    """Where a marker is bright on a patch, and under which signed threshold and registration."""
+
+    bright: np.ndarray
+    threshold_id: int | None
+    threshold_value: float
+    registration_id: int | None
+
+    def of_mask(self, mask: np.ndarray) -> dict[str, Any]:
+        """What an act keeps about a mask: the share of it that is bright, and its sources."""
+        return {
+            "threshold_id": self.threshold_id,
+            "registration_id": self.registration_id,
+            "molecular_support": round(float(molecular_support(mask, self.bright)), 4),
+        }
+
+
+def marker_evidence(study: Study, patch_id: int, marker: str) -> MarkerEvidence | None:
+    """The bright area of a marker on a patch, or None without a channel or a signed threshold."""
+    with study.science.read() as db:
+        patch = images.get_patch(db, patch_id)
+        has_channel = any(
+            c["role"] == "marker" and c["marker"] == marker for c in images.list_channels(db, patch_id)
+        )
+        threshold = thresholds.current_threshold(db, patch["slide_id"], marker, patch_id)
+    if not has_channel or threshold is None:
+        return None
+    channel, registration_id = read_registered_channel(study, patch_id, marker)
+    bright = marker_mask(channel, threshold["value"])
+    return MarkerEvidence(bright, threshold["id"], threshold["value"], registration_id)
+
+
+def masks_for_boxes(
+    study: Study, cache: EmbeddingCache, patch_id: int, marker: str, boxes: np.ndarray
+) -> list[dict[str, Any]]:
+    """SAM's mask for each box, ready to be the payload of a `mask_shown` act.
+
+    Args:
+        boxes: (n, 4) xyxy in px of the patch.
+    """
+    boxes = np.asarray(boxes, dtype=np.float32).reshape(-1, 4)
+    if len(boxes) == 0:
+        return []
+    embedding = cache.get(read_patch(study, patch_id))
+    found = cache.segmenter.masks_from_boxes(embedding, boxes)
+    evidence = marker_evidence(study, patch_id, marker)
+    loaded = cache.segmenter.loaded
+    return [
+        {
+            "mask": encode_rle(mask),
+            "predicted_iou": round(float(score), 4),
+            "backbone": loaded.backbone.name,
+            "weights_sha256": loaded.weights_sha256,
+            **(evidence.of_mask(mask) if evidence else {}),
+        }
+        for mask, score in zip(found.masks, found.predicted_iou, strict=True)
+    ]
+
+
+def next_assignment(study: Study, person_id: str) -> dict[str, Any] | None:
+    """The first patch of a person's queue that is open, else the first that waits."""
+    with study.science.read() as db:
+        mine = queue.list_assignments(db, person_id)
+    for wanted in ("open", "waiting"):
+        for assignment in mine:
+            if assignment["state"] == wanted:
+                return assignment
+    return None
+
+
+class ActLog:
+    """Numbers the acts of one page load, so that each gets a (client, seq) of its own."""
+
+    def __init__(self, client: str, surface: str) -> None:
+        if not client:
+            raise InputError("An act log needs the id of its page load.")
+        self._client, self._surface, self._seq = client, surface, 0
+
+    def act(self, kind: str, client_ms: float, object_id: str | None = None, **payload: Any) -> Act:
+        self._seq += 1
+        return Act(self._client, self._seq, kind, client_ms, payload, object_id, self._surface)
+
+    def answer(self, question: Act, client_ms: float, payload: dict[str, Any]) -> Act:
+        """The server's mask for a box or a prompt: undone together with what asked for it."""
+        answer = self.act("mask_shown", client_ms, question.object_id, **payload)
+        return replace(answer, payload={**answer.payload, "answers": [question.client, question.seq]})
