@@ -1,0 +1,1 @@
+"""Training the SAM adapter: data, corrective loss and the loop."""

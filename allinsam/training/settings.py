@@ -1,0 +1,73 @@
+"""The settings of a training run: default, unit and source beside each field."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from allinsam.errors import InputError
+from allinsam.training.corrective import MOCL_MODES, CorrectiveSettings
+
+
+def setting(default: Any, unit: str, source: str) -> Any:
+    """A field with its unit and where its default comes from; forms and the command line show both."""
+    return field(default=default, metadata={"unit": unit, "source": source})
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    settings_version: int = setting(1, "", "format of this record")
+    backbone: str = setting("compact", "name or path of weights", "ours; the paper has vit_h")
+    adapter_width: int | None = setting(None, "channels, None = encoder width // 32", "SAM-Adapter")
+    adapter_epochs: int = setting(40, "epochs", "ours; the authors have up to 500, patience 50")
+    mocl: bool = setting(True, "", "corrective stage after the adapter stage (paper)")
+    corrective_epochs: int = setting(10, "epochs", "ours; the authors have 50 of 101")
+    mocl_mode: str = setting("average", "average | product", "released code | Eq. 5")
+    k: int = setting(100, "native px", "released code, top-k of Eq. 2")
+    mocl_base: float = setting(1.5, "", "released code; base of the confidence weight in mode average")
+    dice_weights_denominator: bool = setting(False, "", "released code: weights in Dice's numerator only")
+    learning_rate: float = setting(2e-4, "per step", "authors' AdamW")
+    corrective_learning_rate: float = setting(1e-4, "per step", "ours")
+    weight_decay: float = setting(0.01, "per step", "authors' AdamW")
+    batch_size: int = setting(4, "frames", "ours; the authors have 1")
+    gradient_clip: float = setting(1.0, "L2 norm", "ours")
+    augmentation: bool = setting(
+        True, "", "ours: flips, quarter turns, mild stain shift; the authors have none"
+    )
+    budget_minutes: float | None = setting(None, "minutes, None = no limit", "ours")
+    corrective_share: float = setting(0.25, "of the budget", "ours; the rest is the adapter stage's")
+    seed: int = setting(2023, "", "authors")
+    device: str = setting("auto", "auto | cpu | cuda", "ours")
+
+    def __post_init__(self) -> None:
+        positive = ("adapter_epochs", "k", "learning_rate", "batch_size", "corrective_learning_rate")
+        for name in positive:
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} is {getattr(self, name)!r}. It must be above 0.")
+        if self.corrective_epochs < 0 or (self.budget_minutes is not None and self.budget_minutes <= 0):
+            raise InputError(
+                f"corrective_epochs {self.corrective_epochs!r} must not be negative and budget_minutes "
+                f"{self.budget_minutes!r} must be above 0 or empty."
+            )
+        if self.mocl_mode not in MOCL_MODES:
+            raise InputError(f"Unknown mocl_mode {self.mocl_mode!r}. Choose one of {sorted(MOCL_MODES)}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "TrainingSettings":
+        """Settings from plain data; an unknown key is an error, never ignored."""
+        unknown = sorted(values.keys() - {known.name for known in dataclasses.fields(cls)})
+        if unknown:
+            raise InputError(f"Unknown training setting {unknown[0]!r}. Remove it or correct its name.")
+        return cls(**values)
+
+    @property
+    def stages(self) -> dict[str, int]:
+        """Stage -> its epochs, in order."""
+        corrective = {"corrective": self.corrective_epochs} if self.mocl and self.corrective_epochs else {}
+        return {"adapter": self.adapter_epochs, **corrective}
+
+    @property
+    def corrective(self) -> CorrectiveSettings:
+        return CorrectiveSettings(self.mocl_mode, self.k, self.mocl_base, self.dice_weights_denominator)

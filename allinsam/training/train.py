@@ -1,0 +1,347 @@
+"""Train the adapter on labelled patches: adapter stage, then corrective stage. Read from top to bottom.
+
+data -> model -> loop (adapter stage, corrective stage) -> validation -> best weights.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from allinsam.errors import ModelError
+from allinsam.inference import RUN_FILE, WEIGHTS_FILE, cut_instances, frame_zoom, predict_probabilities
+from allinsam.metrics import METRICS
+from allinsam.sam.adapter import AdaptedSam
+from allinsam.sam.backbones import Backbone, LoadedBackbone, load_backbone
+from allinsam.training.checkpoints import (
+    Progress,
+    data_hash,
+    load_checkpoint,
+    save_checkpoint,
+    write_text,
+    write_weights,
+)
+from allinsam.training.corrective import adapter_loss, corrective_loss
+from allinsam.training.dataset import (
+    FrameBatch,
+    TrainingPatch,
+    class_names_of,
+    frames_per_epoch,
+    prepare_patch,
+    random_batches,
+)
+from allinsam.training.settings import TrainingSettings
+
+SETTLED_LEARNING_RATE = 1e-7  # the authors' eta_min
+BAD_STEPS_IN_A_ROW = 5
+REPORT_EVERY_SECONDS = 1.0
+
+Report = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """state: "done" or "cancelled"; best: row of the epoch whose weights are kept; history: all rows."""
+
+    folder: Path
+    state: str
+    best: dict[str, Any]
+    history: list[dict[str, Any]]
+    seconds: float
+
+
+class _Cancelled(Exception):
+    """should_stop() said so: the loop ends, the last epoch's checkpoint stays."""
+
+
+def train(
+    settings: TrainingSettings,
+    patches: Sequence[TrainingPatch],
+    folder: Path | str,
+    report: Report | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    loaded: LoadedBackbone | None = None,
+    weights_dir: Path | str | None = None,
+) -> TrainingResult:
+    """Train on `patches`; leave run.json and adapter.safetensors in `folder` for `inference.load_run`.
+
+    A folder with a checkpoint of the same settings, data and backbone is continued exactly where its last
+    epoch ended. `report` gets a row about once a second and one per epoch; `should_stop` is asked
+    at every step.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if loaded is None:
+        loaded = load_backbone(settings.backbone, weights_dir=weights_dir, device=settings.device)
+    identity = {
+        "settings": settings.to_dict(),
+        "classes": list(class_names_of(patches)),
+        "data": data_hash(patches),
+        "backbone": loaded.weights_sha256,
+    }
+    with torch.random.fork_rng(devices=[]):
+        run = _Run(settings, patches, folder, loaded, identity, report, should_stop)
+        try:
+            for stage in settings.stages:
+                run.train_stage(stage)
+        except _Cancelled:
+            return run.result("cancelled")
+        run.finish()
+        return run.result("done")
+
+
+class _Run:
+    """Data, network and progress of one call of `train`."""
+
+    def __init__(
+        self,
+        settings: TrainingSettings,
+        patches: Sequence[TrainingPatch],
+        folder: Path,
+        loaded: LoadedBackbone,
+        identity: dict[str, Any],
+        report: Report | None,
+        should_stop: Callable[[], bool] | None,
+    ) -> None:
+        self.settings, self.folder, self.loaded, self.identity = settings, folder, loaded, identity
+        self.report, self.should_stop = report or (lambda row: None), should_stop or (lambda: False)
+        self.class_names = tuple(identity["classes"])
+
+        # Data: brought to the network's resolution once; frames are cut anew in every epoch.
+        row = loaded.backbone
+        self.frame_px, self.grid_px = row.frame_px, 4 * row.frame_px // row.patch_px
+        learnt = [patch for patch in patches if patch.part == "train" and patch.labels]
+        zooms = [frame_zoom(row, patch.image_rgb.shape[:2], patch.um_per_px) for patch in learnt]
+        self.prepared = [
+            prepare_patch(patch, self.class_names, row.frame_px, zoom)
+            for patch, zoom in zip(learnt, zooms, strict=True)
+        ]
+        self.scored = [patch for patch in patches if patch.part == "val" and patch.labels]
+        # Width of a cell of the decoder's grid in the patches' own pixels, for MOCL's k.
+        self.cell_px = row.frame_px / self.grid_px / float(np.median(zooms))
+        frames = frames_per_epoch(self.prepared, self.frame_px)
+        self.steps_per_epoch = math.ceil(frames / settings.batch_size)
+
+        # Model: the seed fixes the adapter's start; a checkpoint replaces it.
+        torch.manual_seed(settings.seed)
+        self.network = AdaptedSam(loaded, self.class_names, settings.adapter_width).eval()
+        self.optimizer = self._new_optimizer()
+        self.progress = Progress()
+        checkpoint = load_checkpoint(folder, identity)
+        if checkpoint is not None:
+            self.progress = checkpoint.progress
+            self.network.load_trained_state(checkpoint.weights)
+            self.optimizer.load_state_dict(checkpoint.optimizer)
+            torch.set_rng_state(checkpoint.random_state)
+        self.validation_seconds = 0.0
+        self.last_report = -math.inf
+
+    def _new_optimizer(self) -> torch.optim.AdamW:
+        return torch.optim.AdamW(
+            self.network.trainable_parameters().values(),
+            lr=self.settings.learning_rate,
+            weight_decay=self.settings.weight_decay,
+        )
+
+    def train_stage(self, stage: str) -> None:
+        """All epochs of a stage that are still to do, or as many as its share of the time allows."""
+        progress, stages = self.progress, list(self.settings.stages)
+        if progress.stage and stages.index(progress.stage) > stages.index(stage):
+            return
+        if progress.stage != stage:
+            self._enter(stage)
+        epochs, limit = self.settings.stages[stage], self._stage_limit(stage)
+        started, before = time.monotonic(), (progress.seconds, progress.stage_seconds)
+        bad_steps = 0
+
+        def clock() -> float:
+            """Update both clocks; seconds in this stage."""
+            passed = time.monotonic() - started
+            progress.seconds, progress.stage_seconds = before[0] + passed, before[1] + passed
+            return progress.stage_seconds
+
+        while progress.epoch < epochs and clock() + self.validation_seconds < limit:
+            rng = np.random.default_rng([self.settings.seed, stages.index(stage), progress.epoch])
+            losses: list[float] = []
+            batches = random_batches(
+                self.prepared,
+                self.frame_px,
+                self.grid_px,
+                self.settings.batch_size,
+                self.settings.augmentation,
+                rng,
+            )
+            for step, batch in enumerate(batches):
+                if self.should_stop():
+                    raise _Cancelled
+                done = progress.epoch * self.steps_per_epoch + step
+                share = max(done / (epochs * self.steps_per_epoch), clock() / limit)
+                loss = self._step(batch, stage, share)
+                bad_steps = 0 if math.isfinite(loss) else bad_steps + 1
+                if bad_steps == BAD_STEPS_IN_A_ROW:
+                    raise ModelError(
+                        f"The loss was no number {bad_steps} steps in a row, epoch {progress.epoch + 1}. "
+                        f"Lower learning_rate (now {self.settings.learning_rate})."
+                    )
+                losses.append(loss)
+                self._report(stage, done + 1, losses, limit)
+                if clock() + self.validation_seconds >= limit:
+                    break
+            progress.epoch += 1
+            self._close_epoch(stage, losses, clock, limit)
+        clock()
+
+    def _enter(self, stage: str) -> None:
+        """Start a stage from the best weights of the one before, with a fresh optimizer."""
+        previous = self.progress.stage
+        if previous in self.progress.best:
+            self.network.load_trained_state(load_file(self._best_file(previous)))
+            self.optimizer = self._new_optimizer()
+        self.progress.stage, self.progress.epoch, self.progress.stage_seconds = stage, 0, 0.0
+
+    def _best_file(self, stage: str) -> Path:
+        return self.folder / f"best-{stage}.safetensors"
+
+    def _stage_limit(self, stage: str) -> float:
+        """Seconds this stage may take in all; what the adapter stage leaves goes to the corrective stage."""
+        if self.settings.budget_minutes is None:
+            return math.inf
+        budget = 60.0 * self.settings.budget_minutes
+        if stage == "adapter":
+            return budget * (1.0 - self.settings.corrective_share if len(self.settings.stages) > 1 else 1.0)
+        return budget - (self.progress.seconds - self.progress.stage_seconds)
+
+    def _step(self, batch: FrameBatch, stage: str, share: float) -> float:
+        """One optimizer step at `share` of the stage; its loss. A loss that is no number changes nothing."""
+        settings = self.settings
+        top = settings.learning_rate if stage == "adapter" else settings.corrective_learning_rate
+        for group in self.optimizer.param_groups:
+            half_cosine = 0.5 * (1.0 + math.cos(math.pi * min(1.0, share)))
+            group["lr"] = SETTLED_LEARNING_RATE + (top - SETTLED_LEARNING_RATE) * half_cosine
+        loss = self._loss(batch, stage)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.network.trainable_parameters().values(), settings.gradient_clip)
+        if torch.isfinite(loss) and torch.isfinite(norm):
+            self.optimizer.step()
+        return loss.item() if torch.isfinite(norm) else math.nan
+
+    def _loss(self, batch: FrameBatch, stage: str) -> Tensor:
+        """Mean over the pairs of frame and class that were labelled; an unlabelled class teaches nothing."""
+        output = self.network(self.network.normalise(batch.frames))
+        known = batch.known.to(output.logits.device)
+        frame_of_pair = known.nonzero()[:, 0]
+        logits, targets = output.logits[known], batch.targets.to(output.logits.device)[known]
+        if stage == "adapter":
+            return adapter_loss(logits, targets).mean()
+        features = output.embedding[frame_of_pair]
+        return corrective_loss(logits, features, targets, self.cell_px, self.settings.corrective).mean()
+
+    def _report(self, stage: str, done: int, losses: list[float], limit: float) -> None:
+        now = time.monotonic()
+        if now - self.last_report < REPORT_EVERY_SECONDS:
+            return
+        self.last_report = now
+        self.report({"kind": "step", **self._status(stage, done, losses, limit)})
+
+    def _status(self, stage: str, done: int, losses: list[float], limit: float) -> dict[str, Any]:
+        progress, total = self.progress, self.settings.stages[stage] * self.steps_per_epoch
+        pace = progress.stage_seconds / max(1, done)
+        left = min((total - done) * pace, limit - progress.stage_seconds)
+        later = list(self.settings.stages)[list(self.settings.stages).index(stage) + 1 :]
+        for name in later:
+            unlimited = self.settings.stages[name] * self.steps_per_epoch * pace
+            budget = self.settings.budget_minutes
+            left += unlimited if budget is None else min(unlimited, 60.0 * budget - limit)
+        return {
+            "stage": stage,
+            "epoch": progress.epoch,
+            "done": done,
+            "total": total,
+            "loss": float(np.nanmean(losses)) if np.isfinite(losses).any() else math.nan,
+            "val": progress.history[-1]["val"] if progress.history else None,
+            "seconds": progress.seconds,
+            "seconds_left": max(0.0, left),
+        }
+
+    def _close_epoch(self, stage: str, losses: list[float], clock: Callable[[], float], limit: float) -> None:
+        """Validate, keep the weights if they are the stage's best, checkpoint, report."""
+        progress, begun = self.progress, time.monotonic()
+        scores = validate(self.network, self.loaded.backbone, self.scored)
+        self.validation_seconds = time.monotonic() - begun
+        clock()
+        row = {
+            **self._status(stage, progress.epoch * self.steps_per_epoch, losses, limit),
+            "val": scores.get("dice"),
+            "scores": scores,
+        }
+        # Without validation patches the training loss has to choose.
+        row["selection"] = -row["loss"] if row["val"] is None else row["val"]
+        progress.history.append(row)
+        if stage not in progress.best or row["selection"] > progress.best[stage]["selection"]:
+            progress.best[stage] = row
+            write_weights(self._best_file(stage), self.network.trained_state())
+        save_checkpoint(self.folder, self.identity, progress, self.network.trained_state(), self.optimizer)
+        self.report({"kind": "epoch", **row})
+
+    def result(self, state: str) -> TrainingResult:
+        best = self.progress.best
+        chosen = max(best.values(), key=lambda row: row["selection"]) if best else {}
+        return TrainingResult(self.folder, state, chosen, self.progress.history, self.progress.seconds)
+
+    def finish(self) -> None:
+        """Keep the best weights of all stages and what is needed to use them; drop the rest."""
+        result = self.result("done")
+        weights = load_file(self._best_file(result.best["stage"]))
+        write_weights(self.folder / WEIGHTS_FILE, weights)
+        run = {
+            "backbone": self.settings.backbone,
+            "weights_sha256": self.loaded.weights_sha256,
+            "class_names": list(self.class_names),
+            "adapter_width": self.settings.adapter_width,
+            "settings": self.settings.to_dict(),
+            "best": result.best,
+            "history": result.history,
+            "seconds": result.seconds,
+        }
+        write_text(self.folder / RUN_FILE, json.dumps(run, indent=1))
+
+
+def validate(network: AdaptedSam, backbone: Backbone, patches: Sequence[TrainingPatch]) -> dict[str, Any]:
+    """Unweighted scores at native size, means over classes: "dice" pooled over patches, "f1" of instances.
+
+    A class is scored only on the patches where it was labelled. No patches: an empty dict.
+    """
+    overlaps: dict[str, list[float]] = {}
+    f1: dict[str, list[float]] = {}
+    for patch in patches:
+        zoom = frame_zoom(backbone, patch.image_rgb.shape[:2], patch.um_per_px)
+        probabilities = predict_probabilities(network, patch.image_rgb, zoom, overlap=0.0)
+        instances = cut_instances(probabilities, patch.um_per_px)
+        for name, found in zip(network.class_names, instances, strict=True):
+            if name not in patch.labels:
+                continue
+            truth = patch.labels[name]
+            inter, sizes = overlaps.setdefault(name, [0.0, 0.0]), ((found > 0).sum() + (truth != 0).sum())
+            inter[0] += 2.0 * float(((found > 0) & (truth != 0)).sum())
+            inter[1] += float(sizes)
+            if truth.dtype != bool:
+                f1.setdefault(name, []).append(METRICS["f1_instance"](found, truth))
+    if not overlaps:
+        return {}
+    dice = {name: (a / b if b else 1.0) for name, (a, b) in overlaps.items()}
+    f1_means = {name: float(np.mean(values)) for name, values in f1.items()}
+    return {
+        "dice": float(np.mean(list(dice.values()))),
+        "f1": float(np.mean(list(f1_means.values()))) if f1_means else None,
+        "dice_by_class": dice,
+        "f1_by_class": f1_means,
+    }
