@@ -1,0 +1,226 @@
+"""Are two groups or methods different, or the same? Paired tests, equivalence and intervals.
+
+Everything is paired by patch, never on averages, and says how many pairs it rests on. Patches of one slide
+are not independent, so intervals resample whole slides.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from allinsam.errors import InputError
+
+TOO_FEW = "too few pairs"
+# With 5 pairs that differ, the smallest two-sided p is 2 / 2^5 = 0.06: no result could be called a
+# difference.
+MIN_DIFFERING_PAIRS = 6
+EXACT_UP_TO = 50
+# Scores such as 0.8 - 0.6 and 0.5 - 0.3 are one difference; in floating point they are not.
+DECIMALS = 12
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """A paired comparison, a minus b."""
+
+    n: int  # pairs compared
+    n_differing: int  # of these, pairs whose difference is not 0; only they enter the test
+    median_difference: float
+    mean_difference: float
+    statistic: float  # the smaller of the two rank sums
+    p_value: float  # two-sided; NaN where there are too few pairs
+    rank_biserial: float  # -1 ... 1, positive where a is greater; NaN where nothing differs
+    method: str  # how the p-value was made, or TOO_FEW
+
+
+@dataclass(frozen=True)
+class Equivalence:
+    """Is a as good as b, give or take `margin`? Two one-sided tests (TOST)."""
+
+    n: int
+    margin: float
+    mean_difference: float
+    low: float  # 90 % interval of the mean difference, which belongs to two tests at 5 %
+    high: float
+    p_value: float  # the larger of the two one-sided p-values; NaN where there are too few pairs
+    equivalent: bool | None  # p_value < 0.05; None where it is not known
+    method: str
+
+
+# ---------------------------------------------------------------- paired tests
+
+
+def paired_test(a: pd.Series, b: pd.Series) -> PairedTest:
+    """Two-sided Wilcoxon signed-rank test of a against b, paired by index (the patch).
+
+    Pairs with a missing value are left out; pairs without a difference do not enter the ranks (zero_method
+    "wilcox"). The p-value is exact up to 50 differing pairs: scipy's distribution without ties and zeros,
+    else the permutation of the signs of the ranks at hand; above that it is the normal approximation,
+    corrected for ties.
+    """
+    difference = _paired_difference(a, b)
+    differing = difference[difference != 0]
+    plus, minus = _rank_sums(differing)
+    if len(differing) < MIN_DIFFERING_PAIRS:
+        p_value, method = float("nan"), TOO_FEW
+    elif len(differing) > EXACT_UP_TO:
+        p_value = float(stats.wilcoxon(differing, method="asymptotic").pvalue)
+        method = "Wilcoxon, normal approximation"
+    elif len(differing) == len(difference) and len(np.unique(np.abs(differing))) == len(differing):
+        p_value = float(stats.wilcoxon(differing, method="exact").pvalue)
+        method = "Wilcoxon, exact"
+    else:
+        p_value = min(1.0, 2 * min(_sign_permutation_p(differing), _sign_permutation_p(-differing)))
+        method = "Wilcoxon, exact with ties"
+    return PairedTest(
+        n=len(difference),
+        n_differing=len(differing),
+        median_difference=float(np.median(difference)) if len(difference) else float("nan"),
+        mean_difference=float(difference.mean()) if len(difference) else float("nan"),
+        statistic=min(plus, minus) if len(differing) else float("nan"),
+        p_value=p_value,
+        rank_biserial=(plus - minus) / (plus + minus) if len(differing) else float("nan"),
+        method=method,
+    )
+
+
+def compare_to_reference(scores: pd.DataFrame, reference: str) -> pd.DataFrame:
+    """Every other column of `scores` (patch x method) tested against the reference, p-values corrected by
+    Holm.
+
+    One row for each method, the columns those of PairedTest (method minus reference) and `p_holm`.
+    """
+    if reference not in scores.columns:
+        raise InputError(f"No column {reference!r} to compare with. Choose from {list(scores.columns)}.")
+    others = [column for column in scores.columns if column != reference]
+    rows = [{"compared": name, **vars(paired_test(scores[name], scores[reference]))} for name in others]
+    table = pd.DataFrame(rows, columns=["compared", *PairedTest.__dataclass_fields__])
+    table["p_holm"] = holm(table["p_value"].tolist())
+    return table
+
+
+def equivalence_test(
+    a: pd.Series, b: pd.Series, margin: float, clusters: pd.Series | None = None, seed: int = 0
+) -> Equivalence:
+    """Test whether a and b differ by less than `margin`, paired by index: "no difference found" is not "as
+    good".
+
+    Both Wilcoxon tests, of difference > -margin and of difference < margin, must reject. The interval
+    resamples `clusters` (index = patch, value = slide), or single patches without them.
+    """
+    if not margin > 0:
+        raise InputError(
+            f"A margin of {margin} is not usable. Give the largest difference that does not matter."
+        )
+    difference = _paired_difference(a, b)
+    groups = pd.Series(difference.index, index=difference.index) if clusters is None else clusters
+    if missing := sorted(set(difference.index) - set(groups.index), key=str):
+        raise InputError(f"Patch {missing[0]!r} has no cluster. Give the slide of every patch.")
+    low, high = cluster_bootstrap(
+        difference.to_numpy(), groups.loc[difference.index].to_numpy(), seed, confidence=0.9
+    )
+    one_sided = [_one_sided_p(difference + margin), _one_sided_p(margin - difference)]
+    p_value = float("nan") if np.isnan(one_sided).any() else max(one_sided)
+    known = not np.isnan(p_value)
+    return Equivalence(
+        n=len(difference),
+        margin=margin,
+        mean_difference=float(difference.mean()) if len(difference) else float("nan"),
+        low=low,
+        high=high,
+        p_value=p_value,
+        equivalent=bool(p_value < 0.05) if known else None,
+        method="two one-sided Wilcoxon tests" if known else TOO_FEW,
+    )
+
+
+def _paired_difference(a: pd.Series, b: pd.Series) -> pd.Series:
+    """a - b where both are known, rounded against floating-point noise."""
+    for series in (a, b):
+        if not series.index.is_unique:
+            twice = series.index[series.index.duplicated()][0]
+            raise InputError(f"Patch {twice!r} has more than one score. Average them before pairing.")
+    difference = (a - b).dropna().astype(float).round(DECIMALS)
+    if not np.isfinite(difference).all():
+        raise InputError("A score is infinite. Leave it out or set it to a missing value.")
+    return difference
+
+
+def _rank_sums(differing: pd.Series) -> tuple[float, float]:
+    """Sums of the ranks of the positive and of the negative differences; ties share their mean rank."""
+    ranks = stats.rankdata(np.abs(differing))
+    return float(ranks[differing > 0].sum()), float(ranks[differing < 0].sum())
+
+
+def _sign_permutation_p(differing: pd.Series) -> float:
+    """Exact P of a positive rank sum as great as seen, or greater, if every sign were a fair coin's."""
+    # Twice the mean ranks are whole numbers: count, over all 2^n sign patterns, how often each sum comes up.
+    doubled = np.rint(2 * stats.rankdata(np.abs(differing))).astype(int)
+    share = np.zeros(doubled.sum() + 1)
+    share[0] = 1.0
+    for rank in doubled:
+        share[rank:] = (share[rank:] + share[: share.size - rank]) / 2
+        share[:rank] /= 2
+    return float(min(1.0, share[doubled[np.asarray(differing) > 0].sum() :].sum()))
+
+
+def _one_sided_p(difference: pd.Series) -> float:
+    """One-sided Wilcoxon p for a difference above 0; NaN where there are too few pairs."""
+    differing = difference.round(DECIMALS)
+    differing = differing[differing != 0]
+    if len(differing) < MIN_DIFFERING_PAIRS:
+        return float("nan")
+    if len(differing) <= EXACT_UP_TO:
+        return _sign_permutation_p(differing)
+    return float(stats.wilcoxon(differing, method="asymptotic", alternative="greater").pvalue)
+
+
+# ---------------------------------------------------------------- several tests, and intervals
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction, in the order given; a NaN stays NaN and does not count as a test."""
+    p_values = np.asarray(p_values, dtype=float)
+    corrected = np.full(p_values.shape, np.nan)
+    order = np.argsort(p_values)[: np.count_nonzero(~np.isnan(p_values))]
+    factors = np.arange(len(order), 0, -1)
+    corrected[order] = np.minimum(1.0, np.maximum.accumulate(p_values[order] * factors))
+    return corrected.tolist()
+
+
+def cluster_bootstrap(
+    values: Sequence[float],
+    clusters: Sequence,
+    seed: int,
+    n_resamples: int = 2000,
+    confidence: float = 0.95,
+    statistic: Callable[[np.ndarray], float] | None = None,
+) -> tuple[float, float]:
+    """Percentile interval of the mean (or `statistic`) when whole clusters, such as slides, are drawn again.
+
+    NaN values are left out; fewer than 2 clusters give (NaN, NaN). With fewer than about 10 clusters the
+    interval is too narrow: say the number of clusters beside it.
+    """
+    values, clusters = np.asarray(values, dtype=float), np.asarray(clusters)
+    if values.shape != clusters.shape:
+        raise InputError(
+            f"{values.size} values and {clusters.size} clusters. Give one cluster for each value."
+        )
+    known = ~np.isnan(values)
+    values, member = values[known], pd.factorize(clusters[known])[0]
+    n_clusters = int(member.max()) + 1 if member.size else 0
+    if n_clusters < 2:
+        return float("nan"), float("nan")
+    drawn = np.random.default_rng(seed).integers(n_clusters, size=(n_resamples, n_clusters))
+    if statistic is None:
+        sums, sizes = np.bincount(member, weights=values), np.bincount(member)
+        resampled = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
+    else:
+        parts = [values[member == cluster] for cluster in range(n_clusters)]
+        resampled = np.array([statistic(np.concatenate([parts[i] for i in row])) for row in drawn])
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(resampled, [tail, 1 - tail])
+    return float(low), float(high)

@@ -1,0 +1,217 @@
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from allinsam.comparison import (
+    TOO_FEW,
+    _sign_permutation_p,
+    cluster_bootstrap,
+    compare_to_reference,
+    equivalence_test,
+    holm,
+    paired_test,
+)
+from allinsam.errors import InputError
+
+# Darwin's maize (Fisher 1935): crossed minus self-fertilised height in eighths of an inch, 15 pairs, with a
+# tie.
+DARWIN = [49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48]
+
+
+def against_zero(differences: list[float]) -> tuple[pd.Series, pd.Series]:
+    return pd.Series(differences, dtype=float), pd.Series(np.zeros(len(differences)))
+
+
+def test_known_answer_without_ties():
+    # Ranks of |d| are 1 ... 7; negative are 1 and 3, so W- = 4. Of 128 sign patterns 7 have W- <= 4 (the sets
+    # {}, 1, 2, 3, 4, 1+2, 1+3), so p = 2 * 7 / 128.
+    test = paired_test(*against_zero([-1, 2, -3, 4, 5, 6, 7]))
+    assert (test.n, test.n_differing, test.statistic) == (7, 7, 4.0)
+    assert test.p_value == pytest.approx(14 / 128)
+    assert test.rank_biserial == pytest.approx((24 - 4) / 28)
+    assert test.median_difference == 4.0
+    assert test.mean_difference == pytest.approx(20 / 7)
+    assert test.method == "Wilcoxon, exact"
+
+
+def test_all_on_one_side_gives_the_smallest_p_there_is():
+    # Seven rows below one reference: 2 / 2^7, whatever the sizes.
+    test = paired_test(*against_zero([-0.1, -0.2, -0.3, -0.4, -0.5, -0.6, -0.7]))
+    assert test.p_value == 2 / 2**7
+    assert test.rank_biserial == -1.0
+
+
+def test_darwins_maize():
+    test = paired_test(*against_zero(DARWIN))
+    assert test.statistic == 24.0
+    assert test.p_value == pytest.approx(0.041259765625)  # 1352 of 2^15 sign patterns, as scipy documents
+
+
+def test_a_difference_of_zero_counts_as_a_pair_but_has_no_rank():
+    test = paired_test(*against_zero([0, 0, -1, 2, -3, 4, 5, 6, 7]))
+    assert (test.n, test.n_differing) == (9, 7)
+    assert test.median_difference == 2.0
+    assert test.method == "Wilcoxon, exact with ties"
+    assert test.p_value == pytest.approx(14 / 128)  # the seven that differ are those of the known answer
+
+
+def test_equal_differences_are_ties_in_spite_of_floating_point():
+    a = pd.Series([0.8, 0.5, 0.9, 0.7, 1.0, 0.4])
+    b = pd.Series([0.6, 0.3, 0.7, 0.5, 0.8, 0.2])
+    assert len(set((a - b).tolist())) > 1
+    test = paired_test(a, b)
+    assert test.method == "Wilcoxon, exact with ties"
+    assert test.p_value == 2 / 2**6
+
+
+def test_many_pairs_use_the_normal_approximation():
+    rng = np.random.default_rng(0)
+    differences = rng.normal(0.05, 0.3, 80)
+    test = paired_test(*against_zero(differences.tolist()))
+    assert test.method == "Wilcoxon, normal approximation"
+    assert test.p_value == pytest.approx(stats.wilcoxon(differences, method="exact").pvalue, rel=0.05)
+
+
+@given(st.lists(st.integers(-4, 4).filter(bool), min_size=1, max_size=9))
+def test_permutation_of_signs_is_the_count_over_all_sign_patterns(differences):
+    differences = np.array(differences, dtype=float)
+    ranks = stats.rankdata(np.abs(differences))
+    seen = ranks[differences > 0].sum()
+    patterns = list(itertools.product([0, 1], repeat=len(ranks)))
+    reached = sum(np.dot(pattern, ranks) >= seen - 1e-9 for pattern in patterns)
+    assert _sign_permutation_p(pd.Series(differences)) == pytest.approx(reached / len(patterns))
+
+
+@given(st.lists(st.integers(-10_000, 10_000).filter(bool), min_size=6, max_size=50, unique_by=abs))
+def test_permutation_of_signs_agrees_with_scipy_where_there_are_no_ties(differences):
+    expected = stats.wilcoxon(differences, method="exact", alternative="greater").pvalue
+    assert _sign_permutation_p(pd.Series(differences)) == pytest.approx(expected, rel=1e-9)
+
+
+@given(st.lists(st.integers(-5, 5), min_size=0, max_size=30))
+def test_swapping_a_and_b_turns_the_sign_and_keeps_p(differences):
+    one, other = paired_test(*against_zero(differences)), paired_test(*against_zero(differences)[::-1])
+    assert one.p_value == pytest.approx(other.p_value, nan_ok=True)
+    assert one.rank_biserial == pytest.approx(-other.rank_biserial, nan_ok=True)
+    assert one.n == other.n == len(differences)
+
+
+@pytest.mark.parametrize("differences", [[], [1.0], [1, 2, 3, 4, 5], [0] * 30, [0] * 30 + [1, 2]])
+def test_too_few_pairs_have_no_p_value(differences):
+    test = paired_test(*against_zero(differences))
+    assert np.isnan(test.p_value)
+    assert test.method == TOO_FEW == "too few pairs"
+    assert test.n == len(differences)
+
+
+def test_pairs_go_by_patch_and_missing_scores_are_left_out():
+    a = pd.Series({"p3": 3.0, "p1": 1.0, "p2": np.nan, "p4": 9.0})
+    b = pd.Series({"p1": 0.5, "p2": 1.0, "p3": 1.0, "p5": 2.0})
+    test = paired_test(a, b)
+    assert test.n == 2
+    assert test.mean_difference == pytest.approx((0.5 + 2.0) / 2)
+
+
+def test_a_patch_scored_twice_is_refused():
+    with pytest.raises(InputError, match="'p1' has more than one score"):
+        paired_test(pd.Series([1.0, 2.0], index=["p1", "p1"]), pd.Series([1.0], index=["p1"]))
+
+
+def test_an_infinite_score_is_refused():
+    with pytest.raises(InputError, match="infinite"):
+        paired_test(pd.Series([np.inf]), pd.Series([1.0]))
+
+
+# ---------------------------------------------------------------- several tests
+
+
+def test_holm_known_answer():
+    # Sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1 = 0.02, 0.03, 0.06, 0.04, and none below the one before.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+def test_holm_leaves_unknown_p_values_out_of_the_count():
+    assert holm([0.02, float("nan"), 0.03]) == pytest.approx([0.04, float("nan"), 0.04], nan_ok=True)
+    assert holm([]) == []
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_compare_to_reference_has_one_row_for_each_other_method():
+    patches = [f"p{i}" for i in range(8)]
+    reference = pd.Series(np.linspace(0.5, 0.9, 8), index=patches)
+    step = pd.Series(np.arange(1, 9) / 100, index=patches)
+    scores = pd.DataFrame({"worse": reference - step, "ours": reference, "better": reference + step})
+    table = compare_to_reference(scores, "ours").set_index("compared")
+    assert table.index.tolist() == ["worse", "better"]
+    assert table["p_value"].tolist() == pytest.approx([2 / 2**8] * 2)
+    assert table["p_holm"].tolist() == pytest.approx([4 / 2**8] * 2)
+    assert table["rank_biserial"].tolist() == [-1.0, 1.0]
+    with pytest.raises(InputError, match="No column 'theirs'"):
+        compare_to_reference(scores, "theirs")
+
+
+# ---------------------------------------------------------------- intervals and equivalence
+
+
+def test_interval_of_whole_slides_is_wider_than_of_patches():
+    # Ten slides that differ, twenty patches each that do not.
+    slide_means = np.linspace(0.5, 0.95, 10)
+    values, slides = np.repeat(slide_means, 20), np.repeat(np.arange(10), 20)
+    low, high = cluster_bootstrap(values, slides, seed=1)
+    # Standard error of the mean of 10 slides: 0.1436 / sqrt(10) = 0.0454, so about 0.725 +- 0.089.
+    assert low == pytest.approx(0.725 - 0.089, abs=0.012)
+    assert high == pytest.approx(0.725 + 0.089, abs=0.012)
+    patch_low, patch_high = cluster_bootstrap(values, np.arange(200), seed=1)
+    assert (high - low) > 3.5 * (patch_high - patch_low)
+
+
+def test_interval_is_repeatable_and_takes_any_statistic():
+    values, slides = [0.1, 0.4, 0.4, 0.8, 0.9], ["a", "a", "b", "c", "c"]
+    assert cluster_bootstrap(values, slides, 7) == cluster_bootstrap(values, slides, 7)
+    assert cluster_bootstrap(values, slides, 7, 500) == pytest.approx(
+        cluster_bootstrap(values, slides, 7, 500, statistic=np.mean)
+    )
+
+
+def test_interval_needs_two_clusters():
+    for values, slides in [([], []), ([0.5, 0.6], ["a", "a"]), ([0.5, np.nan], ["a", "b"])]:
+        assert np.isnan(cluster_bootstrap(values, slides, 0)).all()
+    assert cluster_bootstrap([0.5, 0.5], ["a", "b"], 0) == (0.5, 0.5)
+    with pytest.raises(InputError, match="one cluster for each value"):
+        cluster_bootstrap([0.5], ["a", "b"], 0)
+
+
+def test_students_within_the_margin_are_equivalent():
+    patches = [f"p{i}" for i in range(20)]
+    expert = pd.Series(np.linspace(0.6, 0.9, 20), index=patches)
+    student = expert + np.tile([0.01, -0.012], 10)
+    slides = pd.Series(np.repeat(["s1", "s2", "s3", "s4"], 5), index=patches)
+    result = equivalence_test(student, expert, margin=0.05, clusters=slides)
+    assert result.equivalent is True and result.n == 20
+    assert result.p_value == pytest.approx(1 / 2**20)  # all 20 lie within the margin on either side
+    assert -0.05 < result.low < result.mean_difference < result.high < 0.05
+    assert equivalence_test(student - 0.06, expert, margin=0.05).equivalent is False
+
+
+def test_equivalence_of_too_few_pairs_is_not_known():
+    result = equivalence_test(pd.Series([0.5, 0.6]), pd.Series([0.5, 0.6]), margin=0.1)
+    assert result.equivalent is None and np.isnan(result.p_value) and result.method == TOO_FEW
+
+
+def test_equivalence_of_identical_scores_is_found():
+    # No pair differs, so there is no test of a difference; but all lie within the margin.
+    scores = pd.Series(np.full(10, 0.8))
+    assert equivalence_test(scores, scores, margin=0.05).equivalent is True
+
+
+def test_a_margin_or_a_slide_that_is_missing_is_refused():
+    scores = pd.Series([0.5] * 8)
+    with pytest.raises(InputError, match="margin"):
+        equivalence_test(scores, scores, margin=0.0)
+    with pytest.raises(InputError, match="no cluster"):
+        equivalence_test(scores, scores, margin=0.1, clusters=pd.Series({0: "s1"}))
