@@ -1,0 +1,95 @@
+"""How long people worked, from the gaps between their acts.
+
+Active time is the sum of the gaps between one act and the next, where
+
+- the wait for the model is taken off: a `mask_shown` act tells in `payload["model_ms"]` how long the model
+took, and
+  that much, at most the whole gap, comes off the gap that ends there;
+- a gap counts for `idle_cutoff_s` at most: reading without moving is work, but a coffee is not;
+- from `blur` until the next act that a person makes is one gap, whatever the page shows meanwhile;
+- from `pause` to `resume` nothing counts;
+- the gap before a `load` does not count: nobody was on the page, and its clock starts anew.
+
+The cut-off is a choice, so report a result at several (15, 30, 60, 120 s): the acts are kept, not their sum.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from allinsam.errors import InputError
+
+IDLE_CUTOFF_S = 60.0
+
+
+def active_seconds(acts: Sequence[Mapping], idle_cutoff_s: float = IDLE_CUTOFF_S) -> float:
+    """Active time of one assignment in seconds; acts in order, each with kind, client_ms, payload.
+
+    No act or a single one makes 0. An unknown kind is an act like any other.
+    """
+    return sum(seconds for _, seconds in _counted_gaps(acts, idle_cutoff_s))
+
+
+def seconds_per_object(acts: Sequence[Mapping], idle_cutoff_s: float = IDLE_CUTOFF_S) -> dict[str, float]:
+    """Active seconds for each object_id, in the order of first appearance.
+
+    An object's time runs from the previous act that belongs to another object (or from `load`) up to this
+    object's last act: looking for it counts. One that is taken up again later gets that stretch as well.
+    Acts without an object end no stretch; what follows the last object's act (reading, submit) belongs to
+    none, so that the sum may be less than `active_seconds`. Deleted objects are in: they took time too.
+    """
+    seconds_of: dict[str, float] = {}
+    pending = 0.0
+    for act, seconds in _counted_gaps(acts, idle_cutoff_s):
+        pending = 0.0 if act["kind"] == "load" else pending + seconds
+        if (object_id := act.get("object_id")) is not None:
+            seconds_of[object_id] = seconds_of.get(object_id, 0.0) + pending
+            pending = 0.0
+    return seconds_of
+
+
+def model_wait_seconds(acts: Sequence[Mapping]) -> float:
+    """Seconds that the model took for its masks, all together: given apart from active time."""
+    return sum(_model_ms(act) for act in acts) / 1000
+
+
+def _counted_gaps(acts: Sequence[Mapping], idle_cutoff_s: float) -> Iterator[tuple[Mapping, float]]:
+    """Each act with the seconds of work that led to it."""
+    if not idle_cutoff_s > 0:
+        raise InputError(
+            f"An idle cut-off of {idle_cutoff_s} s is not usable. Give seconds above 0, such as 60."
+        )
+    before_ms: float | None = None
+    paused, away = False, False
+    held_ms = 0.0  # time away so far, not yet capped
+    for act in acts:
+        kind, now_ms = act["kind"], _client_ms(act)
+        gap_ms = 0.0 if before_ms is None or kind == "load" else max(0.0, now_ms - before_ms - _model_ms(act))
+        before_ms = now_ms
+        if kind == "load":
+            paused, away, held_ms = False, False, 0.0
+        if paused:
+            gap_ms = 0.0
+        if away:
+            gap_ms, held_ms = gap_ms + held_ms, 0.0
+            if kind in ("mask_shown", "blur"):
+                gap_ms, held_ms = 0.0, gap_ms
+            else:
+                away = False
+        yield act, min(gap_ms / 1000, idle_cutoff_s)
+        paused = kind == "pause" or (paused and kind != "resume")
+        away = away or kind == "blur"
+
+
+def _client_ms(act: Mapping) -> float:
+    client_ms = act.get("client_ms")
+    if not isinstance(client_ms, int | float):
+        raise InputError(
+            f"Act {act.get('kind')!r} has client_ms {client_ms!r}. Give the page's clock in milliseconds."
+        )
+    return client_ms
+
+
+def _model_ms(act: Mapping) -> float:
+    """How long the model took for this act's mask, ms."""
+    if act["kind"] != "mask_shown":
+        return 0.0
+    return float((act.get("payload") or {}).get("model_ms") or 0.0)
