@@ -58,7 +58,7 @@ class Segmenter:
 
     def embed(self, image_rgb: np.ndarray) -> PatchEmbedding:
         """Run the encoder over a patch, uint8 (H, W, 3) of any size. Does nothing that boxes would change."""
-        image_rgb = check_image(image_rgb)
+        image_rgb = as_image(image_rgb)
         frames = cover(self.loaded.backbone, image_rgb.shape[:2])
         return PatchEmbedding(image_rgb, frames, self._encode(image_rgb, frames), self.loaded.weights_sha256)
 
@@ -176,15 +176,18 @@ def most_central(frames: tuple[Frame, ...], box: np.ndarray, size_hw: tuple[int,
     return best
 
 
-def check_image(image_rgb: np.ndarray) -> np.ndarray:
-    """The image, contiguous; InputError unless it is uint8 (H, W, 3) with at least one pixel."""
+def as_image(image_rgb: np.ndarray) -> np.ndarray:
+    """A read-only copy of the image; InputError unless it is uint8 (H, W, 3) with at least one pixel."""
     image_rgb = np.asarray(image_rgb)
     if image_rgb.ndim != 3 or image_rgb.shape[2] != 3 or image_rgb.dtype != np.uint8 or image_rgb.size == 0:
         raise InputError(
             f"An image of shape {image_rgb.shape} and type {image_rgb.dtype} is not usable. "
             "Give RGB as uint8 (height, width, 3)."
         )
-    return np.ascontiguousarray(image_rgb)
+    # An embedding keeps the image for large boxes: it must not change when the caller's array does.
+    image_rgb = np.array(image_rgb, order="C")
+    image_rgb.setflags(write=False)
+    return image_rgb
 
 
 def check_boxes(boxes: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
