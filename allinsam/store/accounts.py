@@ -88,3 +88,12 @@ def failures_since(db: Database, name: str, address: str, since: str) -> list[st
 
 def clear_failures(db: Database, name: str, address: str) -> None:
     db.execute("DELETE FROM sign_in_failure WHERE name = ? AND address = ?", [name.lower(), address])
+
+
+def forget_failures_before(db: Database, before: str) -> None:
+    """Failures too old to count; names tried by strangers are not kept for ever."""
+    db.execute("DELETE FROM sign_in_failure WHERE at < ?", [before])
+
+
+def forget_expired_sign_ins(db: Database) -> None:
+    db.execute("DELETE FROM sign_in WHERE expires_at <= ?", [utc_now()])

@@ -45,7 +45,9 @@ def list_people(db: Database) -> list[dict[str, Any]]:
 
 
 def get_person(db: Database, person_id: str) -> dict[str, Any]:
-    for row in db.query('SELECT id, grp AS "group", simulated FROM person WHERE id = ?', [person_id]):
+    for row in db.query(
+        'SELECT id, grp AS "group", simulated, withdrawn_at FROM person WHERE id = ?', [person_id]
+    ):
         return row
     raise NotFoundError(f"No person {person_id!r} in this study. See the People page for those there are.")
 

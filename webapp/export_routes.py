@@ -1,0 +1,5 @@
+"""Routes for downloads."""
+
+from starlette.routing import Route
+
+routes: list[Route] = []

@@ -1,0 +1,5 @@
+"""Routes for images."""
+
+from starlette.routing import Route
+
+routes: list[Route] = []

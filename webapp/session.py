@@ -1,0 +1,66 @@
+"""What every page asks first: which study this server serves, and who is looking."""
+
+import os
+from functools import lru_cache
+from pathlib import Path
+
+import streamlit as st
+
+from allinsam.accounts import SignedIn, signed_in
+from allinsam.errors import AllinsamError, InputError
+from allinsam.store import Study, open_study
+
+COOKIE = "allinsam"
+STUDY_VARIABLE = "ALLINSAM_STUDY"
+
+
+def study_from_environment() -> Study:
+    """The one study this process serves. For routes; pages use `current_study`."""
+    folder = os.environ.get(STUDY_VARIABLE)
+    if not folder:
+        raise InputError(
+            f"{STUDY_VARIABLE} names no study. Start the app with `python -m webapp --study FOLDER`."
+        )
+    return _opened(folder)
+
+
+@lru_cache(maxsize=8)
+def _opened(folder: str) -> Study:
+    """Opening checks the schema, which need not be done for every request."""
+    return open_study(Path(folder))
+
+
+def current_study() -> Study:
+    """The study, or its error on the page and the end of the script."""
+    try:
+        return study_from_environment()
+    except AllinsamError as error:
+        st.error(str(error))
+        st.stop()
+
+
+def current_person() -> SignedIn:
+    """Who is signed in, checked anew in every run of the script; without one the page ends here.
+
+    The gate lets nobody this far without a sign-in. This check also ends a page whose sign-in has
+    ended while it was open, and a server that was started without the gate.
+    """
+    person = signed_in(current_study(), _cookie_token())
+    if person is None:
+        st.error("You are not signed in, or your sign-in has ended.")
+        st.html('<a href="/sign-in" target="_self">Sign in again</a>')
+        st.stop()
+    return person
+
+
+def require(*roles: str) -> SignedIn:
+    """The signed-in person if their role is one of these; else an explanation and the end of the page."""
+    person = current_person()
+    if person.role not in roles:
+        st.error(f"This page is for {' and '.join(roles)}; you are signed in as {person.role}.")
+        st.stop()
+    return person
+
+
+def _cookie_token() -> str | None:
+    return st.context.cookies.get(COOKIE)
