@@ -258,10 +258,14 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 
 def score_all(pred: np.ndarray, true: np.ndarray, names: Iterable[str] = tuple(METRICS)) -> dict[str, float]:
     """Several metrics from one count of the overlap."""
+    return score_overlap(overlap(pred, true), names)
+
+
+def score_overlap(counts: Overlap, names: Iterable[str] = tuple(METRICS)) -> dict[str, float]:
+    """`score_all` for an overlap that has been counted already."""
     names = list(names)
     if unknown := sorted(set(names) - set(FORMULAS)):
         raise InputError(f"Unknown metric {unknown[0]!r}. Choose from {sorted(FORMULAS)}.")
-    counts = overlap(pred, true)
     return {name: _apply(FORMULAS[name], counts) for name in names}
 
 
