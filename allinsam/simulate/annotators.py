@@ -4,6 +4,7 @@ import zlib
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.ndimage import find_objects
 
 from allinsam.errors import InputError
 
@@ -112,12 +113,12 @@ def simulate_boxes(habits: Habits, patch: SimulatedPatch, class_name: str, seed:
 
 
 def _tight_boxes(labels: np.ndarray) -> dict[int, np.ndarray]:
+    area = np.bincount(labels.ravel())
     boxes = {}
-    for number in range(1, int(labels.max()) + 1):
-        rows, columns = np.nonzero(labels == number)
-        if len(rows) >= MIN_SEEN_PX:
-            edges = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
-            boxes[number] = np.array(edges, np.float32)
+    for number, found in enumerate(find_objects(labels), start=1):
+        if found is not None and area[number] >= MIN_SEEN_PX:
+            rows, columns = found
+            boxes[number] = np.array([columns.start, rows.start, columns.stop, rows.stop], np.float32)
     return boxes
 
 

@@ -9,6 +9,7 @@ from .fields import direction_at, scatter, signed_distance, smooth_noise
 from .settings import CONDITIONS, Condition, SlideLook, TissueSettings
 
 FAR_PX = 1e3
+ARTERIOLE_WALL_PX = 8.0
 
 
 @dataclass
@@ -42,6 +43,8 @@ class Layout:
     loop_gap: np.ndarray  # distance to the second nearest minus distance to the nearest
     loop_id: np.ndarray
     mesangium: np.ndarray
+    bodies: np.ndarray  # to the nearest podocyte nucleus, near those only
+    arteriole: np.ndarray  # to its outer edge, at the vascular pole
     tubules: np.ndarray
     tubule_id: np.ndarray
     epithelium_px: np.ndarray  # per tubule
@@ -60,6 +63,7 @@ NUCLEUS_SIZE = {
     "mesangial": ((5.8, 8.6), (4.4, 6.6)),
     "endothelial": ((5.5, 8.0), (2.8, 3.8)),
     "parietal": ((6.5, 9.5), (2.7, 3.7)),
+    "vascular": ((5.5, 8.0), (2.6, 3.6)),
     "tubular": ((6.0, 7.6), (5.4, 6.9)),
     "stromal": ((6.0, 10.0), (2.6, 4.2)),
 }
@@ -68,16 +72,28 @@ NUCLEUS_SIZE = {
 def draw_layout(look: SlideLook, rng: np.random.Generator, size_px: int) -> Layout:
     """Draw the places of one patch: first the glomerulus, then what fills the rest."""
     settings, condition = look.settings, CONDITIONS[look.condition]
-    capsule, tuft = _capsule_and_tuft(rng, settings, size_px)
+    capsule, tuft, pole = _capsule_and_tuft(rng, settings, size_px)
+    arteriole = _arteriole(rng, pole, size_px)
     nuclei: list[Nucleus] = []
-    mesangium = _mesangium(rng, condition, tuft, nuclei)
+    mesangium = _mesangium(rng, condition, tuft, pole, nuclei)
     loops, loop_gap, loop_id = _capillary_loops(rng, settings, tuft, mesangium)
     layout = Layout(
-        size_px, capsule, tuft, loops, loop_gap, loop_id, mesangium, *_tubules(rng, settings, capsule), nuclei
+        size_px,
+        capsule,
+        tuft,
+        loops,
+        loop_gap,
+        loop_id,
+        mesangium,
+        np.full_like(tuft, FAR_PX),
+        arteriole,
+        *_tubules(rng, settings, np.minimum(capsule, arteriole)),
+        nuclei,
     )
     _add_podocytes(rng, condition, layout)
     _add_endothelium(rng, layout)
     _add_parietal(rng, layout)
+    _add_vascular(rng, layout)
     _add_tubular(rng, layout)
     _add_stromal(rng, layout)
     return layout
@@ -95,25 +111,54 @@ def _taken(nuclei: list[Nucleus]) -> np.ndarray:
 
 def _capsule_and_tuft(
     rng: np.random.Generator, settings: TissueSettings, size_px: int
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Distances to Bowman's capsule and to the tuft's envelope, and where the vessels come in.
+
+    The last is (x, y, direction outward).
+    """
     centre = size_px / 2 + rng.uniform(-1, 1, 2) * settings.capsule_offset_px
+    if rng.random() < settings.cut_share:
+        away = rng.uniform(0, 2 * np.pi)
+        centre += rng.uniform(*settings.cut_offset_px) * np.array([np.cos(away), np.sin(away)])
     y, x = np.mgrid[0:size_px, 0:size_px].astype(np.float32) + 0.5
     radius = np.hypot(x - centre[0], y - centre[1])
     theta = np.arctan2(y - centre[1], x - centre[0])
-    outline = np.full_like(radius, rng.uniform(*settings.capsule_radius_px))
+    size, pole_angle = rng.uniform(*settings.capsule_radius_px), rng.uniform(-np.pi, np.pi)
+    outline = np.full_like(radius, size)
     lobes = np.zeros_like(radius)
     for k in range(2, 5):
-        outline += 14.0 / k * rng.uniform(-1, 1) * np.cos(k * theta + rng.uniform(0, 6.3)) * 1.6
+        outline += 22.0 / k * rng.uniform(-1, 1) * np.cos(k * theta + rng.uniform(0, 6.3))
     for k in (5, 7, 9):
         lobes += rng.uniform(0.4, 1.0) * np.cos(k * theta + rng.uniform(0, 6.3))
     outline += 1.5 * smooth_noise(rng, size_px, 45)
-    urinary_pole = 0.5 + 0.5 * np.cos(theta - rng.uniform(0, 6.3))
-    space = rng.uniform(*settings.bowman_space_px) + 12 * urinary_pole**4 + 2.6 * lobes
-    return radius - outline, radius - outline + np.maximum(space, 4.0)
+    urinary_pole = 0.5 - 0.5 * np.cos(theta - pole_angle)
+    space = rng.uniform(*settings.bowman_space_px) + 12 * urinary_pole**4 + 3.2 * lobes
+    # At the vascular pole the tuft grows out of the capsule.
+    off_pole = np.abs((theta - pole_angle + np.pi) % (2 * np.pi) - np.pi) * size
+    space = np.maximum(space, 4.0) * np.clip((off_pole - 8) / 18, 0, 1)
+    row, column = np.unravel_index(int(np.argmin(np.abs(radius - outline) + 3 * off_pole)), radius.shape)
+    pole = np.array([column + 0.5, row + 0.5, pole_angle])
+    return radius - outline, radius - outline + space, pole
+
+
+def _arteriole(rng: np.random.Generator, pole: np.ndarray, size_px: int) -> np.ndarray:
+    """An oblique cut through the arteriole just outside the vascular pole; distance to its outer edge."""
+    lean = pole[2] + rng.uniform(-0.5, 0.5)
+    lumen_px = rng.uniform(5.0, 9.0)
+    outer = lumen_px + ARTERIOLE_WALL_PX
+    x, y = pole[:2] + (outer + 4.0) * np.array([np.cos(lean), np.sin(lean)])
+    rows, columns = np.mgrid[0:size_px, 0:size_px].astype(np.float32) + 0.5
+    dx, dy = columns - x, rows - y
+    along, across = dx * np.cos(lean) + dy * np.sin(lean), dy * np.cos(lean) - dx * np.sin(lean)
+    return np.hypot(along / rng.uniform(1.0, 1.5), across) - outer
 
 
 def _mesangium(
-    rng: np.random.Generator, condition: Condition, tuft: np.ndarray, nuclei: list[Nucleus]
+    rng: np.random.Generator,
+    condition: Condition,
+    tuft: np.ndarray,
+    pole: np.ndarray,
+    nuclei: list[Nucleus],
 ) -> np.ndarray:
     """Branching stalks through the tuft, with the mesangial nuclei inside them; returns the distance."""
     size_px = len(tuft)
@@ -129,6 +174,9 @@ def _mesangium(
         middles.append(bend)
         width = rng.uniform(*condition.matrix_half_width_px)
         _stroke(mask, [start, bend, end], width)
+    root = nodes[np.hypot(*(nodes - pole[:2]).T).argmin()]
+    if np.hypot(*(root - pole[:2])) < 60:
+        _stroke(mask, [root, pole[:2]], 1.6 * condition.matrix_half_width_px[1])
     places = np.concatenate([nodes, middles]) + rng.normal(0, 3.0, (len(nodes) + len(middles), 2))
     for point in rng.permutation(places)[: wanted * 3]:
         angle = rng.uniform(0, np.pi)
@@ -138,18 +186,17 @@ def _mesangium(
             _stroke(mask, [point], candidate.long_px + rng.uniform(0.5, 3.0))
     if condition.sclerosis[1] > 0:
         _scar(rng, condition, tuft, mask)
-    distance = signed_distance(mask > 0) + 1.6 * smooth_noise(rng, size_px, 16)
+    distance = signed_distance(mask > 0) + 2.3 * smooth_noise(rng, size_px, 20, octaves=3)
     return np.maximum(distance, tuft)
 
 
 def _scar(rng: np.random.Generator, condition: Condition, tuft: np.ndarray, mask: np.ndarray) -> None:
     """Segmental sclerosis: one sector of the tuft is nothing but matrix."""
     size = rng.uniform(*condition.sclerosis)
-    spot = scatter(rng, np.abs(tuft + 35) < 4, 1, 1.0, np.zeros((0, 3)))
-    for point in spot:
-        axes = (int(120 * size), int(85 * size))
-        centre = tuple(int(v) for v in point)
-        cv2.ellipse(mask, centre, axes, float(rng.uniform(0, 180)), 0, 360, 1, -1)
+    for spot in scatter(rng, np.abs(tuft + 35) < 4, 1, 1.0, np.zeros((0, 3))):
+        for part in spot + rng.normal(0, 45 * size, (4, 2)):
+            axes = (int(rng.uniform(55, 95) * size), int(rng.uniform(40, 75) * size))
+            cv2.ellipse(mask, part.astype(int).tolist(), axes, rng.uniform(0, 180), 0, 360, 1, -1)
 
 
 def _free(candidate: Nucleus, nuclei: list[Nucleus], size_px: int) -> bool:
@@ -192,29 +239,27 @@ def _capillary_loops(
     first = np.full_like(tuft, FAR_PX)
     second = np.full_like(tuft, FAR_PX)
     identity = np.zeros(tuft.shape, np.int32)
-    warp_x, warp_y = (3.0 * smooth_noise(rng, size_px, 17) for _ in range(2))
-    candidates = np.flatnonzero((tuft < -5) & (mesangium > 3) & (mesangium < 22))
+    warp_x, warp_y = (3.6 * smooth_noise(rng, size_px, 17) for _ in range(2))
+    candidates = np.flatnonzero((tuft < -5) & (mesangium > 3) & (mesangium < 24))
     if candidates.size == 0:
         return first, second, identity
     picks = rng.choice(candidates, min(2500, candidates.size), replace=False)
-    loops: list[tuple[float, float, float]] = []
-    for pick in picks:
-        row, column = divmod(int(pick), size_px)
-        room = min(-tuft[row, column], mesangium[row, column] + 2.5)
-        for x, y, r in loops:
-            if abs(x - column) < 40 and abs(y - row) < 40:
-                room = min(room, np.hypot(x - column, y - row) - r + 1.5)
-        radius = min(room, rng.uniform(*settings.loop_radius_px))
-        if radius < settings.loop_radius_px[0]:
-            continue
-        loops.append((column + 0.5, row + 0.5, radius))
-        _draw_loop(rng, loops[-1], len(loops), (warp_x, warp_y), (first, second, identity))
+    rooms = np.minimum(-tuft.ravel()[picks], mesangium.ravel()[picks] + 2.5)
+    rooms = np.minimum(rooms, rng.uniform(*settings.loop_radius_px, len(picks)))
+    points = np.column_stack([picks % size_px, picks // size_px]) + 0.5
+    loops = np.zeros((0, 3))
+    for point, room in zip(points, rooms, strict=True):
+        away = np.hypot(loops[:, 0] - point[0], loops[:, 1] - point[1]) - loops[:, 2] + 1.5
+        radius = min(room, away.min(initial=FAR_PX))
+        if radius >= settings.loop_radius_px[0]:
+            loops = np.vstack([loops, (*point, radius)])
+            _draw_loop(rng, loops[-1], len(loops), (warp_x, warp_y), (first, second, identity))
     return first, second - first, identity
 
 
 def _draw_loop(
     rng: np.random.Generator,
-    loop: tuple[float, float, float],
+    loop: np.ndarray,
     number: int,
     warp: tuple[np.ndarray, np.ndarray],
     fields: tuple[np.ndarray, np.ndarray, np.ndarray],
@@ -223,7 +268,7 @@ def _draw_loop(
     first, second, identity = fields
     window = _window(x, y, 2.6 * radius + 8, first.shape)
     rows, columns = np.mgrid[window].astype(np.float32) + 0.5
-    angle, squeeze = rng.uniform(0, np.pi), rng.uniform(0.72, 1.0)
+    angle, squeeze = rng.uniform(0, np.pi), rng.uniform(0.55, 1.0)
     dx, dy = columns - x + warp[0][window], rows - y + warp[1][window]
     u, v = dx * np.cos(angle) + dy * np.sin(angle), dy * np.cos(angle) - dx * np.sin(angle)
     distance = np.hypot(u * squeeze**0.5, v / squeeze**0.5) - radius
@@ -300,14 +345,16 @@ def _add(
 def _add_podocytes(rng: np.random.Generator, condition: Condition, layout: Layout) -> None:
     """On the urinary side of the loops; the loops give way so that the wall passes around the nucleus."""
     urinary = signed_distance(layout.solid < 0)
-    allowed = (urinary > 3.5) & (urinary < 8.5) & (layout.tuft < 4) & (layout.capsule < -8)
+    allowed = (urinary > 3.0) & (urinary < 7.0) & (layout.tuft < 4) & (layout.capsule < -8)
     share = float((layout.tuft < 0).sum()) / (np.pi * 172.0**2)
     wanted = round(rng.integers(condition.podocytes[0], condition.podocytes[1] + 1) * min(share, 1.1))
     before = len(layout.nuclei)
     _add(rng, layout, "podocyte", allowed, wanted, 23.0, urinary)
     for nucleus in layout.nuclei[before:]:
-        window = _window(nucleus.x, nucleus.y, nucleus.long_px + 8, layout.loops.shape)
-        room = 2.2 - _ellipse_distance(nucleus, window)
+        window = _window(nucleus.x, nucleus.y, nucleus.long_px + 12, layout.loops.shape)
+        distance = _ellipse_distance(nucleus, window)
+        layout.bodies[window] = np.minimum(layout.bodies[window], distance)
+        room = 2.2 - distance
         layout.loops[window] = np.maximum(layout.loops[window], room)
         layout.mesangium[window] = np.maximum(layout.mesangium[window], room)
 
@@ -331,13 +378,18 @@ def _add_parietal(rng: np.random.Generator, layout: Layout) -> None:
     _add(rng, layout, "parietal", allowed, int(rng.integers(8, 14)), 46.0, layout.capsule)
 
 
+def _add_vascular(rng: np.random.Generator, layout: Layout) -> None:
+    wall = (layout.arteriole < -3) & (layout.arteriole > 4 - ARTERIOLE_WALL_PX) & (layout.capsule > 4)
+    _add(rng, layout, "vascular", wall, int(rng.integers(3, 6)), 17.0, layout.arteriole)
+
+
 def _add_tubular(rng: np.random.Generator, layout: Layout) -> None:
     height = layout.epithelium_px[layout.tubule_id]
     depth = -layout.tubules
     allowed = (depth > 8.5) & (depth < np.minimum(height - 6, 15)) & (layout.capsule > 10)
-    _add(rng, layout, "tubular", allowed, int(rng.integers(34, 50)), 25.0, layout.tubules)
+    _add(rng, layout, "tubular", allowed, int(rng.integers(30, 42)), 26.0, layout.tubules)
 
 
 def _add_stromal(rng: np.random.Generator, layout: Layout) -> None:
-    stroma = (layout.tubules > 0.5) & (layout.capsule > 5)
+    stroma = (layout.tubules > 0.5) & (layout.capsule > 5) & (layout.arteriole > 4)
     _add(rng, layout, "stromal", stroma, int(rng.integers(9, 16)), 26.0, layout.tubules)

@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import ndtri
 
 from .fields import grain
 from .layout import Nucleus
 
 EDGE_PX = 1.2
 MIN_VISIBLE_PX = 30
-DENSE_KINDS = ("stromal", "parietal", "endothelial")
+DENSE_KINDS = ("stromal", "parietal", "endothelial", "vascular")
 
 
 @dataclass(frozen=True)
@@ -19,32 +20,47 @@ class DrawnNuclei:
     coverage: np.ndarray  # (H, W) float32, 0..1
     hematoxylin: np.ndarray  # (H, W) float32, amount inside the nuclei
     pas: np.ndarray
+    mean_hematoxylin: np.ndarray  # (n,) wanted mean amounts, the same law for every class with a marker
+    mean_pas: np.ndarray
 
 
 def draw_nuclei(rng: np.random.Generator, nuclei: list[Nucleus], size_px: int) -> DrawnNuclei:
     """Rasterise the nuclei; one that the edge or another nucleus hides almost wholly is left out."""
     labels = np.zeros((size_px, size_px), np.int32)
     coverage, hematoxylin, pas = (np.zeros((size_px, size_px), np.float32) for _ in range(3))
-    texture = 0.75 * grain(rng, size_px, 0.75) + 0.75 * grain(rng, size_px, 1.5)
-    kept: list[Nucleus] = []
-    for nucleus in nuclei:
+    texture = 0.8 * grain(rng, size_px, 0.8) + 0.8 * grain(rng, size_px, 1.6)
+    kinds = np.array([n.kind for n in nuclei])
+    blue = np.clip(0.60 + 0.085 * _even_normal(rng, kinds) + 0.17 * np.isin(kinds, DENSE_KINDS), 0.3, 1.0)
+    # Tissue above and below the nucleus tints it, whatever its class.
+    tint = np.clip(0.13 + 0.035 * _even_normal(rng, kinds), 0.03, 0.3)
+    kept: list[int] = []
+    for index, nucleus in enumerate(nuclei):
         window, distance = _outline(rng, nucleus, size_px)
         visible = (distance < 0) & (labels[window] == 0)
         if visible.sum() < MIN_VISIBLE_PX:
             continue
-        kept.append(nucleus)
+        kept.append(index)
         labels[window][visible] = len(kept)
         focus = rng.choice([1.0, 1.5, 2.4], p=[0.55, 0.3, 0.15])
         cover = np.clip(0.5 - distance / (EDGE_PX * focus), 0, 1)
         cover[(labels[window] > 0) & (labels[window] != len(kept))] = 0
-        amount = _chromatin(rng, distance, texture[window], nucleus, focus)
-        # Tissue above and below the nucleus tints it, whatever its class.
-        tint = np.clip(rng.normal(0.10, 0.05), 0.0, 0.3)
+        amount = _chromatin(distance, texture[window], nucleus.kind in DENSE_KINDS, focus)
+        amount += blue[index] - amount[visible].mean()
         new = cover > coverage[window]
-        hematoxylin[window][new] = amount[new]
-        pas[window][new] = tint
+        hematoxylin[window][new] = np.maximum(amount, 0.2)[new]
+        pas[window][new] = tint[index]
         coverage[window] = np.maximum(coverage[window], cover)
-    return DrawnNuclei(labels, kept, coverage, hematoxylin, pas)
+    chosen = [nuclei[index] for index in kept]
+    return DrawnNuclei(labels, chosen, coverage, hematoxylin, pas, blue[kept], tint[kept])
+
+
+def _even_normal(rng: np.random.Generator, kinds: np.ndarray) -> np.ndarray:
+    """Standard normal draws, spread evenly over the quantiles within each kind."""
+    values = np.zeros(len(kinds))
+    for kind in sorted(set(kinds.tolist())):
+        own = np.flatnonzero(kinds == kind)
+        values[own] = ndtri(rng.permutation((np.arange(len(own)) + rng.random(len(own))) / len(own)))
+    return np.clip(values, -2.5, 2.5)
 
 
 def _outline(
@@ -69,12 +85,7 @@ def _outline(
     return window, (np.hypot(u, v) / edge - 1.0) * nucleus.radius_px
 
 
-def _chromatin(
-    rng: np.random.Generator, distance: np.ndarray, texture: np.ndarray, nucleus: Nucleus, focus: float
-) -> np.ndarray:
-    """Hematoxylin inside one nucleus: a rim, clumps, now and then a nucleolus; pale when out of focus."""
-    dense = nucleus.kind in DENSE_KINDS
-    base = rng.normal(0.86 if dense else 0.70, 0.10)
-    rim = 0.24 * np.exp(-(((distance + 1.3) / 1.2) ** 2))
-    amount = base + (rim + (0.05 if dense else 0.13) * texture) / focus
-    return np.maximum(amount * (1.0 if focus < 2 else 0.8), 0.25)
+def _chromatin(distance: np.ndarray, texture: np.ndarray, dense: bool, focus: float) -> np.ndarray:
+    """Relative hematoxylin inside one nucleus: a rim and clumps, washed out when out of focus."""
+    rim = (0.12 if dense else 0.30) * np.exp(-(((distance + 1.2) / 1.1) ** 2))
+    return (rim + (0.07 if dense else 0.17) * texture) / focus

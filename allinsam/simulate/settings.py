@@ -25,7 +25,7 @@ class Condition:
 
 CONDITIONS: dict[str, Condition] = {
     "normal": Condition((17, 21), (15, 19), (2.4, 4.0), (0.85, 1.0), (0.0, 0.0), {}),
-    "injured": Condition((12, 15), (17, 21), (4.5, 7.0), (1.0, 1.25), (0.25, 0.5), {"WT1": (0.3, 0.4)}),
+    "injured": Condition((12, 15), (17, 21), (4.5, 7.0), (0.95, 1.12), (0.25, 0.5), {"WT1": (0.25, 0.45)}),
 }
 
 
@@ -41,25 +41,28 @@ class TissueSettings:
     um_per_px: float = 0.5
     # Geometry.
     capsule_radius_px: Range = (182.0, 204.0)
-    capsule_offset_px: float = 46.0
+    capsule_offset_px: float = 34.0
+    cut_share: float = 0.25  # of the patches show a glomerulus cut by the edge ...
+    cut_offset_px: Range = (75.0, 115.0)  # ... whose centre lies this far out
     bowman_space_px: Range = (7.0, 13.0)
-    loop_radius_px: Range = (7.5, 15.5)
+    loop_radius_px: Range = (6.5, 19.0)
     tubule_spacing_px: Range = (98.0, 122.0)
     tubule_stretch: Range = (1.0, 1.55)
     # Brightfield.
     hematoxylin: tuple[Range, Range, Range] = ((0.62, 0.80), (0.62, 0.72), (0.26, 0.36))
-    pas: tuple[Range, Range, Range] = ((0.18, 0.36), (0.62, 0.78), (0.20, 0.34))
+    pas: tuple[Range, Range, Range] = ((0.14, 0.30), (0.62, 0.78), (0.20, 0.34))
     counterstain: tuple[Range, Range, Range] = ((0.10, 0.16), (0.20, 0.28), (0.14, 0.26))
     hematoxylin_strength: Range = (0.80, 1.10)
     pas_strength: Range = (0.75, 1.15)
     haze: Range = (0.75, 1.25)
-    glass_rgb: tuple[Range, Range, Range] = ((232.0, 248.0), (228.0, 246.0), (232.0, 248.0))
+    glass: Range = (234.0, 247.0)
+    glass_tint: tuple[Range, Range, Range] = ((-2.0, 3.0), (-4.0, 0.0), (-2.0, 3.0))
     optics_sigma_px: Range = (0.55, 0.85)
     camera_noise: Range = (1.2, 2.6)
     # Fluorescence (8-bit levels unless said otherwise).
-    marker_gain: Range = (70.0, 170.0)
+    marker_gain: Range = (90.0, 180.0)
     marker_offset: Range = (4.0, 22.0)
-    autofluorescence: Range = (0.06, 0.16)  # of the gain
+    autofluorescence: Range = (0.06, 0.13)  # of the gain
     bleed: Range = (0.02, 0.07)  # of the other marker
     marker_sigma_px: Range = (1.3, 2.2)
     cell_brightness_spread: float = 0.28  # sigma of the log
@@ -121,7 +124,7 @@ def simulate_slide(
         slide_index=slide_index,
         condition=condition,
         stain_od=np.stack([s * v for s, v in zip(strength, vectors, strict=True)]).astype(np.float32),
-        glass_rgb=_uniform_each(rng, ranges.glass_rgb).astype(np.float32),
+        glass_rgb=(rng.uniform(*ranges.glass) + _uniform_each(rng, ranges.glass_tint)).astype(np.float32),
         haze=rng.uniform(*ranges.haze),
         optics_sigma_px=rng.uniform(*ranges.optics_sigma_px),
         camera_noise=rng.uniform(*ranges.camera_noise),

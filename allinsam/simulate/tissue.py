@@ -52,7 +52,7 @@ def simulate_patch(
     amounts = stain_tissue(rng, look, layout)
     tissue = amounts[PAS] * 2.0 + amounts.sum(axis=0) * 0.6
     add_nuclei(amounts, drawn)
-    light = level_nuclei(rng, look, absorb(look, focus(look, amounts)), drawn)
+    light = level_nuclei(look, absorb(look, focus(look, amounts)), drawn)
     matrix = look.matrix(size_px)
     order = {marker: place for place, marker in enumerate(MARKER_OF_CLASS.values(), start=1)}
     channels = {
