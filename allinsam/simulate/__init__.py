@@ -1,8 +1,8 @@
 """Simulated kidney tissue with exact truth, and simulated annotators."""
 
-from .annotators import ANNOTATOR_HABITS, Habits, SimulatedBox, simulate_boxes
-from .settings import CONDITIONS, MARKER_OF_CLASS, SlideLook, TissueSettings, simulate_slide
-from .tissue import SimulatedPatch, simulate_patch
+from allinsam.simulate.annotators import ANNOTATOR_HABITS, Habits, SimulatedBox, simulate_boxes
+from allinsam.simulate.settings import CONDITIONS, MARKER_OF_CLASS, SlideLook, TissueSettings, simulate_slide
+from allinsam.simulate.tissue import SimulatedPatch, simulate_patch
 
 __all__ = [
     "ANNOTATOR_HABITS",

@@ -7,9 +7,8 @@ import numpy as np
 from scipy.ndimage import find_objects
 
 from allinsam.errors import InputError
-
-from .settings import MARKER_OF_CLASS
-from .tissue import SimulatedPatch
+from allinsam.simulate.settings import MARKER_OF_CLASS
+from allinsam.simulate.tissue import SimulatedPatch
 
 MIN_SEEN_PX = 40  # less of a nucleus than this is not boxed by anyone
 

@@ -3,6 +3,8 @@
 import cv2
 import numpy as np
 
+FAR_PX = 1e3  # a distance that reaches nothing in a patch
+
 
 def smooth_noise(rng: np.random.Generator, size_px: int, scale_px: float, octaves: int = 1) -> np.ndarray:
     """Float32 (size, size) noise of unit deviation whose bumps are about `scale_px` wide."""
@@ -79,3 +81,12 @@ def direction_at(field: np.ndarray, points: np.ndarray) -> np.ndarray:
     slope_x = field[y, x + step] - field[y, x - step]
     slope_y = field[y + step, x] - field[y - step, x]
     return np.arctan2(slope_y, slope_x) + np.pi / 2
+
+
+def window_around(x: float, y: float, reach_px: float, shape: tuple[int, ...]) -> tuple[slice, slice]:
+    """Rows and columns within reach of a point, cut at the image's edge."""
+    height, width = shape
+    return (
+        slice(max(int(y - reach_px), 0), min(int(y + reach_px) + 1, height)),
+        slice(max(int(x - reach_px), 0), min(int(x + reach_px) + 1, width)),
+    )

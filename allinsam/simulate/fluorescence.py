@@ -3,9 +3,9 @@
 import cv2
 import numpy as np
 
-from .fields import smooth_noise
-from .nuclei import DrawnNuclei
-from .settings import CONDITIONS, MARKER_OF_CLASS, MarkerLook, SlideLook
+from allinsam.simulate.fields import smooth_noise
+from allinsam.simulate.nuclei import DrawnNuclei
+from allinsam.simulate.settings import CONDITIONS, MARKER_OF_CLASS, MarkerLook, SlideLook
 
 
 def draw_channel(

@@ -1,16 +1,53 @@
-"""Draw the nuclei of a layout: exact instances, and their chromatin in amounts of stain."""
+"""Nuclei: what they are, their exact instances, and their chromatin in amounts of stain."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import ndtri
 
-from .fields import grain
-from .layout import Nucleus
+from allinsam.simulate.fields import grain, window_around
 
 EDGE_PX = 1.2
 MIN_VISIBLE_PX = 30
 DENSE_KINDS = ("stromal", "parietal", "endothelial", "vascular")
+
+
+# kind -> (long semi-axis px, short semi-axis px): ranges; podocytes and mesangial cells overlap on purpose.
+NUCLEUS_SIZE = {
+    "podocyte": ((6.0, 8.8), (5.0, 7.0)),
+    "mesangial": ((5.8, 8.6), (4.4, 6.6)),
+    "endothelial": ((5.5, 8.0), (2.8, 3.8)),
+    "parietal": ((6.5, 9.5), (2.7, 3.7)),
+    "vascular": ((5.5, 8.0), (2.6, 3.6)),
+    "tubular": ((6.0, 7.6), (5.4, 6.9)),
+    "stromal": ((6.0, 10.0), (2.6, 4.2)),
+}
+
+
+@dataclass
+class Nucleus:
+    """An ellipse with a wavy outline; `kind` is where it lives, `class_name` what a marker would say."""
+
+    kind: str
+    x: float
+    y: float
+    long_px: float
+    short_px: float
+    angle: float
+
+    @property
+    def class_name(self) -> str:
+        return self.kind if self.kind in ("podocyte", "mesangial") else "other"
+
+    @property
+    def radius_px(self) -> float:
+        return float(np.sqrt(self.long_px * self.short_px))
+
+
+def new_nucleus(rng: np.random.Generator, kind: str, point: np.ndarray, angle: float) -> Nucleus:
+    long_range, short_range = NUCLEUS_SIZE[kind]
+    long_px, short_px = rng.uniform(*long_range), rng.uniform(*short_range)
+    return Nucleus(kind, point[0], point[1], max(long_px, short_px), min(long_px, short_px), angle)
 
 
 @dataclass(frozen=True)
@@ -63,20 +100,25 @@ def _even_normal(rng: np.random.Generator, kinds: np.ndarray) -> np.ndarray:
     return np.clip(values, -2.5, 2.5)
 
 
+def ellipse_distance(nucleus: Nucleus, window: tuple[slice, slice]) -> np.ndarray:
+    """Signed distance in px to the nucleus's plain ellipse, negative inside."""
+    return (np.hypot(*_in_radii(nucleus, window)) - 1.0) * nucleus.radius_px
+
+
+def _in_radii(nucleus: Nucleus, window: tuple[slice, slice]) -> tuple[np.ndarray, np.ndarray]:
+    """Position along the long and the short axis, in units of each."""
+    rows, columns = np.mgrid[window].astype(np.float32) + 0.5
+    dx, dy = columns - nucleus.x, rows - nucleus.y
+    cos, sin = np.cos(nucleus.angle), np.sin(nucleus.angle)
+    return (dx * cos + dy * sin) / nucleus.long_px, (dy * cos - dx * sin) / nucleus.short_px
+
+
 def _outline(
     rng: np.random.Generator, nucleus: Nucleus, size_px: int
 ) -> tuple[tuple[slice, slice], np.ndarray]:
     """Signed distance (px, negative inside) to a wavy ellipse, in a window around it."""
-    reach = int(nucleus.long_px * 1.3) + 5
-    top, left = max(int(nucleus.y) - reach, 0), max(int(nucleus.x) - reach, 0)
-    window = (
-        slice(top, min(int(nucleus.y) + reach + 1, size_px)),
-        slice(left, min(int(nucleus.x) + reach + 1, size_px)),
-    )
-    rows, columns = np.mgrid[window].astype(np.float32) + 0.5
-    dx, dy = columns - nucleus.x, rows - nucleus.y
-    cos, sin = np.cos(nucleus.angle), np.sin(nucleus.angle)
-    u, v = (dx * cos + dy * sin) / nucleus.long_px, (dy * cos - dx * sin) / nucleus.short_px
+    window = window_around(nucleus.x, nucleus.y, nucleus.long_px * 1.3 + 5, (size_px, size_px))
+    u, v = _in_radii(nucleus, window)
     theta = np.arctan2(v, u)
     wave = 0.075 if nucleus.kind == "mesangial" else 0.045
     edge = np.ones_like(theta)

@@ -3,10 +3,11 @@
 import cv2
 import numpy as np
 
-from .fields import grain, inside, line, smooth_noise
-from .layout import ARTERIOLE_WALL_PX, Layout
-from .nuclei import DrawnNuclei
-from .settings import CONDITIONS, SlideLook
+from allinsam.simulate.fields import grain, inside, line, smooth_noise
+from allinsam.simulate.glomerulus import ARTERIOLE_WALL_PX
+from allinsam.simulate.layout import Layout
+from allinsam.simulate.nuclei import DrawnNuclei
+from allinsam.simulate.settings import CONDITIONS, SlideLook
 
 HEMATOXYLIN, PAS, COUNTERSTAIN = range(3)
 NUCLEAR_COUNTERSTAIN = 0.1

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from allinsam.errors import InputError
-
-from .fluorescence import draw_channel
-from .layout import draw_layout
-from .nuclei import draw_nuclei
-from .settings import MARKER_OF_CLASS, SlideLook
-from .staining import PAS, absorb, add_nuclei, focus, level_nuclei, photograph, stain_tissue
+from allinsam.simulate.fluorescence import draw_channel
+from allinsam.simulate.layout import draw_layout
+from allinsam.simulate.nuclei import draw_nuclei
+from allinsam.simulate.settings import MARKER_OF_CLASS, SlideLook
+from allinsam.simulate.staining import PAS, absorb, add_nuclei, focus, level_nuclei, photograph, stain_tissue
 
 SMALLEST_PX = 128
 
