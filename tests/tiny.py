@@ -1,10 +1,10 @@
-"""A SAM of segment_anything's own classes, so small that a test builds and runs it in a moment. Random weights."""
+"""A SAM of segment_anything's own classes with random weights, small enough to run in a moment."""
 
 import torch
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
 import allinsam.sam  # noqa: F401 - makes segment_anything importable
 from allinsam.sam.backbones import Backbone, LoadedBackbone
-from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
 FRAME_PX = 64
 TOKEN_PX = 8
@@ -47,7 +47,7 @@ def build_tiny() -> Sam:
 
 
 def tiny_backbone(seed: int = 0, whole_patch: bool = False, box_as_mask: bool = True) -> LoadedBackbone:
-    """The tiny SAM with weights drawn by `seed`; like the compact model, or with whole_patch like the published."""
+    """The tiny SAM with weights drawn by `seed`; framed as the compact model, or as the published ones."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         sam = build_tiny()

@@ -128,4 +128,6 @@ class EmbeddingCache:
     @staticmethod
     def _describe(key: str, frames: tuple, features: torch.Tensor) -> dict[str, str]:
         checksum = hashlib.sha256(features.contiguous().numpy()).hexdigest()
-        return {"key": key, "frames": json.dumps([astuple(frame) for frame in frames]), "sha256": checksum}
+        content = {"key": key, "frames": [astuple(frame) for frame in frames], "sha256": checksum}
+        # One entry only: safetensors writes several in any order, and one patch should give one file.
+        return {"embedding": json.dumps(content)}

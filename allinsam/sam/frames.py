@@ -31,6 +31,11 @@ class Frame:
         """Frame px per patch px."""
         return self.scaled_width_px / self.width_px, self.scaled_height_px / self.height_px
 
+    @property
+    def window(self) -> tuple[slice, slice]:
+        """Rows and columns of the patch."""
+        return slice(self.y0, self.y0 + self.height_px), slice(self.x0, self.x0 + self.width_px)
+
     def to_frame(self, boxes: np.ndarray) -> np.ndarray:
         """Boxes (n, 4) in patch px as float32 boxes in frame px."""
         offset = np.array([self.x0, self.y0] * 2, dtype=np.float64)
@@ -73,7 +78,7 @@ def cut_frames(
     """
     cut = []
     for frame in frames:
-        window = image_rgb[frame.y0 : frame.y0 + frame.height_px, frame.x0 : frame.x0 + frame.width_px]
+        window = image_rgb[frame.window]
         size = (frame.scaled_width_px, frame.scaled_height_px)
         if size != (frame.width_px, frame.height_px):
             window = np.asarray(Image.fromarray(window).resize(size, Image.Resampling.BILINEAR))

@@ -1,6 +1,7 @@
 """Boxes to masks: embed a patch once, then decode any number of boxes on it."""
 
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,34 +69,57 @@ class Segmenter:
         Parts of a box outside the patch are ignored. Raises InputError naming the first box that cannot be
         used, and ModelError where the embedding is another backbone's.
         """
+        boxes = self._check(embedding, boxes)
+        masks = np.zeros((len(boxes), *embedding.size_hw), bool)
+        predicted_iou = np.zeros(len(boxes), np.float32)
+        for index, frame, logits, score in self._decoded(embedding, boxes):
+            if _paste(masks[index], logits > 0, frame, boxes[index]):
+                predicted_iou[index] = score
+        return Segmentation(masks, predicted_iou)
+
+    def logits_from_boxes(
+        self, embedding: PatchEmbedding, boxes: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """SAM's own answer, neither thresholded nor cleaned: logits (n, H, W) and predicted IoU (n,).
+
+        Pixels outside the frame in which a box was decoded are -inf.
+        """
+        boxes = self._check(embedding, boxes)
+        logits = np.full((len(boxes), *embedding.size_hw), -np.inf, np.float32)
+        predicted_iou = np.zeros(len(boxes), np.float32)
+        for index, frame, found, score in self._decoded(embedding, boxes):
+            logits[index][frame.window] = found
+            predicted_iou[index] = score
+        return logits, predicted_iou
+
+    def _check(self, embedding: PatchEmbedding, boxes: np.ndarray) -> np.ndarray:
         if embedding.weights_sha256 != self.loaded.weights_sha256:
             raise ModelError(
                 f"This embedding was made with weights {embedding.weights_sha256[:12]}, the segmenter has "
                 f"{self.loaded.weights_sha256[:12]}. Embed the patch again."
             )
-        boxes = check_boxes(boxes, embedding.size_hw)
-        masks = np.zeros((len(boxes), *embedding.size_hw), bool)
-        predicted_iou = np.zeros(len(boxes), np.float32)
+        return check_boxes(boxes, embedding.size_hw)
+
+    def _decoded(
+        self, embedding: PatchEmbedding, boxes: np.ndarray
+    ) -> Iterator[tuple[int, Frame, np.ndarray, float]]:
+        """For each box, by frames: its number, the frame, logits over the frame's window, predicted IoU."""
+        at_once = BOXES_AT_ONCE[self.loaded.device.type]
         for frame, features, members in self._by_frame(embedding, boxes):
-            at_once = BOXES_AT_ONCE[self.loaded.device.type]
             for batch in (members[i : i + at_once] for i in range(0, len(members), at_once)):
                 logits, scores = self._decode(frame, features, boxes[batch])
                 for index, logit, score in zip(batch, logits, scores, strict=True):
-                    if _paste(masks[index], logit > 0, frame, boxes[index]):
-                        predicted_iou[index] = score
-        return Segmentation(masks, predicted_iou)
+                    yield index, frame, logit, float(score)
 
     def _encode(self, image_rgb: np.ndarray, frames: tuple[Frame, ...]) -> torch.Tensor:
         sam, at_once = self.loaded.sam, FRAMES_AT_ONCE[self.loaded.device.type]
-        with self._lock, torch.no_grad():
-            return torch.cat(
-                [
-                    sam.image_encoder(
-                        cut_frames(image_rgb, frames[i : i + at_once], self.loaded.backbone, sam)
-                    )
-                    for i in range(0, len(frames), at_once)
-                ]
-            )
+        features = []
+        for batch in (frames[i : i + at_once] for i in range(0, len(frames), at_once)):
+            cut = cut_frames(image_rgb, batch, self.loaded.backbone, sam)
+            # Taken anew for each batch: someone's boxes need not wait for all frames of someone else's patch.
+            with self._lock, torch.no_grad():
+                features.append(sam.image_encoder(cut))
+        return torch.cat(features)
 
     def _by_frame(
         self, embedding: PatchEmbedding, boxes: np.ndarray
@@ -170,7 +194,7 @@ def most_central(frames: tuple[Frame, ...], box: np.ndarray, size_hw: tuple[int,
             continue
         off_x = abs(box[0] + box[2] - frame.x0 - right)
         off_y = abs(box[1] + box[3] - frame.y0 - bottom)
-        distance = max(off_x, off_y)
+        distance = off_x**2 + off_y**2
         if distance < best_distance:
             best, best_distance = number, distance
     return best
