@@ -328,6 +328,22 @@ def test_consensus_joins_the_best_matches_first_and_one_nucleus_per_rater():
     assert {"a": 1, "b": 2} in consensus.members and {"b": 1} in consensus.members
 
 
+def test_a_chain_of_matches_never_joins_two_nuclei_of_one_rater():
+    # a1 matches b and a2 matches c (IoU 6/8 each); b and c match weakly (4/12).
+    labels_of = {
+        "a": boxes((0, 0, 6, 1, 1), (6, 0, 12, 1, 2)),
+        "b": boxes((0, 0, 8, 1, 1)),
+        "c": boxes((4, 0, 12, 1, 1)),
+    }
+    consensus = consensus_majority(labels_of, quorum=1, iou_threshold=0.3)
+    assert sorted(consensus.members, key=str) == [{"a": 1, "b": 1}, {"a": 2, "c": 1}]
+
+
+def test_a_pixel_that_half_of_those_who_found_the_nucleus_drew_is_out():
+    labels_of = {"a": boxes((0, 0, 4, 4, 1)), "b": boxes((1, 0, 5, 4, 1)), "c": NOTHING}
+    assert np.array_equal(consensus_majority(labels_of).labels, boxes((1, 0, 4, 4, 1)))
+
+
 def test_consensus_of_one_rater_is_that_rater():
     labels = boxes((*UPPER, 5), (*LOWER, 9))
     consensus = consensus_majority({"only": labels})

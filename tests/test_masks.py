@@ -124,6 +124,18 @@ def test_a_polygon_takes_the_pixels_whose_centre_is_inside():
     assert np.array_equal(masks.polygons_to_mask([triangle], (4, 4)), draw("###.", "##..", "#...", "...."))
 
 
+def test_a_hand_drawn_box_between_pixels_takes_the_centres_it_covers():
+    boxes = [
+        ((0.6, 0.6), (3.4, 3.4), "....", ".##.", ".##.", "...."),
+        ((0.4, 1.4), (2.6, 2.6), "....", "###.", "###."),
+    ]
+    for (x0, y0), (x1, y1), *rows in boxes:
+        box = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])
+        expected = draw(*rows)
+        assert np.array_equal(masks.polygons_to_mask([box], expected.shape), expected)
+        assert np.array_equal(masks.polygons_to_mask([box[::-1]], expected.shape), expected)
+
+
 def test_polygons_are_a_union_and_are_cut_at_the_border():
     squares = [np.array([[-5, -5], [2, -5], [2, 2], [-5, 2]]), np.array([[1, 1], [99, 1], [99, 99], [1, 99]])]
     assert np.array_equal(masks.polygons_to_mask(squares, (3, 4)), draw("##..", "####", ".###"))
