@@ -4,6 +4,7 @@ The acts are the truth. `replay` turns them into the rows of the `annotation` ta
 be written together with an act and rebuilt from the acts at any time.
 """
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -35,6 +36,7 @@ NEEDS_OBJECT = frozenset(
     {"box", "move", "class", "prompt", "mask_shown", "mask_edit", "accept", "reject", "delete"}
 )
 CLASS_STATE_OF_KIND = {"nothing_here": "nothing_here", "unsure": "unsure", "skip": "skipped"}
+LONGEST_TEXT = 2000
 SETTLED = ("complete", "nothing_here", "unsure", "skipped")
 
 
@@ -56,6 +58,8 @@ class ObjectState:
     threshold_id: int | None = None
     registration_id: int | None = None
     molecular_support: float | None = None
+    # The act that last asked for a mask: an answer to an earlier one comes too late.
+    asked: ActId | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,10 @@ class AssignmentState:
 
     def proposed(self) -> list[ObjectState]:
         return [thing for thing in self.objects.values() if thing.state == "proposed"]
+
+    def without_mask(self) -> list[ObjectState]:
+        """Boxes whose mask has not come yet."""
+        return [thing for thing in self.proposed() if thing.mask is None and thing.box is not None]
 
 
 @dataclass(frozen=True)
@@ -170,22 +178,25 @@ def replay(acts: Iterable[Act]) -> tuple[AssignmentState, list[AnnotationRow]]:
 
 
 def _object_after(thing: ObjectState | None, act: Act) -> ObjectState | None:
-    payload = act.payload
+    payload, act_id = act.payload, (act.client, act.seq)
     if act.kind == "box":
         box = tuple(float(v) for v in payload["box"])
-        return ObjectState(act.object_id or "", int(payload["class_id"]), "proposed", box, box)
+        return ObjectState(act.object_id or "", int(payload["class_id"]), "proposed", box, box, asked=act_id)
     if act.kind == "mask_edit" and thing is None:
         drawn = ObjectState(act.object_id or "", int(payload["class_id"]), "proposed", origin="drawn")
         return _with_mask(drawn, payload, payload.get("origin", "drawn"))
     if thing is None:
         return None
     if act.kind == "move":
-        return replace(thing, box=tuple(float(v) for v in payload["box"]), mask=None, state="proposed")
+        box = tuple(float(v) for v in payload["box"])
+        return replace(thing, box=box, mask=None, state="proposed", asked=act_id)
     if act.kind == "class":
         return replace(thing, class_id=int(payload["class_id"]), **_evidence(payload))
     if act.kind == "prompt":
-        return replace(thing, prompts=(*thing.prompts, dict(payload)))
+        return replace(thing, prompts=(*thing.prompts, dict(payload)), asked=act_id)
     if act.kind == "mask_shown":
+        if "answers" in payload and tuple(payload["answers"]) != thing.asked:
+            return None
         return _with_mask(thing, payload, "sam")
     if act.kind == "mask_edit":
         return _with_mask(thing, payload, "drawn" if thing.origin == "drawn" else "edited")
@@ -237,6 +248,10 @@ def validate(act: Act, state: AssignmentState, class_ids: Iterable[int], size_hw
     where = f"Act {act.seq} ({act.kind})"
     if act.seq < 1 or not act.client or not math.isfinite(act.client_ms):
         raise InputError(f"{where} needs a client, a seq from 1 and a finite client_ms. Reload the page.")
+    try:
+        json.dumps(dict(act.payload), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{where}: its payload cannot be kept as JSON ({error}).") from error
     if act.kind not in ACT_KINDS:
         return
     if state.submitted and act.kind in UNDOABLE - {"submit"}:
@@ -245,12 +260,29 @@ def validate(act: Act, state: AssignmentState, class_ids: Iterable[int], size_hw
         _validate_object(act, state, set(class_ids), size_hw, where)
     elif act.kind in CLASS_STATE_OF_KIND:
         _validate_class(act.payload.get("class_id"), set(class_ids), where)
+        if act.kind == "skip" and not _is_text(act.payload.get("reason")):
+            raise InputError(f"{where} needs a reason. Say why this cannot be judged.")
+    elif act.kind == "comment" and not _is_text(act.payload.get("text")):
+        raise InputError(f"{where} is empty or longer than {LONGEST_TEXT} characters. Write a short text.")
     elif act.kind in ("undo", "redo"):
-        target = act.payload.get("act")
-        if not isinstance(target, (list, tuple)) or len(target) != 2:
-            raise InputError(f"{where} must name the act it takes back as [client, seq], not {target!r}.")
+        _validate_target(act, state, where)
     elif act.kind == "submit":
         _validate_submit(act, state, set(class_ids), where)
+
+
+def _validate_target(act: Act, state: AssignmentState, where: str) -> None:
+    named = act.payload.get("act")
+    if not isinstance(named, (list, tuple)) or len(named) != 2:
+        raise InputError(f"{where} must name the act it takes back as [client, seq], not {named!r}.")
+    stack = state.undo_stack if act.kind == "undo" else state.redo_stack
+    if tuple(named) not in stack:
+        raise InputError(f"{where}: there is no act {list(named)} to {act.kind} here. Reload the page.")
+    if state.submitted and tuple(named) != stack[-1]:
+        raise InputError(f"{where}: this patch is submitted. Reopen it first to change it.")
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip()) and len(value) <= LONGEST_TEXT
 
 
 def _validate_class(class_id: Any, class_ids: set[int], where: str) -> None:
@@ -267,6 +299,8 @@ def _validate_object(
     if not act.object_id:
         raise InputError(f"{where} needs an object_id.")
     known = act.object_id in state.objects
+    if act.kind == "mask_shown" and not known:
+        return  # The box was taken back while the server worked: kept, without effect.
     if act.kind == "box" and known:
         raise InputError(f"{where}: object {act.object_id} exists already. Use a new id for a new box.")
     if act.kind not in ("box", "mask_edit") and not known:
@@ -299,6 +333,12 @@ def _validate_submit(act: Act, state: AssignmentState, class_ids: set[int], wher
     for class_id, class_state in classes.items():
         if class_state not in SETTLED:
             raise InputError(f"{where}: {class_state!r} is not one of {list(SETTLED)}.")
+        waiting = sum(thing.class_id == int(class_id) for thing in state.proposed())
+        if waiting and class_state in ("complete", "nothing_here"):
+            raise InputError(
+                f"{where}: {waiting} proposed nuclei of class {class_id} are neither accepted nor rejected. "
+                "Settle them first."
+            )
         has_objects = any(thing.class_id == int(class_id) for thing in state.accepted())
         if class_state == "nothing_here" and has_objects:
             raise InputError(

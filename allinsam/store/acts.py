@@ -38,24 +38,46 @@ def act_rows(db: Database) -> list[dict[str, Any]]:
     )
 
 
-def insert_act(db: Database, assignment_id: int, act: Act) -> int | None:
-    """Append an act; None if this (client, seq) is already there."""
-    seen = db.execute("SELECT 1 FROM act WHERE client = ? AND seq = ?", [act.client, act.seq]).fetchone()
-    if seen:
-        return None
-    row = {
+def stored_act(db: Database, client: str, seq: int) -> tuple[int, Act] | None:
+    """The assignment and the act kept under this (client, seq), if there is one."""
+    for row in db["act"].rows_where("client = ? AND seq = ?", [client, seq]):
+        return row["assignment_id"], _act(row)
+    return None
+
+
+def act_summary(db: Database, assignment_id: int) -> tuple[int, str | None]:
+    """How many acts an assignment has, and when the last one was received."""
+    row = db.execute(
+        "SELECT count(*), max(received_at) FROM act WHERE assignment_id = ?", [assignment_id]
+    ).fetchone()
+    return int(row[0]), row[1]
+
+
+def has_acted(db: Database, person_id: str) -> bool:
+    """Whether a person has drawn anything in this study yet."""
+    query = """SELECT 1 FROM act x JOIN assignment a ON a.id = x.assignment_id
+        WHERE a.person_id = ? AND x.object_id IS NOT NULL LIMIT 1"""
+    return db.execute(query, [person_id]).fetchone() is not None
+
+
+def insert_act(db: Database, assignment_id: int, act: Act) -> int:
+    """Append an act; its (client, seq) must be new."""
+    row = {**act_values(act), "assignment_id": assignment_id, "received_at": utc_now()}
+    return int(db["act"].insert(row).last_pk)
+
+
+def act_values(act: Act) -> dict[str, Any]:
+    """The columns of an act that its sender decides."""
+    return {
         "client": act.client,
         "seq": act.seq,
-        "assignment_id": assignment_id,
         "object_id": act.object_id,
         "kind": act.kind,
         "payload": json.dumps(dict(act.payload), sort_keys=True, allow_nan=False),
         "payload_version": act.payload_version,
         "client_ms": float(act.client_ms),
-        "received_at": utc_now(),
         "surface": act.surface,
     }
-    return int(db["act"].insert(row).last_pk)
 
 
 def insert_annotations(db: Database, assignment_id: int, act_id: int, rows: Iterable[AnnotationRow]) -> None:
@@ -96,6 +118,12 @@ def current_annotations(db: Database, assignment_id: int | None = None) -> list[
     if assignment_id is not None:
         query += " AND n.assignment_id = :assignment"
     return list(db.query(query + " ORDER BY n.assignment_id, n.object_id", {"assignment": assignment_id}))
+
+
+def annotations_by_threshold(db: Database) -> dict[int, int]:
+    """Threshold id -> how many current annotations were made under it."""
+    query = f"SELECT threshold_id, count(*) FROM ({CURRENT_QUERY}) WHERE threshold_id IS NOT NULL GROUP BY 1"
+    return {row[0]: row[1] for row in db.execute(query).fetchall()}
 
 
 def act_ids(db: Database, assignment_id: int) -> dict[tuple[str, int], int]:

@@ -64,6 +64,16 @@ def list_assignments(db: Database, person_id: str | None = None) -> list[dict[st
     )
 
 
+def patch_assignments(db: Database, patch_id: int) -> list[dict[str, Any]]:
+    """Who works on a patch, under which guidance."""
+    return list(
+        db.query(
+            "SELECT id, person_id, purpose, guidance, tool, state FROM assignment WHERE patch_id = ?",
+            [patch_id],
+        )
+    )
+
+
 def assignment_classes(db: Database, assignment_id: int) -> dict[int, str]:
     """Class id -> open, complete, nothing_here, unsure or skipped."""
     rows = db["assignment_class"].rows_where("assignment_id = ?", [assignment_id], order_by="class_id")

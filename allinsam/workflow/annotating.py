@@ -83,17 +83,29 @@ def record_acts(study: Study, assignment_id: int, person_id: str, acts: Sequence
         acknowledged: list[int] = []
         unknown: list[str] = []
         for act in acts:
-            act_rules.validate(act, player.state, class_ids, size_hw)
-            act_id = act_store.insert_act(db, assignment_id, act)
+            if not _is_repeat(db, assignment_id, act):
+                act_rules.validate(act, player.state, class_ids, size_hw)
+                act_id = act_store.insert_act(db, assignment_id, act)
+                act_store.insert_annotations(db, assignment_id, act_id, player.apply(act))
             acknowledged.append(act.seq)
-            if act_id is None:
-                continue
-            act_store.insert_annotations(db, assignment_id, act_id, player.apply(act))
             if act.kind not in act_rules.ACT_KINDS:
                 unknown.append(act.kind)
         state = player.state
         _update_progress(db, assignment, state, bool(acts))
     return Recorded(tuple(acknowledged), tuple(unknown), state)
+
+
+def _is_repeat(db: Any, assignment_id: int, act: Act) -> bool:
+    """Whether this very act is kept already; another act under its number is refused, not dropped."""
+    kept = act_store.stored_act(db, act.client, act.seq)
+    if kept is None:
+        return False
+    # Compared as they are stored: a tuple comes back as a list.
+    if kept[0] != assignment_id or act_store.act_values(kept[1]) != act_store.act_values(act):
+        raise InputError(
+            f"Act {act.seq} ({act.kind}): this page has sent another act under that number. Reload the page."
+        )
+    return True
 
 
 def _update_progress(db: Any, assignment: dict[str, Any], state: AssignmentState, touched: bool) -> None:

@@ -1,0 +1,248 @@
+"""One annotator at one patch: every gesture becomes acts that are kept before the next one.
+
+The page, a script and a test annotate through the same desk. It holds no truth of its own: its
+state is what the study's acts add up to.
+"""
+
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from allinsam.acts import ActId, AssignmentState, ObjectState, Replay
+from allinsam.errors import InputError
+from allinsam.masks import decode_rle, encode_rle, rle_area
+from allinsam.records import Act
+from allinsam.sam.embeddings import EmbeddingCache
+from allinsam.store import Study
+from allinsam.store import acts as act_store
+from allinsam.store import assignments as queue
+from allinsam.store import study as study_rows
+from allinsam.workflow.annotating import ActLog, marker_evidence, masks_for_boxes, record_acts
+
+
+def monotonic_ms() -> float:
+    """The clock of a page whose browser reports no times of its own."""
+    return time.monotonic() * 1000.0
+
+
+@dataclass(frozen=True)
+class OpenPoint:
+    """Something that has to be settled before a patch can be submitted."""
+
+    kind: str  # proposals: masks neither kept nor dropped; unanswered: a class nothing was said about
+    class_id: int
+    object_ids: tuple[str, ...] = ()
+
+
+def open_points(state: AssignmentState, class_ids: Iterable[int]) -> list[OpenPoint]:
+    """What is still open on a patch, class by class. A class set aside (unsure, skipped) is settled."""
+    points = []
+    for class_id in class_ids:
+        if state.class_states.get(class_id) in ("unsure", "skipped"):
+            continue
+        waiting = tuple(o.object_id for o in state.proposed() if o.class_id == class_id)
+        kept = any(thing.class_id == class_id for thing in state.accepted())
+        if waiting:
+            points.append(OpenPoint("proposals", class_id, waiting))
+        elif not kept and state.class_states.get(class_id) != "nothing_here":
+            points.append(OpenPoint("unanswered", class_id))
+    return points
+
+
+def final_states(state: AssignmentState, class_ids: Iterable[int]) -> dict[str, str]:
+    """What a submit says about each class: what was marked, else complete."""
+    marked = ("nothing_here", "unsure", "skipped")
+    return {
+        str(class_id): current if (current := state.class_states.get(class_id)) in marked else "complete"
+        for class_id in class_ids
+    }
+
+
+def is_empty(thing: ObjectState) -> bool:
+    """True where SAM found nothing in the box."""
+    return thing.mask is not None and rle_area(thing.mask.as_rle()) == 0
+
+
+@dataclass
+class Desk:
+    """Every method that changes something returns only after it has been committed."""
+
+    study: Study
+    assignment_id: int
+    person_id: str
+    log: ActLog
+    cache: EmbeddingCache | None = None
+    clock_ms: Callable[[], float] = monotonic_ms
+    assignment: dict[str, Any] = field(init=False)
+    classes: dict[int, dict[str, Any]] = field(init=False)  # those asked for here, by id
+    state: AssignmentState = field(init=False)
+    n_acts: int = field(init=False)
+    saved_at: str | None = field(init=False)  # UTC, of the last act kept
+
+    def __post_init__(self) -> None:
+        with self.study.science.read() as db:
+            self.assignment = queue.get_assignment(db, self.assignment_id)
+            asked = queue.assignment_classes(db, self.assignment_id)
+            self.classes = {row["id"]: row for row in study_rows.list_classes(db) if row["id"] in asked}
+            self.state = Replay(act_store.list_acts(db, self.assignment_id)).state
+            self.n_acts, self.saved_at = act_store.act_summary(db, self.assignment_id)
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        return self.assignment["height_px"], self.assignment["width_px"]
+
+    def record(self, acts: Sequence[Act]) -> None:
+        if not acts:
+            return
+        self.state = record_acts(self.study, self.assignment_id, self.person_id, acts).state
+        with self.study.science.read() as db:
+            self.n_acts, self.saved_at = act_store.act_summary(db, self.assignment_id)
+
+    def do(self, kind: str, object_id: str | None = None, **payload: Any) -> None:
+        self.record([self.log.act(kind, self.clock_ms(), object_id, **payload)])
+
+    # --- Objects --------------------------------------------------------------------------------
+
+    def draw_boxes(self, class_id: int, boxes: Iterable[Sequence[float]]) -> list[str]:
+        """New objects, their masks still to come (`fetch_masks`)."""
+        new = {str(uuid.uuid4()): [float(v) for v in box] for box in boxes}
+        self._do_each("box", {key: {"class_id": class_id, "box": box} for key, box in new.items()})
+        return list(new)
+
+    def move_box(self, object_id: str, box: Sequence[float]) -> None:
+        self.do("move", object_id, box=[float(v) for v in box])
+
+    def change_class(self, object_id: str, class_id: int) -> None:
+        self.do("class", object_id, class_id=class_id, **self._evidence(class_id, self._mask(object_id)))
+
+    def accept(self, object_ids: Iterable[str]) -> None:
+        """Keep these masks; one undo takes all of one call back.
+
+        Raises:
+            InputError: one of them has no mask, or an empty one.
+        """
+        object_ids = list(object_ids)
+        for object_id in object_ids:
+            thing = self._thing(object_id)
+            if thing.mask is None or is_empty(thing):
+                raise InputError(
+                    "There is no outline to keep: nothing was found in this box. Draw the outline by hand, "
+                    "draw the box again, or delete it."
+                )
+        self._do_each("accept", {object_id: {} for object_id in object_ids})
+
+    def acceptable(self) -> list[str]:
+        """Proposed objects whose mask is there to be kept."""
+        return [o.object_id for o in self.state.proposed() if o.mask is not None and not is_empty(o)]
+
+    def reject(self, object_id: str) -> None:
+        self.do("reject", object_id)
+
+    def delete(self, object_ids: Iterable[str]) -> None:
+        self._do_each("delete", {object_id: {} for object_id in object_ids})
+
+    def set_outline(
+        self, mask: np.ndarray, tool: str, object_id: str | None = None, class_id: int | None = None
+    ) -> str:
+        """An outline made by hand: of a new object (give `class_id`) or instead of one's mask."""
+        if not np.any(mask):
+            raise InputError("This outline holds no pixel. Draw it larger, or delete the nucleus instead.")
+        if object_id is None:
+            object_id, new = str(uuid.uuid4()), {"class_id": class_id}
+        else:
+            new, class_id = {}, self._thing(object_id).class_id
+        evidence = self._evidence(class_id, mask)
+        self.do("mask_edit", object_id, mask=encode_rle(mask), tool=tool, **new, **evidence)
+        return object_id
+
+    def fetch_masks(self) -> int:
+        """SAM's masks for the boxes that wait for theirs; how many there were."""
+        waiting = self.state.without_mask()
+        if not waiting or self.cache is None:
+            return 0
+        acts = []
+        for class_id, row in self.classes.items():
+            own = [thing for thing in waiting if thing.class_id == class_id]
+            started = self.clock_ms()
+            boxes = np.array([thing.box for thing in own], np.float32)
+            patch_id = self.assignment["patch_id"]
+            found = masks_for_boxes(self.study, self.cache, patch_id, row["marker"], boxes)
+            model_ms = round(self.clock_ms() - started, 1)
+            for thing, payload in zip(own, found, strict=True):
+                payload |= {"answers": list(thing.asked or ()), "model_ms": model_ms}
+                acts.append(self.log.act("mask_shown", self.clock_ms(), thing.object_id, **payload))
+        self.record(acts)
+        return len(acts)
+
+    # --- Undo and redo --------------------------------------------------------------------------
+
+    def undo(self) -> bool:
+        """Take the last gesture back; False where there is nothing to take back."""
+        return self._step_back("undo", self.state.undo_stack)
+
+    def redo(self) -> bool:
+        return self._step_back("redo", self.state.redo_stack)
+
+    def _step_back(self, kind: str, stack: tuple[ActId, ...]) -> bool:
+        if not stack:
+            return False
+        with self.study.science.read() as db:
+            kept = {(act.client, act.seq): act for act in act_store.list_acts(db, self.assignment_id)}
+        batch = kept[stack[-1]].payload.get("batch")
+        targets = [stack[-1]]
+        for act_id in reversed(stack[:-1]):
+            if batch is None or kept[act_id].payload.get("batch") != batch:
+                break
+            targets.append(act_id)
+        self.record([self.log.act(kind, self.clock_ms(), act=list(target)) for target in targets])
+        return True
+
+    # --- Classes and the patch ------------------------------------------------------------------
+
+    def open_points(self) -> list[OpenPoint]:
+        return open_points(self.state, self.classes)
+
+    def submit(self) -> None:
+        """Hand the patch in.
+
+        Raises:
+            InputError: something is still open (`open_points`).
+        """
+        points = self.open_points()
+        if points:
+            names = ", ".join(self.classes[point.class_id]["name"] for point in points)
+            raise InputError(f"This patch is not finished for {names}. Settle what is open first.")
+        self.do("submit", classes=final_states(self.state, self.classes))
+
+    def reopen(self) -> None:
+        """Take the submit back, so that the patch can be changed."""
+        if self.state.submitted:
+            self.undo()
+
+    # --- Parts ----------------------------------------------------------------------------------
+
+    def _do_each(self, kind: str, payloads: Mapping[str, Mapping[str, Any]]) -> None:
+        """One act for each object, in one transaction; several share a batch, which undo takes as one."""
+        batch = {"batch": str(uuid.uuid4())} if len(payloads) > 1 else {}
+        now = self.clock_ms()
+        self.record([self.log.act(kind, now, key, **payload, **batch) for key, payload in payloads.items()])
+
+    def _thing(self, object_id: str) -> ObjectState:
+        if object_id not in self.state.objects:
+            raise InputError("This nucleus is no longer here. Reload the page.")
+        return self.state.objects[object_id]
+
+    def _mask(self, object_id: str) -> np.ndarray | None:
+        mask = self._thing(object_id).mask
+        return None if mask is None else decode_rle(mask.as_rle())
+
+    def _evidence(self, class_id: int | None, mask: np.ndarray | None) -> dict[str, Any]:
+        if mask is None or class_id not in self.classes:
+            return {}
+        marker = self.classes[class_id]["marker"]
+        evidence = marker_evidence(self.study, self.assignment["patch_id"], marker)
+        return evidence.of_mask(mask) if evidence else {}

@@ -1,0 +1,127 @@
+"""What acts add up to, without a database."""
+
+import pytest
+
+from allinsam.acts import Replay, replay, validate
+from allinsam.errors import InputError
+from allinsam.masks import encode_rle
+from allinsam.records import Act
+from tests.studies import PODOCYTES, box_of, disc
+
+SIZE = (512, 512)
+RLE = encode_rle(disc(PODOCYTES[0]))
+
+
+def act(seq: int, kind: str, object_id: str | None = None, **payload: object) -> Act:
+    return Act("tab", seq, kind, 1000.0 * seq, payload, object_id)
+
+
+def shown(seq: int, answers: int, object_id: str = "a") -> Act:
+    source = {"backbone": "compact", "weights_sha256": "0" * 64, "predicted_iou": 0.9}
+    return act(seq, "mask_shown", object_id, mask=RLE, answers=["tab", answers], **source)
+
+
+BOX = act(1, "box", "a", class_id=1, box=box_of(PODOCYTES[0]))
+
+
+def test_box_mask_accept_make_one_row() -> None:
+    state, rows = replay([BOX, shown(2, 1), act(3, "accept", "a")])
+    assert [row.state for row in rows] == ["accepted"]
+    assert state.objects["a"].mask.as_rle() == RLE
+    assert state.objects["a"].first_box == tuple(box_of(PODOCYTES[0]))
+
+
+def test_undoing_a_box_takes_its_mask_along_and_redo_brings_both_back() -> None:
+    player = Replay([BOX, shown(2, 1)])
+    player.apply(act(3, "undo", act=["tab", 1]))
+    assert player.state.objects == {}
+    player.apply(act(4, "redo", act=["tab", 1]))
+    assert player.state.objects["a"].mask is not None
+    assert player.state.undo_stack == (("tab", 1),)
+
+
+def test_a_new_gesture_ends_redo() -> None:
+    player = Replay([BOX, act(2, "undo", act=["tab", 1])])
+    assert player.state.redo_stack == (("tab", 1),)
+    player.apply(act(3, "box", "b", class_id=1, box=box_of(PODOCYTES[1])))
+    assert player.state.redo_stack == ()
+
+
+def test_a_mask_that_answers_an_older_box_comes_too_late() -> None:
+    moved = act(2, "move", "a", box=box_of(PODOCYTES[1]))
+    state, _ = replay([BOX, moved, shown(3, 1)])
+    assert state.objects["a"].mask is None
+    assert [thing.object_id for thing in state.without_mask()] == ["a"]
+    state, _ = replay([BOX, moved, shown(3, 1), shown(4, 2)])
+    assert state.objects["a"].mask is not None
+
+
+def test_moving_an_accepted_box_ends_its_row_until_it_is_accepted_again() -> None:
+    acts = [BOX, shown(2, 1), act(3, "accept", "a"), act(4, "move", "a", box=box_of(PODOCYTES[1]))]
+    _, rows = replay([*acts, shown(5, 4), act(6, "accept", "a")])
+    assert [(row.act[1], row.state) for row in rows] == [(3, "accepted"), (4, "deleted"), (6, "accepted")]
+
+
+def test_a_new_box_takes_nothing_here_back() -> None:
+    state, _ = replay([act(1, "nothing_here", class_id=1), act(2, "nothing_here", class_id=2)])
+    assert state.class_states == {1: "nothing_here", 2: "nothing_here"}
+    state, _ = replay([act(1, "nothing_here", class_id=1), act(2, "box", "a", class_id=1, box=[0, 0, 9, 9])])
+    assert state.class_states == {}
+
+
+REFUSED = {
+    "outside": act(1, "box", "a", class_id=1, box=[500.0, 0.0, 513.0, 9.0]),
+    "no area": act(1, "box", "a", class_id=1, box=[5.0, 0.0, 5.0, 9.0]),
+    "not a number": act(1, "box", "a", class_id=1, box=[0.0, 0.0, float("nan"), 9.0]),
+    "foreign class": act(1, "box", "a", class_id=3, box=[0.0, 0.0, 9.0, 9.0]),
+    "no object": act(1, "accept", "a"),
+    "no id": act(1, "box", None, class_id=1, box=[0.0, 0.0, 9.0, 9.0]),
+    "mask of another size": act(1, "mask_edit", "a", class_id=1, mask={"size": [64, 64], "counts": "0"}),
+    "skip without a reason": act(1, "skip", class_id=1),
+    "empty comment": act(1, "comment", text="  "),
+    "undo of nothing": act(1, "undo", act=["tab", 9]),
+    "submit without a class": act(1, "submit", classes={"1": "complete"}),
+    "submit in an unknown state": act(1, "submit", classes={"1": "complete", "2": "done"}),
+    "seq 0": act(0, "load"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_cannot_be_kept_is_refused_by_name(what: str) -> None:
+    with pytest.raises(InputError, match=rf"Act {REFUSED[what].seq} \({REFUSED[what].kind}\)"):
+        validate(REFUSED[what], Replay().state, [1, 2], SIZE)
+
+
+def test_accept_needs_a_mask() -> None:
+    with pytest.raises(InputError, match="no mask yet"):
+        validate(act(2, "accept", "a"), Replay([BOX]).state, [1], SIZE)
+
+
+def test_submit_waits_for_open_proposals() -> None:
+    open_state = Replay([BOX, shown(2, 1)]).state
+    with pytest.raises(InputError, match="1 proposed nuclei of class 1"):
+        validate(act(3, "submit", classes={"1": "complete"}), open_state, [1], SIZE)
+    # A class that is set aside may keep them.
+    validate(act(3, "submit", classes={"1": "unsure"}), open_state, [1], SIZE)
+    settled = Replay([BOX, shown(2, 1), act(3, "accept", "a")]).state
+    validate(act(4, "submit", classes={"1": "complete"}), settled, [1], SIZE)
+    with pytest.raises(InputError, match="nothing here"):
+        validate(act(4, "submit", classes={"1": "nothing_here"}), settled, [1], SIZE)
+
+
+def test_a_submitted_patch_only_takes_its_submit_back() -> None:
+    acts = [BOX, shown(2, 1), act(3, "accept", "a"), act(4, "submit", classes={"1": "complete"})]
+    state = Replay(acts).state
+    assert state.submitted
+    for refused in (act(5, "delete", "a"), act(5, "undo", act=["tab", 3])):
+        with pytest.raises(InputError, match="submitted"):
+            validate(refused, state, [1], SIZE)
+    reopen = act(5, "undo", act=["tab", 4])
+    validate(reopen, state, [1], SIZE)
+    assert not Replay([*acts, reopen]).state.submitted
+
+
+def test_an_answer_to_a_box_that_is_gone_changes_nothing() -> None:
+    validate(shown(1, 1, "gone"), Replay().state, [1], SIZE)
+    state, rows = replay([shown(1, 1, "gone")])
+    assert state.objects == {} and rows == []
