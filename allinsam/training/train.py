@@ -89,6 +89,8 @@ def train(
     }
     with torch.random.fork_rng(devices=[]):
         run = _Run(settings, patches, folder, loaded, identity, report, should_stop)
+        if run.progress.history and (folder / RUN_FILE).exists():
+            return run.result("done")
         try:
             for stage in settings.stages:
                 run.train_stage(stage)
@@ -96,6 +98,19 @@ def train(
             return run.result("cancelled")
         run.finish()
         return run.result("done")
+
+
+def batch_loss(
+    network: AdaptedSam, batch: FrameBatch, stage: str, settings: TrainingSettings, cell_px: float
+) -> Tensor:
+    """Mean over the pairs of frame and class that were labelled; an unlabelled class teaches nothing."""
+    output = network(network.normalise(batch.frames))
+    known = batch.known.to(output.logits.device)
+    logits, targets = output.logits[known], batch.targets.to(output.logits.device)[known]
+    if stage == "adapter":
+        return adapter_loss(logits, targets).mean()
+    features = output.embedding[known.nonzero()[:, 0]]
+    return corrective_loss(logits, features, targets, cell_px, settings.corrective).mean()
 
 
 class _Run:
@@ -168,7 +183,8 @@ class _Run:
             progress.seconds, progress.stage_seconds = before[0] + passed, before[1] + passed
             return progress.stage_seconds
 
-        while progress.epoch < epochs and clock() + self.validation_seconds < limit:
+        # However little time there is, a stage takes one step: its result must exist.
+        while progress.epoch < epochs and (progress.epoch == 0 or clock() + self.validation_seconds < limit):
             rng = np.random.default_rng([self.settings.seed, stages.index(stage), progress.epoch])
             losses: list[float] = []
             batches = random_batches(
@@ -226,24 +242,13 @@ class _Run:
         for group in self.optimizer.param_groups:
             half_cosine = 0.5 * (1.0 + math.cos(math.pi * min(1.0, share)))
             group["lr"] = SETTLED_LEARNING_RATE + (top - SETTLED_LEARNING_RATE) * half_cosine
-        loss = self._loss(batch, stage)
+        loss = batch_loss(self.network, batch, stage, settings, self.cell_px)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.network.trainable_parameters().values(), settings.gradient_clip)
         if torch.isfinite(loss) and torch.isfinite(norm):
             self.optimizer.step()
         return loss.item() if torch.isfinite(norm) else math.nan
-
-    def _loss(self, batch: FrameBatch, stage: str) -> Tensor:
-        """Mean over the pairs of frame and class that were labelled; an unlabelled class teaches nothing."""
-        output = self.network(self.network.normalise(batch.frames))
-        known = batch.known.to(output.logits.device)
-        frame_of_pair = known.nonzero()[:, 0]
-        logits, targets = output.logits[known], batch.targets.to(output.logits.device)[known]
-        if stage == "adapter":
-            return adapter_loss(logits, targets).mean()
-        features = output.embedding[frame_of_pair]
-        return corrective_loss(logits, features, targets, self.cell_px, self.settings.corrective).mean()
 
     def _report(self, stage: str, done: int, losses: list[float], limit: float) -> None:
         now = time.monotonic()
@@ -279,7 +284,7 @@ class _Run:
         self.validation_seconds = time.monotonic() - begun
         clock()
         row = {
-            **self._status(stage, progress.epoch * self.steps_per_epoch, losses, limit),
+            **self._status(stage, (progress.epoch - 1) * self.steps_per_epoch + len(losses), losses, limit),
             "val": scores.get("dice"),
             "scores": scores,
         }

@@ -1,0 +1,150 @@
+import math
+
+import pytest
+import torch
+
+from allinsam.training.corrective import (
+    MOCL_MODES,
+    CorrectiveSettings,
+    adapter_loss,
+    annotated_cells,
+    corrective_loss,
+    grid_k,
+    similarity,
+    weighted_bce,
+    weighted_dice,
+)
+
+LN3 = math.log(3.0)
+
+
+@pytest.fixture
+def example() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """4 x 4 cells; the upper left 2 x 2 are annotated, with p = 0.75, 0.5, 0.5, 0.25; p = 0.25 elsewhere.
+
+    Features there: along the prototype, along it, across it, against it; across it elsewhere.
+    """
+    logits = torch.full((1, 4, 4), -LN3)
+    logits[0, :2, :2] = torch.tensor([[LN3, 0.0], [0.0, -LN3]])
+    targets = torch.zeros(1, 4, 4)
+    targets[0, :2, :2] = 1.0
+    features = torch.zeros(1, 2, 4, 4)
+    features[:, 1] = 1.0
+    features[0, :, :2, :2] = torch.tensor([[[1.0, 2.0], [0.0, -1.0]], [[0.0, 0.0], [3.0, 0.0]]])
+    return logits, features, targets
+
+
+# By hand. k = 4 native px on cells of 2 px: the prototype is the one surest annotated cell, features (1, 0).
+# Cosines 1, 1, 0, -1 are scaled to S = 1, 1, 0.5, 0. Cross-entropy: 0.287682, 0.693147, 0.693147, 1.386294,
+# and 12 x 0.287682 = 3.452185 outside. sum p = 2 + 12 x 0.25 = 5, sum y = 4, so Dice's denominator is 10.
+def test_average_mode_matches_the_hand_computed_example(example):
+    logits, features, targets = example
+    # Weights 1.5 ** p = 1.355403, 1.224745, 1.224745, 1.106682.
+    by_confidence = (0.389925 + 2 * 0.848928 + 1.534186 + 3.452185) / 16 + 1 - 2 * 2.517968 / 10
+    by_similarity = (0.287682 + 0.693147 + 0.346574 + 0.0 + 3.452185) / 16 + 1 - 2 * 1.5 / 10
+    loss = corrective_loss(logits, features, targets, 2.0, CorrectiveSettings(mode="average", k=4))
+    assert loss.item() == pytest.approx(0.5 * (by_confidence + by_similarity), abs=2e-6)
+    assert loss.item() == pytest.approx(0.968633, abs=2e-6)
+
+
+def test_product_mode_matches_the_hand_computed_example(example):
+    logits, features, targets = example
+    # Weights exp(p) S = 2.117000, 1.648721, 0.824361, 0.
+    bce = (0.609023 + 1.142806 + 0.571403 + 0.0 + 3.452185) / 16
+    dice = 1 - 2 * (2.117000 * 0.75 + 1.648721 * 0.5 + 0.824361 * 0.5) / 10
+    loss = corrective_loss(logits, features, targets, 2.0, CorrectiveSettings(mode="product", k=4))
+    assert loss.item() == pytest.approx(bce + dice, abs=2e-6)
+    assert loss.item() == pytest.approx(0.796106, abs=2e-6)
+
+
+def test_similarity_of_the_example(example):
+    logits, features, targets = example
+    alike = similarity(features, logits.sigmoid(), annotated_cells(targets), k=1)
+    assert alike[0, :2, :2].tolist() == [[1.0, 1.0], [0.5, 0.0]]
+
+
+def test_prototype_uses_annotated_cells_only():
+    confidence = torch.tensor([[[0.9, 0.2, 0.1]]])
+    annotated = torch.tensor([[[False, True, True]]])
+    features = torch.tensor([[[[0.0, 1.0, 1.0]], [[1.0, 0.0, 1.0]]]])
+    # k above the number of annotated cells: both make the prototype (1, 0.5), the sure cell outside does not.
+    alike = similarity(features, confidence, annotated, k=100)
+    cosine = [0.5 / math.sqrt(1.25), 1 / math.sqrt(1.25), 1.5 / math.sqrt(2.5)]
+    span = cosine[2] - cosine[0]
+    assert alike.flatten().tolist() == pytest.approx([0.0, (cosine[1] - cosine[0]) / span, 1.0], abs=1e-6)
+
+
+def test_equal_features_and_empty_annotation_are_alike_everywhere():
+    features, confidence = torch.ones(1, 3, 4, 4), torch.rand(1, 4, 4)
+    some = torch.zeros(1, 4, 4, dtype=torch.bool)
+    some[0, 0, 0] = True
+    assert similarity(features, confidence, some, k=5).eq(1).all()
+    varied = torch.randn(1, 3, 4, 4)
+    assert similarity(varied, confidence, torch.zeros_like(some), k=5).eq(1).all()
+
+
+@pytest.mark.parametrize("mode", MOCL_MODES)
+def test_empty_target_has_weight_one(mode):
+    logits, features, empty = torch.randn(2, 4, 4), torch.randn(2, 3, 4, 4), torch.zeros(2, 4, 4)
+    loss = corrective_loss(logits, features, empty, 2.0, CorrectiveSettings(mode=mode))
+    ones = torch.ones_like(empty)
+    assert torch.allclose(loss, weighted_bce(logits, empty, ones) + weighted_dice(logits, empty, ones))
+
+
+@pytest.mark.parametrize("mode", MOCL_MODES)
+def test_no_gradient_flows_through_weights_or_prototype(mode, example):
+    logits, features, targets = (tensor.clone() for tensor in example)
+    logits.requires_grad_(True)
+    features.requires_grad_(True)
+    settings = CorrectiveSettings(mode=mode, k=4)
+    corrective_loss(logits, features, targets, 2.0, settings).sum().backward()
+    assert features.grad is None
+    fixed = logits.detach().clone().requires_grad_(True)
+    confidence = logits.detach().sigmoid()
+    alike = similarity(features, confidence, annotated_cells(targets), k=1)
+    MOCL_MODES[mode](fixed, targets, confidence, alike, settings).sum().backward()
+    assert torch.equal(logits.grad, fixed.grad)
+
+
+def test_images_are_scaled_on_their_own(example):
+    logits, features, targets = example
+    louder = torch.cat([features, torch.randn(1, 2, 4, 4)])
+    both = corrective_loss(logits.repeat(2, 1, 1), louder, targets.repeat(2, 1, 1), 2.0, CorrectiveSettings())
+    alone = corrective_loss(logits, features, targets, 2.0, CorrectiveSettings())
+    assert both[0].item() == pytest.approx(alone.item(), abs=1e-6)
+
+
+def test_k_counts_native_pixels():
+    assert [grid_k(100, stride) for stride in (1, 2, 4, 64)] == [100, 25, 6, 1]
+
+
+def test_cells_need_half_cover_unless_that_leaves_none():
+    coverage = torch.tensor([[[0.5, 0.49], [0.0, 1.0]], [[0.25, 0.1], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]])
+    assert annotated_cells(coverage).tolist() == [
+        [[True, False], [False, True]],
+        [[True, True], [False, False]],
+        [[False, False], [False, False]],
+    ]
+
+
+def test_dice_weighted_in_both_stays_in_range_and_numerator_only_need_not():
+    sure, full = torch.full((1, 8, 8), 20.0), torch.ones(1, 8, 8)
+    # 64 cells of p = y = 1 with weight 1.5: 1 - 2 x 96 / 129; with the weights below as well 1 - 192 / 193.
+    assert weighted_dice(sure, full, 1.5 * full).item() == pytest.approx(1 - 192 / 129, abs=1e-6)
+    assert weighted_dice(sure, full, 1.5 * full, True).item() == pytest.approx(1 / 193, abs=1e-6)
+
+
+def test_adapter_loss_by_hand():
+    logits = torch.tensor([[[LN3, -LN3], [0.0, 0.0]]])
+    targets = torch.tensor([[[1.0, 0.0], [1.0, 0.0]]])
+    bce = (2 * -math.log(0.75) + 2 * math.log(2)) / 4
+    # Overlap 0.75 + 0.5, union 2 + 2 - 1.25.
+    assert adapter_loss(logits, targets).item() == pytest.approx(bce + 1 - 1.25 / 2.75, abs=1e-5)
+
+
+def test_adapter_loss_of_an_empty_target_is_cross_entropy_alone():
+    logits = torch.zeros(1, 2, 2, requires_grad=True)
+    loss = adapter_loss(logits, torch.zeros(1, 2, 2))
+    assert loss.item() == pytest.approx(math.log(2), abs=1e-6)
+    loss.sum().backward()
+    assert logits.grad.allclose(torch.full((1, 2, 2), 0.125))

@@ -1,0 +1,272 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import tiny_backbone
+
+from allinsam.errors import InputError, ModelError
+from allinsam.inference import RUN_FILE, WEIGHTS_FILE, load_run, predict_patch, untrained_model
+from allinsam.sam.adapter import AdaptedSam
+from allinsam.training import train as train_module
+from allinsam.training.checkpoints import STATE_FILE
+from allinsam.training.dataset import TrainingPatch, class_names_of, prepare_patch, random_batches
+from allinsam.training.settings import TrainingSettings
+from allinsam.training.train import batch_loss, train, validate
+
+QUICK = TrainingSettings(
+    backbone="tiny", adapter_epochs=3, corrective_epochs=2, batch_size=2, learning_rate=3e-3, device="cpu"
+)
+
+
+def drawn_patch(number: int, part: str = "train", size: int = 96) -> TrainingPatch:
+    """Dark discs of class a and bright discs of class b on grey."""
+    rng = np.random.default_rng(number)
+    image = rng.integers(110, 140, (size, size, 3)).astype(np.uint8)
+    y, x = np.mgrid[:size, :size]
+    labels = {"a": np.zeros((size, size), np.int32), "b": np.zeros((size, size), np.int32)}
+    for index in range(8):
+        cy, cx, name = *rng.integers(8, size - 8, 2), "ab"[index % 2]
+        inside = (y - cy) ** 2 + (x - cx) ** 2 <= 36
+        image[inside] = 30 if name == "a" else 220
+        for other in labels.values():
+            other[inside] = 0
+        labels[name][inside] = index + 1
+    return TrainingPatch(f"p{number}", image, labels, part, um_per_px=0.5)
+
+
+def drawn_patches() -> list[TrainingPatch]:
+    return [drawn_patch(0), drawn_patch(1), drawn_patch(2, "val")]
+
+
+def losses(rows: list[dict]) -> list[tuple]:
+    return [(row["stage"], row["epoch"], row["loss"], row["val"]) for row in rows]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One uninterrupted run and everything it reported."""
+    rows = []
+    folder = tmp_path_factory.mktemp("run")
+    result = train(QUICK, drawn_patches(), folder, report=rows.append, loaded=tiny_backbone())
+    return result, rows
+
+
+def test_a_run_goes_through_both_stages_and_learns(finished):
+    result, rows = finished
+    assert result.state == "done"
+    assert [(row["stage"], row["epoch"]) for row in result.history] == [
+        ("adapter", 1), ("adapter", 2), ("adapter", 3), ("corrective", 1), ("corrective", 2)
+    ]  # fmt: skip
+    adapter = [row["loss"] for row in result.history if row["stage"] == "adapter"]
+    assert adapter[-1] < adapter[0]
+    assert result.best["selection"] == max(row["selection"] for row in result.history)
+    assert [row for row in rows if row["kind"] == "epoch"][-1]["done"] == rows[-1]["total"]
+
+
+def test_a_finished_folder_predicts_with_the_best_weights(finished):
+    result, _ = finished
+    model = load_run(result.folder, loaded=tiny_backbone())
+    assert model.class_names == ("a", "b")
+    patch = drawn_patch(2, "val")
+    scores = validate(model.network, tiny_backbone().backbone, [patch])
+    assert scores["dice"] == pytest.approx(result.best["val"], abs=1e-6)
+    assert predict_patch(model, patch.image_rgb)["a"].labels.shape == (96, 96)
+    run = json.loads((result.folder / RUN_FILE).read_text())
+    assert TrainingSettings.from_dict(run["settings"]) == QUICK
+
+
+def test_loss_falls_on_one_batch():
+    torch.manual_seed(0)
+    network = AdaptedSam(tiny_backbone(), ["a", "b"])
+    optimizer = torch.optim.AdamW(network.trainable_parameters().values(), lr=3e-3)
+    batch, seen = next(iter_batches([drawn_patch(0)], ("a", "b"))), []
+    for _ in range(30):
+        loss = batch_loss(network, batch, "adapter", QUICK, cell_px=2.0)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        seen.append(loss.item())
+    assert seen[-1] < 0.75 * seen[0]
+
+
+def test_the_run_holds_no_frozen_weight(finished):
+    result, _ = finished
+    names = load_file(result.folder / WEIGHTS_FILE)
+    assert not any(name.startswith("encoder.") for name in names)
+    assert {"class_tokens", "no_mask", "adapter.up.weight"} <= names.keys()
+
+
+def test_the_prompted_sam_is_untouched_by_training(tmp_path):
+    loaded = tiny_backbone()
+    before = {name: value.clone() for name, value in loaded.sam.state_dict().items()}
+    settings = replace(QUICK, adapter_epochs=1, mocl=False)
+    train(settings, drawn_patches(), tmp_path, loaded=loaded)
+    assert all(torch.equal(value, before[name]) for name, value in loaded.sam.state_dict().items())
+
+
+CHILD = """
+import os, signal, sys
+sys.path[:0] = sys.argv[1:3]
+import allinsam.sam
+from test_train import QUICK, drawn_patches, tiny_backbone, train
+left = int(sys.argv[4])
+def stop():
+    global left
+    left -= 1
+    if left < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return False
+train(QUICK, drawn_patches(), sys.argv[3], should_stop=stop, loaded=tiny_backbone())
+"""
+
+
+def test_a_killed_run_goes_on_exactly(finished, tmp_path):
+    result, _ = finished
+    here = Path(__file__).resolve()
+    # Four steps an epoch: killed in the middle of the second epoch of the adapter stage.
+    arguments = [sys.executable, "-c", CHILD, str(here.parent), str(here.parents[1]), str(tmp_path), "6"]
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    child = subprocess.run(arguments, env=environment, capture_output=True, text=True)
+    assert child.returncode == -signal.SIGKILL, child.stderr
+    assert json.loads((tmp_path / STATE_FILE).read_text())["progress"]["epoch"] == 1
+    # Then stopped by hand in the first epoch of the corrective stage, then finished.
+    steps = iter([False] * 10 + [True])
+    halted = train(QUICK, drawn_patches(), tmp_path, should_stop=lambda: next(steps), loaded=tiny_backbone())
+    assert (halted.state, len(halted.history)) == ("cancelled", 3)
+    resumed = train(QUICK, drawn_patches(), tmp_path, loaded=tiny_backbone())
+    assert losses(resumed.history) == losses(result.history)
+    got, want = load_file(tmp_path / WEIGHTS_FILE), load_file(result.folder / WEIGHTS_FILE)
+    assert all(torch.equal(got[name], want[name]) for name in want)
+
+
+def test_a_cancelled_run_keeps_its_checkpoint_and_makes_no_model(tmp_path):
+    steps = iter([False] * 5 + [True])
+    result = train(QUICK, drawn_patches(), tmp_path, should_stop=lambda: next(steps), loaded=tiny_backbone())
+    assert (result.state, len(result.history)) == ("cancelled", 1)
+    assert (tmp_path / STATE_FILE).exists() and not (tmp_path / RUN_FILE).exists()
+    with pytest.raises(ModelError):
+        load_run(tmp_path, loaded=tiny_backbone())
+
+
+def test_a_finished_folder_is_not_trained_again(finished):
+    result, _ = finished
+    asked = []
+    again = train(
+        QUICK, drawn_patches(), result.folder, should_stop=lambda: asked.append(1), loaded=tiny_backbone()
+    )
+    assert asked == [] and losses(again.history) == losses(result.history)
+
+
+def test_a_folder_of_another_run_is_refused(finished):
+    result, _ = finished
+    with pytest.raises(InputError, match="other settings"):
+        train(replace(QUICK, seed=1), drawn_patches(), result.folder, loaded=tiny_backbone())
+    with pytest.raises(InputError, match="other data"):
+        train(QUICK, drawn_patches()[:2], result.folder, loaded=tiny_backbone())
+
+
+def test_with_no_time_at_all_both_stages_still_take_a_step(tmp_path):
+    settings = replace(QUICK, budget_minutes=1e-9)
+    result = train(settings, drawn_patches(), tmp_path, loaded=tiny_backbone())
+    assert [(row["stage"], row["done"]) for row in result.history] == [("adapter", 1), ("corrective", 1)]
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_a_remedy(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        train_module, "adapter_loss", lambda logits, targets: logits.sum((1, 2)) * float("nan")
+    )
+    with pytest.raises(ModelError, match="Lower learning_rate"):
+        train(replace(QUICK, adapter_epochs=9), drawn_patches(), tmp_path, loaded=tiny_backbone())
+
+
+def test_one_bad_step_changes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        train_module, "adapter_loss", lambda logits, targets: logits.sum((1, 2)) * float("nan")
+    )
+    one_step = replace(QUICK, adapter_epochs=1, batch_size=16, mocl=False)
+    train(one_step, drawn_patches(), tmp_path, loaded=tiny_backbone())
+    start = untrained_model(tiny_backbone(), ["a", "b"], seed=QUICK.seed).network.trained_state()
+    kept = load_file(tmp_path / WEIGHTS_FILE)
+    assert all(torch.equal(kept[name], start[name]) for name in start)
+
+
+def test_a_class_that_was_not_labelled_teaches_nothing_and_an_empty_one_does():
+    patch = drawn_patch(0)
+    nothing = np.zeros((96, 96), np.int32)
+    for labels, taught in (({"a": patch.labels["a"]}, False), ({"a": patch.labels["a"], "b": nothing}, True)):
+        network = AdaptedSam(tiny_backbone(), ["a", "b"])
+        batch = next(iter_batches([replace(patch, labels=labels)], ("a", "b")))
+        assert batch.known.tolist() == [[True, taught]] * 4
+        for stage in QUICK.stages:
+            network.zero_grad()
+            batch_loss(network, batch, stage, QUICK, cell_px=2.0).backward()
+            last = [mlp.layers[-1].bias.grad for mlp in network.class_hypernetworks]
+            assert last[0].any()
+            assert bool(last[1] is not None and last[1].any()) is taught
+
+
+def iter_batches(patches, names, augment=False, batch_size=4):
+    prepared = [prepare_patch(patch, names, 64) for patch in patches]
+    return random_batches(prepared, 64, 32, batch_size, augment, np.random.default_rng(0))
+
+
+def test_an_unknown_setting_is_refused_and_known_ones_go_round():
+    assert TrainingSettings.from_dict(QUICK.to_dict()) == QUICK
+    with pytest.raises(InputError, match="'learning_rat'"):
+        TrainingSettings.from_dict({"learning_rat": 1e-3})
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"learning_rate": 0.0}, {"mocl_mode": "sum"}, {"budget_minutes": -1.0}, {"k": 0}]
+)
+def test_impossible_settings_are_refused(wrong):
+    with pytest.raises(InputError):
+        TrainingSettings(**wrong)
+
+
+def test_frames_and_targets_are_turned_together():
+    patch = drawn_patch(3)
+    for batch in iter_batches([patch] * 3, ("a", "b"), augment=True):
+        dark = (batch.frames.float().mean(-1) < 80).float()[:, None]
+        pooled = torch.nn.functional.adaptive_avg_pool2d(dark, 32)[:, 0]
+        assert torch.allclose(pooled, batch.targets[:, 0], atol=0.01)
+
+
+def test_small_patches_are_mirrored_to_a_frame():
+    small = drawn_patch(4, size=40)
+    prepared = prepare_patch(small, ("a", "b"), 64)
+    assert prepared.image.shape == (64, 64, 3) and prepared.masks.shape == (2, 64, 64)
+    assert torch.equal(prepared.image[40:], prepared.image[16:40].flip(0))
+
+
+def test_classes_are_those_of_the_training_patches():
+    val = replace(drawn_patch(5, "val"), labels={"c": np.zeros((96, 96), bool)})
+    assert class_names_of([drawn_patch(0), val]) == ("a", "b")
+    with pytest.raises(InputError, match="labelled class"):
+        class_names_of([val])
+
+
+def test_validation_scores_labelled_classes_only(monkeypatch):
+    patch = drawn_patch(6, "val")
+    truth = np.stack([(patch.labels[name] > 0).astype(np.float32) for name in "ab"])
+    monkeypatch.setattr(train_module, "predict_probabilities", lambda *args, **kwargs: truth)
+    network = untrained_model(tiny_backbone(), ["a", "b"]).network
+    backbone = tiny_backbone().backbone
+    assert validate(network, backbone, [patch])["dice"] == 1.0
+    swapped = replace(patch, labels={"a": patch.labels["b"]})
+    scores = validate(network, backbone, [swapped])
+    assert scores["dice_by_class"] == {"a": 0.0} and scores["f1_by_class"] == {"a": 0.0}
+    assert validate(network, backbone, []) == {}
+
+
+def test_a_patch_with_labels_of_another_size_is_refused():
+    with pytest.raises(InputError, match="own pixels"):
+        TrainingPatch("p", np.zeros((8, 8, 3), np.uint8), {"a": np.zeros((4, 4), bool)})
