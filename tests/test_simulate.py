@@ -1,6 +1,7 @@
 """Simulated tissue: exact truth, colour that does not give the class away, habits that show in the boxes."""
 
 import dataclasses
+from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -111,22 +112,37 @@ def test_counts_follow_the_condition(slides: dict[int, list[SimulatedPatch]]) ->
         assert 60 <= len(patch.classes) <= 135
 
 
-def test_mean_colour_does_not_tell_podocyte_from_mesangial(slides: dict[int, list[SimulatedPatch]]) -> None:
-    def table(indices: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-        chosen = [p for index in indices for p in slides[index]]
-        rows = [
-            (p.pas[p.labels == n].mean(axis=0), name == "podocyte")
-            for p in chosen
-            for n, name in p.classes.items()
-            if name in MARKER_OF_CLASS
-        ]
-        return np.array([r[0] for r in rows]), np.array([r[1] for r in rows])
+def _held_out_aucs(
+    slides: dict[int, list[SimulatedPatch]], describe: Callable[[SimulatedPatch, int], np.ndarray]
+) -> list[float]:
+    """Podocyte against mesangial: fitted on three slides, read on the other three, and the reverse."""
 
+    def table(indices: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+        chosen = [(p, n) for index in indices for p in slides[index] for n in p.classes]
+        chosen = [(p, n) for p, n in chosen if p.classes[n] in MARKER_OF_CLASS]
+        features = np.array([describe(p, n) for p, n in chosen])
+        return features, np.array([p.classes[n] == "podocyte" for p, n in chosen])
+
+    aucs = []
     for fitted, held_out in (((0, 1, 2), (3, 4, 5)), ((3, 4, 5), (0, 1, 2))):
         model = make_pipeline(StandardScaler(), LogisticRegression()).fit(*table(fitted))
-        colours, is_podocyte = table(held_out)
-        auc = roc_auc_score(is_podocyte, model.predict_proba(colours)[:, 1])
-        assert max(auc, 1 - auc) <= 0.60
+        features, is_podocyte = table(held_out)
+        aucs.append(float(roc_auc_score(is_podocyte, model.predict_proba(features)[:, 1])))
+    return aucs
+
+
+def test_mean_colour_does_not_tell_podocyte_from_mesangial(slides: dict[int, list[SimulatedPatch]]) -> None:
+    aucs = _held_out_aucs(slides, lambda patch, number: patch.pas[patch.labels == number].mean(axis=0))
+    assert max(max(auc, 1 - auc) for auc in aucs) <= 0.60
+
+
+def test_the_surroundings_do_tell_podocyte_from_mesangial(slides: dict[int, list[SimulatedPatch]]) -> None:
+    def ring(patch: SimulatedPatch, number: int) -> np.ndarray:
+        nucleus = (patch.labels == number).astype(np.uint8)
+        around = cv2.dilate(nucleus, np.ones((11, 11))) > cv2.dilate(nucleus, np.ones((3, 3)))
+        return np.concatenate([patch.pas[around].mean(axis=0), patch.pas[around].std(axis=0)])
+
+    assert min(_held_out_aucs(slides, ring)) >= 0.75
 
 
 def test_the_marker_lights_its_own_class(patches: list[SimulatedPatch]) -> None:
@@ -225,7 +241,7 @@ def test_each_student_shows_the_dominant_fault(patches: list[SimulatedPatch]) ->
         (lambda: simulate_patch(simulate_slide(1, 0), 0, size_px=63), "63"),
     ],
 )
-def test_an_unusable_argument_is_named(call: object, named: str) -> None:
+def test_an_unusable_argument_is_named(call: Callable[[], object], named: str) -> None:
     with pytest.raises(InputError, match=named):
         call()
 
