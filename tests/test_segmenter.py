@@ -6,7 +6,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from segment_anything import SamPredictor
 
 from allinsam.errors import InputError, ModelError
 from allinsam.prompts import jitter_boxes, labels_to_boxes
@@ -26,6 +25,13 @@ def tiny():
 @pytest.fixture(scope="module")
 def compact():
     return Segmenter(load_backbone("compact"))
+
+
+def predictor_of(loaded):
+    """SAM's own predictor. Imported here: only allinsam.sam makes segment_anything importable everywhere."""
+    from segment_anything import SamPredictor
+
+    return SamPredictor(loaded.sam)
 
 
 def noise(height, width, seed=0):
@@ -75,7 +81,7 @@ def fixed_decoder(monkeypatch, segmenter, low_resolution, score=0.8):
 @pytest.mark.parametrize("size_hw", [(50, 81), (120, 77), (64, 64)])
 def test_logits_are_sam_predictors(size_hw):
     loaded = tiny_backbone(whole_patch=True, box_as_mask=False)
-    segmenter, predictor = Segmenter(loaded), SamPredictor(loaded.sam)
+    segmenter, predictor = Segmenter(loaded), predictor_of(loaded)
     image = noise(*size_hw)
     boxes = np.array([[3, 4, 20, 30], [10.5, 0, 44.25, 49], [0, 0, size_hw[1], size_hw[0]]], np.float32)
 
@@ -96,7 +102,7 @@ def test_logits_are_sam_predictors(size_hw):
 
 def test_masks_are_sam_predictors_within_the_grown_box():
     loaded = tiny_backbone(whole_patch=True, box_as_mask=False)
-    segmenter, predictor = Segmenter(loaded), SamPredictor(loaded.sam)
+    segmenter, predictor = Segmenter(loaded), predictor_of(loaded)
     image, box = noise(100, 90), np.array([10, 20, 60, 70], np.float32)
     predictor.set_image(image)
     expected = predictor.predict(box=box, multimask_output=False)[0][0]
@@ -114,7 +120,7 @@ def test_box_is_given_as_mask_prompt_too_where_the_row_says_so():
     # 32 x 32 cells of 2 px over the frame.
     prompt = torch.full((1, 1, 32, 32), -4.0)
     prompt[..., 10:20, 5:15] = 4.0
-    predictor = SamPredictor(twice.loaded.sam)
+    predictor = predictor_of(twice.loaded)
     predictor.set_image(image)
     expected = predictor.predict_torch(
         None, None, torch.tensor(boxes), prompt, multimask_output=False, return_logits=True

@@ -1,10 +1,8 @@
 """A SAM of segment_anything's own classes with random weights, small enough to run in a moment."""
 
 import torch
-from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
-import allinsam.sam  # noqa: F401 - makes segment_anything importable
-from allinsam.sam.backbones import Backbone, LoadedBackbone
+from allinsam.sam.backbones import Backbone, LoadedBackbone, Sam
 
 FRAME_PX = 64
 TOKEN_PX = 8
@@ -13,6 +11,9 @@ WIDTH = 32
 
 def build_tiny() -> Sam:
     """SAM for frames of 64 px with 8 x 8 tokens, 32 channels, in evaluation mode."""
+    # Imported here, after allinsam.sam has made segment_anything importable, however imports are sorted.
+    from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
+
     tokens = FRAME_PX // TOKEN_PX
     sam = Sam(
         image_encoder=ImageEncoderViT(
