@@ -82,3 +82,10 @@ class DatabaseFile:
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA foreign_keys = ON")
         return db
+
+
+def integrity_problems(db: Database) -> list[str]:
+    """What SQLite's own checks find: damaged pages and rows that point nowhere."""
+    found = [row[0] for row in db.execute("PRAGMA integrity_check").fetchall() if row[0] != "ok"]
+    dangling = db.execute("PRAGMA foreign_key_check").fetchall()
+    return found + [f"row {row[1]} of {row[0]} points to a missing row of {row[2]}" for row in dangling]

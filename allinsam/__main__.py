@@ -1,0 +1,414 @@
+"""Command line: python -m allinsam <verb> --study DIR [--json].
+
+Exit 0, or 2 with one line that names the value and the remedy. With --json, standard output is
+exactly one object; progress goes to standard error.
+"""
+
+import argparse
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from allinsam.errors import AllinsamError, InputError
+
+Result = dict[str, Any]
+DEFAULT_STUDY = Path("data/studies/demo")
+
+
+@dataclass
+class Printer:
+    """Progress on standard error, at most once a second."""
+
+    quiet: bool = False
+    last: float = field(default=-math.inf)
+
+    def report(
+        self, done: float, total: float, message: str, detail: Mapping[str, Any] | None = None
+    ) -> None:
+        if self.quiet or (time.monotonic() - self.last < 1.0 and done < total):
+            return
+        self.last = time.monotonic()
+        share = f"{100 * done / total:3.0f} %" if total else "     "
+        print(f"{share}  {message}", file=sys.stderr, flush=True)
+
+    def should_stop(self) -> bool:
+        return False
+
+
+@contextmanager
+def progress_of(args: argparse.Namespace) -> Iterator[Any]:
+    """A printer, or the row of the job this process was started for."""
+    if args.job is None:
+        yield Printer()
+        return
+    from allinsam.jobs import JobReporter
+    from allinsam.store import open_study
+
+    with JobReporter(open_study(args.study), args.job) as reporter:
+        yield reporter
+
+
+# ------------------------------------------------------------------------------------------- verbs
+
+
+def demo(args: argparse.Namespace) -> Result:
+    """Make the simulated demo study."""
+    from allinsam.store import images
+    from allinsam.workflow.demo import DemoSettings, build_demo
+
+    settings = DemoSettings(seed=args.seed, slides=args.slides, patches_per_slide=args.patches)
+    begun = time.monotonic()
+    study = build_demo(args.study, settings, Printer().report)
+    with study.science.read() as db:
+        patches = images.list_patches(db)
+        slides = images.list_slides(db)
+    seconds = round(time.monotonic() - begun, 1)
+    return {"study": str(study.folder), "slides": len(slides), "patches": len(patches), "seconds": seconds}
+
+
+def import_(args: argparse.Namespace) -> Result:
+    """Bring PAS and IF files from a folder or a CSV manifest into a study."""
+    from allinsam.workflow.importing import import_study
+
+    return import_study(args.study, args.source, on_problem=args.on_problem, name=args.name)
+
+
+def threshold(args: argparse.Namespace) -> Result:
+    """Sign thresholds by a method for every slide and marker that has none, or list those there are."""
+    from allinsam.store import open_study, thresholds
+    from allinsam.workflow.preparing import sign_thresholds
+
+    study = open_study(args.study)
+    signed = sign_thresholds(study, args.method, args.person) if args.method else []
+    with study.science.read() as db:
+        return {"signed": signed, "thresholds": thresholds.list_thresholds(db)}
+
+
+def embed(args: argparse.Namespace) -> Result:
+    """Compute the embedding of every patch ahead, so that the first box answers at once."""
+    from allinsam.store import open_study
+    from allinsam.workflow.preparing import embed_patches
+
+    with progress_of(args) as progress:
+        return embed_patches(open_study(args.study), progress.report, progress.should_stop)
+
+
+def segment(args: argparse.Namespace) -> Result:
+    """Boxes of a label image's instances -> SAM masks, compared with those instances."""
+    from allinsam.store import open_study
+    from allinsam.workflow.preparing import segment_instances
+
+    return segment_instances(open_study(args.study), args.patch, args.instances, args.outward_px, args.out)
+
+
+def train(args: argparse.Namespace) -> Result:
+    """Train the adapter on one set of labels."""
+    from allinsam.store import open_study
+    from allinsam.workflow import learning
+
+    study = open_study(args.study)
+    settings = _settings(args)
+    recipe = _recipe(args)
+    with progress_of(args) as progress:
+        split_id = learning.make_split(study, args.split_seed)
+        cache = learning.study_cache(study) if recipe.masks == "weak" else None
+        label_set_id = learning.freeze_labels(study, recipe, cache)
+        run_id = learning.train_run(
+            study,
+            label_set_id,
+            split_id,
+            settings,
+            args.name or recipe.title,
+            progress.report,
+            progress.should_stop,
+            learning.same_run(study, label_set_id, split_id, settings),
+        )
+    return {"run": run_id, "label_set": label_set_id, "split": split_id, "labels": recipe.title}
+
+
+def evaluate(args: argparse.Namespace) -> Result:
+    """Score runs on the test part from PAS alone, and the untrained model beside them."""
+    from allinsam.store import open_study
+    from allinsam.workflow import learning, reporting
+
+    study = open_study(args.study)
+    with progress_of(args) as progress:
+        done = learning.evaluate_all(study, args.run, progress.report, progress.should_stop)
+    return {**done, "scores": reporting.mean_scores(study).to_dict("records")}
+
+
+def experiment(args: argparse.Namespace) -> Result:
+    """The one click: train on the expert's and on the students' labels, evaluate, compare."""
+    from allinsam.store import open_study
+    from allinsam.workflow import learning, reporting
+
+    study = open_study(args.study)
+    recipes = [learning.recipe_of(group, masks=args.masks) for group in args.labels]
+    with progress_of(args) as progress:
+        done = learning.one_click(
+            study, _settings(args), recipes, args.split_seed, progress.report, progress.should_stop
+        )
+    return {**done, "scores": reporting.mean_scores(study).to_dict("records")}
+
+
+def compare(args: argparse.Namespace) -> Result:
+    """Paired tests between two sets of scores, per class and condition."""
+    from allinsam.store import open_study
+    from allinsam.workflow import reporting
+
+    table = reporting.compare(open_study(args.study), args.a, args.b, args.metric)
+    return {"a": args.a, "b": args.b, "metric": args.metric, "rows": table.to_dict("records")}
+
+
+def agreement(args: argparse.Namespace) -> Result:
+    """Agreement between raters and seconds per object."""
+    from allinsam.store import open_study
+    from allinsam.workflow import reporting
+
+    tables = reporting.agreement_tables(open_study(args.study))
+    return {name: table.to_dict("records") for name, table in tables.items() if name != "pairwise"}
+
+
+def predict(args: argparse.Namespace) -> Result:
+    """Nuclei of each class on one PAS image, by a finished run; label images and a CSV of objects."""
+    from allinsam.store import open_study
+    from allinsam.workflow import learning
+
+    return learning.predict_file(open_study(args.study), args.run, args.image, args.out, args.um_per_px)
+
+
+def export(args: argparse.Namespace) -> Result:
+    """CSV of objects, acts, times, agreement and scores."""
+    from allinsam.store import open_study
+    from allinsam.workflow import reporting
+
+    study = open_study(args.study)
+    folder = args.out or study.folder / "exports"
+    return {"files": reporting.write_exports(study, folder, args.table)}
+
+
+def people(args: argparse.Namespace) -> Result:
+    """List people, or add one and print a one-time link that sets their password."""
+    from allinsam.accounts import invite
+    from allinsam.store import accounts, open_study
+    from allinsam.store import study as study_store
+
+    study = open_study(args.study)
+    added = None
+    if args.add:
+        token = invite(study, args.add, args.role, args.group)
+        added = {"name": args.add, "link": f"{args.url.rstrip('/')}/set-password?token={token}"}
+    with study.science.read() as db:
+        known = study_store.list_people(db)
+    with study.server.read() as db:
+        named = {row["person_id"]: row for row in accounts.list_accounts(db)}
+    rows = [{**row, **{k: named.get(row["id"], {}).get(k) for k in ("name", "role")}} for row in known]
+    return {"added": added, "people": rows}
+
+
+def verify(args: argparse.Namespace) -> Result:
+    """Rebuild annotations from acts and check every file and row."""
+    from allinsam.store import open_study
+    from allinsam.workflow.checking import verify as check
+
+    found = check(open_study(args.study))
+    if found["problems"] and not args.json:
+        raise InputError(f"{len(found['problems'])} problems; the first: {found['problems'][0]}")
+    return found
+
+
+VERBS: dict[str, Callable[[argparse.Namespace], Result]] = {
+    "demo": demo,
+    "import": import_,
+    "threshold": threshold,
+    "embed": embed,
+    "segment": segment,
+    "train": train,
+    "evaluate": evaluate,
+    "experiment": experiment,
+    "compare": compare,
+    "agreement": agreement,
+    "predict": predict,
+    "export": export,
+    "people": people,
+    "verify": verify,
+}
+
+
+# --------------------------------------------------------------------------------------- arguments
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m allinsam", description=__doc__.splitlines()[0])
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    own = {
+        "demo": _demo_arguments,
+        "import": _import_arguments,
+        "threshold": _threshold_arguments,
+        "segment": _segment_arguments,
+        "train": _train_arguments,
+        "evaluate": _evaluate_arguments,
+        "experiment": _experiment_arguments,
+        "compare": _compare_arguments,
+        "predict": _predict_arguments,
+        "export": _export_arguments,
+        "people": _people_arguments,
+    }
+    for name, verb in VERBS.items():
+        sub = verbs.add_parser(name, help=verb.__doc__, description=verb.__doc__)
+        sub.add_argument("--study", type=Path, default=DEFAULT_STUDY, help="the study's folder")
+        sub.add_argument("--json", action="store_true", help="print one JSON object")
+        sub.add_argument("--job", type=int, default=None, help=argparse.SUPPRESS)
+        own.get(name, lambda _: None)(sub)
+    return parser
+
+
+def _demo_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--seed", type=int, default=11)
+    sub.add_argument("--slides", type=int, default=8)
+    sub.add_argument("--patches", type=int, default=4, help="patches per slide")
+
+
+def _import_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("source", type=Path, help="a folder of images or a CSV manifest")
+    sub.add_argument("--on-problem", choices=("stop", "skip"), default="stop")
+    sub.add_argument("--name", default=None, help="name of a new study")
+
+
+def _threshold_arguments(sub: argparse.ArgumentParser) -> None:
+    from allinsam.thresholding import THRESHOLDS
+
+    sub.add_argument("--method", choices=sorted(THRESHOLDS), default=None, help="sign where none is signed")
+    sub.add_argument("--person", default="lead", help="who signs")
+
+
+def _segment_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--patch", required=True, help="name of the patch")
+    sub.add_argument("--instances", type=Path, required=True, help="label image whose boxes are taken")
+    sub.add_argument("--outward-px", type=float, default=0.0, help="loosen each side by U{0..d} px")
+    sub.add_argument("--out", type=Path, default=None, help="write the masks as a 16-bit label PNG")
+
+
+def _train_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--labels", default="expert", help="expert, student, or a person's id")
+    sub.add_argument("--masks", choices=("edited", "weak"), default="edited")
+    sub.add_argument("--shuffle-classes", action="store_true", help="control: deal the classes at random")
+    sub.add_argument("--name", default=None)
+    _add_settings(sub)
+
+
+def _experiment_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--labels", nargs="+", default=["expert", "student"])
+    sub.add_argument("--masks", choices=("edited", "weak"), default="edited")
+    _add_settings(sub)
+
+
+def _evaluate_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--run", type=int, nargs="*", default=None, help="run ids; all finished runs by default")
+
+
+def _compare_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--a", default="students", help="labels of the first set of scores")
+    sub.add_argument("--b", default="expert", help="labels of the second set of scores")
+    sub.add_argument("--metric", default="f1_instance")
+
+
+def _predict_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--run", type=int, required=True)
+    sub.add_argument("--image", type=Path, required=True)
+    sub.add_argument("--out", type=Path, required=True, help="folder for label images and objects.csv")
+    sub.add_argument("--um-per-px", type=float, default=None)
+
+
+def _export_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--table", action="append", default=None, help="one table; all by default")
+    sub.add_argument("--out", type=Path, default=None, help="folder; the study's exports/ by default")
+
+
+def _people_arguments(sub: argparse.ArgumentParser) -> None:
+    from allinsam.records import ROLES
+
+    sub.add_argument("--add", default=None, metavar="NAME")
+    sub.add_argument("--role", choices=ROLES, default="annotator")
+    sub.add_argument("--group", choices=("expert", "student"), default="student")
+    sub.add_argument("--url", default="http://127.0.0.1:8501", help="where the app is reached")
+
+
+def _add_settings(sub: argparse.ArgumentParser) -> None:
+    """A flag for every training setting, with its unit and source in the help."""
+    from allinsam.training.settings import TrainingSettings
+
+    sub.add_argument("--split-seed", type=int, default=1)
+    for setting in fields(TrainingSettings):
+        if setting.name == "settings_version":
+            continue
+        default = setting.default if setting.default is not MISSING else None
+        notes = ", ".join(v for v in (setting.metadata.get("unit"), setting.metadata.get("source")) if v)
+        kind: dict[str, Any] = {"type": _number_or_text(default)}
+        if isinstance(default, bool):
+            kind = {"action": argparse.BooleanOptionalAction}
+        flag = "--" + setting.name.replace("_", "-")
+        sub.add_argument(
+            flag, dest=f"set_{setting.name}", default=default, help=notes.replace("%", "%%"), **kind
+        )
+
+
+def _number_or_text(default: Any) -> Callable[[str], Any]:
+    if isinstance(default, int):
+        return int
+    if isinstance(default, str):
+        return str
+    return float
+
+
+def _settings(args: argparse.Namespace) -> Any:
+    from allinsam.training.settings import TrainingSettings
+
+    given = {key[4:]: value for key, value in vars(args).items() if key.startswith("set_")}
+    if given.get("adapter_width") is not None:
+        given["adapter_width"] = int(given["adapter_width"])
+    return TrainingSettings.from_dict(given)
+
+
+def _recipe(args: argparse.Namespace) -> Any:
+    from allinsam.workflow.learning import recipe_of
+
+    return recipe_of(args.labels, masks=args.masks, shuffle_classes=args.shuffle_classes)
+
+
+def jsonable(value: Any) -> Any:
+    """Plain JSON: not-a-number becomes null, numpy numbers become numbers."""
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [jsonable(item) for item in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
+
+
+def main(arguments: list[str] | None = None) -> int:
+    args = build_parser().parse_args(arguments)
+    try:
+        result = jsonable(VERBS[args.verb](args))
+    except AllinsamError as error:
+        print(f"allinsam {args.verb}: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        os.close(sys.stdout.fileno())
+        return 0
+    print(json.dumps(result, allow_nan=False) if args.json else json.dumps(result, indent=1, allow_nan=False))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
