@@ -7,6 +7,8 @@ that a small file that would unpack into a huge image is refused. A damaged file
 import io
 import logging
 import math
+import os
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +28,7 @@ MAX_BYTES = 2 << 30
 DTYPES = ("uint8", "uint16")
 
 # A pixel outside this range is a screen's or a printer's (72 dpi is 353 um), not a microscope's.
-MICROSCOPE_UM_PER_PX = (0.01, 20.0)
+MICROSCOPE_UM_PER_PX = (0.01, 10.0)
 UM_PER_UNIT = {"nm": 1e-3, "um": 1.0, "µm": 1.0, "μm": 1.0, "micron": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6}
 UM_PER_RESOLUTION_UNIT = {2: 25_400.0, 3: 10_000.0}  # TIFF's tag: inch, centimetre
 UM_PER_INCH = 25_400.0
@@ -252,6 +254,8 @@ CHANNEL_AXES = "SCIQ"
 
 def _check_segments(path: Path, file: TiffFile, series: TiffPageSeries) -> None:
     """Refuse a file that ends early or has holes: decoders would fill them with black in silence."""
+    if _page_after_the_last(file):
+        raise InputError(f"{path} is cut off: pages are missing. Export it again.")
     for page in series.pages:
         if page is None:
             raise InputError(f"{path} is one of several files of an image. Export the image as one file.")
@@ -260,6 +264,15 @@ def _check_segments(path: Path, file: TiffFile, series: TiffPageSeries) -> None:
         ends = np.add(page.dataoffsets, page.databytecounts, dtype=np.int64)
         if not len(ends) or np.max(ends) > file.filehandle.size or np.min(page.databytecounts) == 0:
             raise InputError(f"{path} is cut off or has missing tiles. Export it again.")
+
+
+def _page_after_the_last(file: TiffFile) -> int:
+    """Where the last page that could be read says the next one is; 0 in a whole file."""
+    layout, handle = file.tiff, file.filehandle
+    handle.seek(file.pages[-1].offset)
+    (tags,) = struct.unpack(layout.tagnoformat, handle.read(layout.tagnosize))
+    handle.seek(tags * layout.tagsize, os.SEEK_CUR)
+    return struct.unpack(layout.offsetformat, handle.read(layout.offsetsize))[0]
 
 
 def _has_alpha(series: TiffPageSeries) -> bool:

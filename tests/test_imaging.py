@@ -278,6 +278,10 @@ BAD_FILES = {
     "half a jpeg": (halved(lambda path: Image.fromarray(noise()).save(path, "JPEG")), "Export it again"),
     "half a tiff": (halved(write_tiff(noise(), photometric="rgb")), "cut off"),
     "half a zipped tiff": (halved(write_tiff(noise(), photometric="rgb", compression="zlib")), "Export it"),
+    "a tiff without its last pages": (
+        halved(write_tiff(np.zeros((4, 64, 64), np.uint16), ome=True, metadata={"axes": "CYX"})),
+        "cut off: pages are missing",
+    ),
     "tiff with a hole": (tiff_with_a_hole, "missing tiles"),
     "garbled tiff": (garbled_tiff, "Export it again"),
     "only a png signature": (lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n"), "Export it again"),

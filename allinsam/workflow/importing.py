@@ -1,0 +1,329 @@
+"""Put the images of a folder or a manifest into a study: all that was planned, or nothing."""
+
+import hashlib
+import os
+import shutil
+import string
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from allinsam.errors import InputError
+from allinsam.imaging import encode_png, read_channel, read_rgb
+from allinsam.importing import FolderRules, PlannedChannel, PlannedPatch, Problem, plan_import
+from allinsam.registration import identity_matrix
+from allinsam.sam.backbones import BACKBONES
+from allinsam.store import Study, create_study, images, open_study
+from allinsam.store import study as study_store
+from allinsam.workflow.annotating import write_image
+
+Report = Callable[[float, float, str, dict[str, Any]], None]
+
+ON_PROBLEM = ("stop", "skip")
+BACKBONE = "compact"
+
+# What a nucleus that carries the marker is called, and how it looks on the annotate page.
+CLASS_OF_MARKER = {"WT1": "podocyte", "GATA3": "mesangial", "Ki67": "positive"}
+CLASS_LOOK = {"podocyte": ("#F0E442", "1"), "mesangial": ("#56B4E9", "2")}
+COLOURS = ("#009E73", "#E69F00", "#0072B2", "#D55E00", "#CC79A7", "#F0E442", "#56B4E9")
+KEYS = "1234567890" + string.ascii_lowercase
+
+
+class ImportRefusedError(InputError):
+    """Nothing was imported; the message has one line per problem."""
+
+    def __init__(self, source: Path, problems: Iterable[Problem], remedy: str) -> None:
+        self.problems = tuple(problems)
+        count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
+        lines = [f"Nothing was imported from {source}: {count}. {remedy}", *map(str, self.problems)]
+        super().__init__("\n".join(lines))
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a study holds already, as an import needs it."""
+
+    patches: dict[str, dict[str, Any]]  # by name without case
+    channels: dict[int, list[dict[str, Any]]]  # by patch id
+    classes: list[dict[str, Any]]
+
+    @property
+    def markers(self) -> list[str]:
+        return list({channel["marker"]: None for found in self.channels.values() for channel in found})
+
+
+def import_study(
+    study_folder: Path,
+    source: Path,
+    on_problem: str = "stop",
+    name: str | None = None,
+    classes: Mapping[str, str] | None = None,
+    report: Report | None = None,
+    rules: FolderRules | None = None,
+) -> dict[str, Any]:
+    """Import a folder or a CSV manifest into a study, which is made if it is not there.
+
+    A patch that the study holds already is left as it is. On problems, "stop" writes nothing at all, not
+    even the study's folder; "skip" imports the patches without problems and lists the rest.
+
+    Args:
+        name: of a new study; the folder's name by default.
+        classes: marker -> class, where CLASS_OF_MARKER and "<marker> positive" do not suit.
+        rules: what file names do not say, for a folder without a manifest.
+
+    Raises:
+        ImportRefusedError: problems, and "stop"; or no patch is left to import.
+        InputError: the study or the source cannot be used at all.
+    """
+    if on_problem not in ON_PROBLEM:
+        raise InputError(f"Unknown choice {on_problem!r} on problems. Choose stop or skip.")
+    study_folder, source = Path(study_folder).resolve(), Path(source)
+    study = _existing_study(study_folder, name)
+    known = _known(study)
+    plan = plan_import(source, rules, report, known.markers)
+    new, already, more = _against_study(study, known, plan.patches)
+    problems = (*plan.problems, *more)
+    if problems and on_problem == "stop":
+        raise ImportRefusedError(source, problems, 'Correct them, or choose "skip" to import the rest.')
+    if not new and not already:
+        raise ImportRefusedError(source, problems, "Correct them and import again.")
+    added_classes = _new_classes(known, new, classes or {})
+    with _study_to_fill(study, study_folder, name or study_folder.name) as filled:
+        counts = _write(filled, new, added_classes, report)
+    return {
+        "study": str(study_folder),
+        "new_study": study is None,
+        **counts,
+        "classes": [{"name": row["name"], "marker": row["marker"]} for row in added_classes],
+        "already_there": already,
+        "problems": [str(problem) for problem in problems],
+    }
+
+
+def _existing_study(folder: Path, name: str | None) -> Study | None:
+    """The study in this folder, if there is one, that takes imported images."""
+    if not (folder / "study.sqlite").exists():
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise InputError(f"{folder} is not empty and holds no study. Choose a new folder for the study.")
+        return None
+    study = open_study(folder)
+    with study.science.read() as db:
+        row = study_store.get_study(db)
+    if row["simulated"]:
+        raise InputError(f"{folder} is a simulated study. Import real images into a study of their own.")
+    if name is not None and name != row["name"]:
+        raise InputError(
+            f"{folder} holds the study {row['name']!r}, not {name!r}. "
+            "Leave out the name, or choose another folder."
+        )
+    return study
+
+
+def _known(study: Study | None) -> Known:
+    if study is None:
+        return Known({}, {}, [])
+    with study.science.read() as db:
+        patches = images.list_patches(db)
+        channels = {patch["id"]: images.list_channels(db, patch["id"]) for patch in patches}
+        classes = study_store.list_classes(db)
+    return Known({patch["name"].casefold(): patch for patch in patches}, channels, classes)
+
+
+def _against_study(
+    study: Study | None, known: Known, planned: Iterable[PlannedPatch]
+) -> tuple[list[PlannedPatch], int, list[Problem]]:
+    """Patches the study does not have, the number it has, and those that contradict what it has."""
+    if study is None:
+        return list(planned), 0, []
+    name_of_image = {patch["image_sha256"]: patch["name"] for patch in known.patches.values()}
+    new, already, problems = [], 0, []
+    for patch in planned:
+        there = known.patches.get(patch.name.casefold())
+        if there is not None:
+            difference = _difference(study, there, known.channels[there["id"]], patch)
+            already += difference is None
+            if difference:
+                problems.append(Problem(patch.where, f"patch {patch.name!r} is in the study {difference}"))
+            continue
+        twin = name_of_image.get(hashlib.sha256(encode_png(read_rgb(patch.pas))).hexdigest())
+        if twin:
+            line = f"duplicate: {patch.pas.name} is in the study as patch {twin!r}. Leave it out."
+            problems.append(Problem(patch.where, line))
+        else:
+            new.append(patch)
+    return new, already, problems
+
+
+def _difference(
+    study: Study, there: dict[str, Any], channels: list[dict[str, Any]], patch: PlannedPatch
+) -> str | None:
+    """How a planned patch contradicts the one of its name; an import never changes a patch."""
+    if not np.array_equal(read_rgb(study.image_path(there["image_sha256"])), read_rgb(patch.pas)):
+        return "with another image. Rename the file to import it as a patch of its own."
+    for field in ("slide", "glomerulus", "condition", "um_per_px"):
+        stated = getattr(patch, field)
+        if stated not in (None, "unknown", there[field]):
+            return (
+                f"with {field} {there[field]!r}, not {stated!r}. An import changes no patch: correct the row."
+            )
+    stored = {(channel["role"], channel["marker"]): channel["image_sha256"] for channel in channels}
+    for channel in patch.channels:
+        sha256 = stored.get((channel.role, channel.marker))
+        if sha256 is None:
+            return f"without its channel {channel.marker!r}. An import changes no patch: leave the row out."
+        if not np.array_equal(read_channel(study.image_path(sha256)), _pixels(channel)):
+            return f"with another {channel.marker!r} image. An import changes no patch: leave the row out."
+    return None
+
+
+def _pixels(channel: PlannedChannel) -> np.ndarray:
+    return read_channel(channel.path, channel.index or 0)
+
+
+def _new_classes(known: Known, new: list[PlannedPatch], wanted: Mapping[str, str]) -> list[dict[str, str]]:
+    """A class for each marker that has none yet, with a colour and a key that are free."""
+    planned = {channel.marker for patch in new for channel in patch.channels if channel.role == "marker"}
+    class_of_marker = {row["marker"]: row["name"] for row in known.classes}
+    spelling = {marker.casefold(): marker for marker in (*planned, *class_of_marker)}
+    names = {}
+    for marker, name in wanted.items():
+        marker = spelling.get(marker.casefold(), marker)
+        if marker not in spelling.values():
+            raise InputError(
+                f"No marker {marker!r} for class {name!r}. Markers: {', '.join(sorted(planned))}."
+            )
+        if class_of_marker.get(marker, name) != name:
+            raise InputError(
+                f"Marker {marker!r} has the class {class_of_marker[marker]!r} already, not {name!r}."
+            )
+        names[marker] = name
+    taken: list[dict[str, Any]] = list(known.classes)
+    for marker in sorted(planned - set(class_of_marker)):
+        name = names.get(marker) or CLASS_OF_MARKER.get(marker, f"{marker} positive")
+        if name.casefold() in {row["name"].casefold() for row in taken}:
+            raise InputError(
+                f"Class {name!r} is there already; marker {marker!r} needs one with another name."
+            )
+        taken.append({"name": name, "marker": marker, **_free_look(name, taken)})
+    return taken[len(known.classes) :]
+
+
+def _free_look(name: str, taken: list[dict[str, Any]]) -> dict[str, str]:
+    colours, keys = {row["colour"] for row in taken}, {row["key"] for row in taken}
+    colour, key = CLASS_LOOK.get(name, ("", ""))
+    if not key or key in keys:
+        key = next((key for key in KEYS if key not in keys), "")
+    if not key:
+        raise InputError(f"No key is left for class {name!r}: {len(KEYS)} classes are the most a study has.")
+    if not colour or colour in colours:
+        colour = next((c for c in COLOURS if c not in colours), COLOURS[len(taken) % len(COLOURS)])
+    return {"colour": colour, "key": key}
+
+
+@contextmanager
+def _study_to_fill(study: Study | None, folder: Path, name: str) -> Iterator[Study]:
+    """The study itself; or a new one that appears under its folder's name only once it is filled."""
+    if study is not None:
+        yield study
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    building = folder.with_name(f".{folder.name}.importing-{os.getpid()}")
+    try:
+        yield create_study(building, name, BACKBONE, BACKBONES[BACKBONE].weights_sha256)
+        if folder.exists():
+            folder.rmdir()
+        building.rename(folder)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """An image file in the study, ready for its row."""
+
+    sha256: str
+    height_px: int
+    width_px: int
+    bits: int
+    source_name: str
+
+
+@dataclass(frozen=True)
+class StoredPatch:
+    planned: PlannedPatch
+    pas: StoredImage
+    channels: tuple[tuple[PlannedChannel, StoredImage], ...]
+
+
+def _store(study: Study, pixels: np.ndarray, source_name: str) -> StoredImage:
+    height_px, width_px = pixels.shape[:2]
+    return StoredImage(
+        write_image(study, pixels), height_px, width_px, pixels.dtype.itemsize * 8, source_name
+    )
+
+
+def _write(
+    study: Study, new: list[PlannedPatch], classes: list[dict[str, str]], report: Report | None
+) -> dict[str, int]:
+    """First every file, then every row in one transaction."""
+    stored = []
+    for done, patch in enumerate(new):
+        if report:
+            report(done, len(new), f"importing {patch.name}", {})
+        pas = _store(study, read_rgb(patch.pas), patch.pas.name)
+        channels = tuple((c, _store(study, _pixels(c), c.path.name)) for c in patch.channels)
+        stored.append(StoredPatch(patch, pas, channels))
+    with study.science.write() as db:
+        there = {patch["name"].casefold() for patch in images.list_patches(db)}
+        for patch in new:
+            if patch.name.casefold() in there:
+                raise InputError(f"Patch {patch.name!r} was imported by someone else just now. Import again.")
+        slides = _add_slides(db, new)
+        for patch in stored:
+            _add_patch(db, slides, patch)
+        for row in classes:
+            study_store.add_class(db, **row)
+        total = len(images.list_patches(db))
+    if report:
+        report(len(new), len(new), "done", {})
+    return {
+        "patches": len(new),
+        "channels": sum(len(patch.channels) for patch in new),
+        "slides": len({patch.slide for patch in new}),
+        "patches_in_study": total,
+    }
+
+
+def _add_slides(db: Any, new: list[PlannedPatch]) -> dict[str, int]:
+    """Slide name -> id. What patches of a new slide do not share is unknown for the slide."""
+    slides = {row["name"]: row["id"] for row in images.list_slides(db)}
+    for name in dict.fromkeys(patch.slide for patch in new if patch.slide not in slides):
+        conditions = {patch.condition for patch in new if patch.slide == name}
+        sizes = {patch.um_per_px for patch in new if patch.slide == name}
+        condition = conditions.pop() if len(conditions) == 1 else "unknown"
+        slides[name] = images.add_slide(db, name, condition, sizes.pop() if len(sizes) == 1 else None)
+    return slides
+
+
+def _add_patch(db: Any, slides: Mapping[str, int], stored: StoredPatch) -> None:
+    patch = stored.planned
+    images.add_image(db, **asdict(stored.pas))
+    patch_id = images.add_patch(
+        db,
+        name=patch.name,
+        slide_id=slides[patch.slide],
+        glomerulus=patch.glomerulus,
+        um_per_px=patch.um_per_px,
+        condition=patch.condition,
+        image_sha256=stored.pas.sha256,
+    )
+    for channel, image in stored.channels:
+        images.add_image(db, **asdict(image))
+        images.add_channel(db, patch_id, channel.role, channel.marker, image.sha256)
+    # Equal size is all that is known of the pair; a measured registration is a later version.
+    images.add_registration(db, patch_id, identity_matrix(), "assumed identity", accepted=True)
