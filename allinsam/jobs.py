@@ -32,7 +32,7 @@ from allinsam.store.connection import utc_now
 
 HEARTBEAT_S = 1.0
 LOST_AFTER_S = 20.0
-WORKER_LOST_AFTER_S = 15.0
+PROCESS_LOST_AFTER_S = 15.0
 TERMINATE_AFTER_S = 10.0
 KILL_AFTER_S = 10.0
 INTERRUPTED = "interrupted"
@@ -147,9 +147,24 @@ def describe(job: Mapping[str, Any]) -> JobView:
 
 def worker_is_running(study: Study) -> bool:
     """Whether a worker will take queued jobs."""
+    return _beats(study, "worker")
+
+
+def demo_is_being_made(study: Study) -> bool:
+    """Whether more slides will come by themselves."""
+    return _beats(study, "demo")
+
+
+def beat_as(study: Study, process: str, pid: int) -> None:
+    """Tell the pages that this process is alive: "worker" or "demo"."""
+    with study.server.write() as db:
+        rows.put_heartbeat(db, process, pid)
+
+
+def _beats(study: Study, process: str) -> bool:
     with study.server.read() as db:
-        heartbeat = rows.get_heartbeat(db, "worker")
-    return heartbeat is not None and _age_s(heartbeat["at"]) < WORKER_LOST_AFTER_S
+        heartbeat = rows.get_heartbeat(db, process)
+    return heartbeat is not None and _age_s(heartbeat["at"]) < PROCESS_LOST_AFTER_S
 
 
 def log_path(study: Study, job_id: int) -> Path:
@@ -298,8 +313,7 @@ class _Worker:
         """Look at what runs, end what is dead, press what was cancelled, start what waits."""
         if time.monotonic() - self.beat_at > 2.0:
             self.beat_at = time.monotonic()
-            with self.study.server.write() as db:
-                rows.put_heartbeat(db, "worker", os.getpid())
+            beat_as(self.study, "worker", os.getpid())
         for child in self.children.values():
             child.poll()
         with self.study.server.read() as db:

@@ -1,0 +1,282 @@
+"""The real ASGI application: who gets what, sign-in and sign-out, foreign pages, headers."""
+
+import importlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
+from streamlit.runtime import Runtime
+
+from allinsam import accounts
+from allinsam.store import Study, create_study
+from tests.people import CHEAP, PASSWORD, signed_in_token
+from webapp import gate, session
+from webapp.server import create_app
+from webapp.sign_in import local_path
+
+HOST = "http://testserver"  # fixed by the test client for websockets
+BROWSER = {"accept": "text/html,application/xhtml+xml"}
+OWN_PAGE = {"origin": HOST}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    return create_study(tmp_path_factory.mktemp("served"), "Served study", "compact", "0" * 64)
+
+
+@pytest.fixture(scope="module")
+def tokens(study: Study) -> dict[str, str]:
+    """A cookie for each kind of visitor but the stranger."""
+    made = {role: signed_in_token(study, role, name=role) for role in ("lead", "reviewer", "annotator")}
+    made["expired"] = signed_in_token(
+        study, "annotator", name="late", settings=replace(CHEAP, sign_in_days=-1)
+    )
+    made["signed out"] = signed_in_token(study, "annotator", name="left")
+    accounts.sign_out(study, made["signed out"])
+    return made
+
+
+@pytest.fixture(scope="module")
+def served(study: Study) -> Iterator[TestClient]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(session.STUDY_VARIABLE, str(study.folder))
+        with TestClient(create_app(CHEAP), HOST, follow_redirects=False) as client:
+            yield client
+    # Streamlit keeps one runtime per process; leave none behind for other tests.
+    Runtime._instance = None
+
+
+@pytest.fixture
+def client(served: TestClient) -> TestClient:
+    served.cookies.clear()
+    return served
+
+
+VISITORS = ("stranger", "expired", "signed out", "annotator", "reviewer", "lead")
+# Path -> status for those outside and for those inside. 404 is an answer from behind the gate.
+ROUTES = {
+    "/": (303, 200),
+    "/annotate": (303, 200),
+    "/people": (303, 200),
+    "/sign-in": (200, 303),
+    "/set-password": (410, 410),
+    "/api/health": (200, 200),
+    "/_stcore/health": (200, 200),
+    "/_stcore/host-config": (401, 200),
+    "/_stcore/agent/openapi.json": (401, 200),
+    "/static/js/none.js": (401, 200),  # Streamlit answers unknown paths with its page
+    "/media/none.png": (401, 404),
+    "/component/none/index.html": (401, 404),
+    "/api/none": (401, 200),
+    "/assets/page.css": (200, 200),
+    "/assets/../api/none": (401, 200),
+    "/sign-in/": (303, 301),
+    "/SIGN-IN": (303, 200),
+}
+
+
+@pytest.mark.parametrize("visitor", VISITORS)
+@pytest.mark.parametrize("path", ROUTES)
+def test_who_gets_what(client: TestClient, tokens: dict[str, str], path: str, visitor: str) -> None:
+    outside, inside = ROUTES[path]
+    expected = inside if visitor in ("annotator", "reviewer", "lead") else outside
+    is_page = 303 in (outside, inside)
+    if visitor != "stranger":
+        client.cookies.set(session.COOKIE, tokens[visitor])
+    answer = client.get(path, headers=BROWSER if is_page else {})
+    assert answer.status_code == expected
+    if expected == 303 and outside == 303:
+        assert answer.headers["location"].startswith("/sign-in?next=%2F")
+
+
+@pytest.mark.parametrize("visitor", VISITORS)
+def test_who_gets_a_websocket(client: TestClient, tokens: dict[str, str], visitor: str) -> None:
+    if visitor != "stranger":
+        client.cookies.set(session.COOKIE, tokens[visitor])
+    if visitor in ("annotator", "reviewer", "lead"):
+        with client.websocket_connect("/_stcore/stream", ["streamlit"], headers=OWN_PAGE) as socket:
+            assert socket.accepted_subprotocol == "streamlit"
+    else:
+        with (
+            pytest.raises(WebSocketDisconnect) as refusal,
+            client.websocket_connect("/_stcore/stream", ["streamlit"], headers=OWN_PAGE),
+        ):
+            pass
+        assert refusal.value.code == gate.SIGNED_OUT_CODE
+
+
+@pytest.mark.parametrize("origin", [None, "null", "http://evil.example", "http://testserver:8502"])
+def test_a_foreign_page_gets_no_websocket(
+    client: TestClient, tokens: dict[str, str], origin: str | None
+) -> None:
+    client.cookies.set(session.COOKIE, tokens["lead"])
+    headers = {"origin": origin} if origin else {}
+    with (
+        pytest.raises(WebSocketDisconnect),
+        client.websocket_connect("/_stcore/stream", ["streamlit"], headers=headers),
+    ):
+        pass
+
+
+def test_an_open_websocket_ends_with_the_sign_in(
+    client: TestClient, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "WEBSOCKET_RECHECK_S", 0.05)
+    token = signed_in_token(study, "annotator", name="leaver")
+    client.cookies.set(session.COOKIE, token)
+    with client.websocket_connect("/_stcore/stream", ["streamlit"], headers=OWN_PAGE) as socket:
+        accounts.sign_out(study, token)
+        with pytest.raises(WebSocketDisconnect) as end:
+            while True:
+                socket.receive_bytes()
+    assert end.value.code == gate.SIGNED_OUT_CODE
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"origin": "null"},
+        {"origin": "http://evil.example"},
+        {"origin": "http://testserver.evil.example"},
+        {"referer": "http://evil.example/http://testserver/"},
+    ],
+)
+@pytest.mark.parametrize(
+    "path", ["/sign-in", "/sign-out", "/set-password", "/api/none", "/_stcore/upload_file/a/b"]
+)
+def test_a_foreign_page_cannot_post(
+    client: TestClient, tokens: dict[str, str], path: str, headers: dict[str, str]
+) -> None:
+    client.cookies.set(session.COOKIE, tokens["lead"])
+    assert client.post(path, headers=headers).status_code == 403
+    assert client.get("/", headers=BROWSER).status_code == 200
+
+
+def test_sign_in_leads_back_and_sets_a_careful_cookie(client: TestClient, tokens: dict[str, str]) -> None:
+    form = {"name": "lead", "password": PASSWORD, "next": "/annotate"}
+    answer = client.post("/sign-in", data=form, headers=OWN_PAGE)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/annotate")
+    cookie = answer.headers["set-cookie"]
+    for part in ("HttpOnly", "SameSite=lax", "Path=/", "Max-Age=604800"):
+        assert part in cookie
+    assert "Secure" not in cookie
+    assert client.get("/annotate", headers=BROWSER).status_code == 200
+
+
+def test_the_cookie_is_secure_behind_tls(served: TestClient, tokens: dict[str, str]) -> None:
+    form = {"name": "lead", "password": PASSWORD}
+    url = "https://testserver/sign-in"
+    answer = served.post(url, data=form, headers={"origin": "https://testserver"})
+    assert "Secure" in answer.headers["set-cookie"]
+
+
+def test_a_wrong_password_shows_the_form_again(client: TestClient, tokens: dict[str, str]) -> None:
+    form = {"name": "<lead>", "password": "wrong", "next": "/annotate"}
+    answer = client.post("/sign-in", data=form, headers=OWN_PAGE)
+    assert answer.status_code == 401
+    assert "do not match" in answer.text
+    assert 'value="&lt;lead&gt;"' in answer.text
+    assert "set-cookie" not in answer.headers
+
+
+def test_too_many_attempts_are_told_how_long_to_wait(client: TestClient, tokens: dict[str, str]) -> None:
+    form = {"name": "nobody at all", "password": "wrong"}
+    for _ in range(5):
+        assert client.post("/sign-in", data=form, headers=OWN_PAGE).status_code == 401
+    answer = client.post("/sign-in", data=form, headers=OWN_PAGE)
+    assert answer.status_code == 429
+    assert int(answer.headers["retry-after"]) >= 1
+    assert "Try again in" in answer.text
+
+
+def test_a_link_sets_the_password_and_signs_in(client: TestClient, study: Study) -> None:
+    token = accounts.invite(study, "newcomer", "annotator", "student")
+    assert 'value="newcomer"' in client.get("/set-password", params={"token": token}).text
+    form = {"token": token, "password": PASSWORD, "again": PASSWORD}
+    differs = client.post("/set-password", data={**form, "again": "else"}, headers=OWN_PAGE)
+    assert (differs.status_code, "differ" in differs.text) == (422, True)
+    short = client.post(
+        "/set-password", data={**form, "password": "short", "again": "short"}, headers=OWN_PAGE
+    )
+    assert (short.status_code, "needs 10" in short.text) == (422, True)
+    answer = client.post("/set-password", data=form, headers=OWN_PAGE)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/")
+    assert client.get("/", headers=BROWSER).status_code == 200
+    again = client.post("/set-password", data=form, headers=OWN_PAGE)
+    assert (again.status_code, "link has ended" in again.text) == (410, True)
+
+
+def test_sign_out_ends_this_sign_in_only(client: TestClient, study: Study) -> None:
+    here, there = (
+        signed_in_token(study, "annotator", name="twice"),
+        accounts.sign_in(study, "twice", PASSWORD, "192.0.2.9", CHEAP),
+    )
+    client.cookies.set(session.COOKIE, here)
+    answer = client.post("/sign-out", headers=OWN_PAGE)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/sign-in")
+    assert 'allinsam=""' in answer.headers["set-cookie"]
+    assert accounts.signed_in(study, here) is None
+    assert accounts.signed_in(study, there).name == "twice"
+    assert client.get("/sign-out").status_code == 401
+
+
+def test_an_oversized_form_is_not_read(client: TestClient) -> None:
+    form = {"name": "lead", "password": "x" * 100_000}
+    assert client.post("/sign-in", data=form, headers=OWN_PAGE).status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/sign-in", "/api/none", "/", "/assets/page.css", "/api/health"])
+def test_every_answer_carries_the_security_headers(
+    client: TestClient, tokens: dict[str, str], path: str
+) -> None:
+    client.cookies.set(session.COOKIE, tokens["lead"])
+    headers = client.get(path).headers
+    assert headers["x-frame-options"] == "DENY"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "same-origin"
+    assert "frame-ancestors 'none'" in headers["content-security-policy"]
+    assert "unsafe-eval" not in headers["content-security-policy"]
+    if path.startswith("/api/"):
+        assert headers["cache-control"] == "private, no-store"
+
+
+def test_without_a_study_the_server_says_so(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(session.STUDY_VARIABLE)
+    answer = client.get("/", headers=BROWSER)
+    assert answer.status_code == 503
+    assert "python -m webapp --study" in answer.text
+    assert client.get("/api/health").status_code == 503
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("/annotate", "/annotate"),
+        ("https://evil.example", "/"),
+        ("//evil.example", "/"),
+        ("/\\evil.example", "/"),
+        ("/a\r\nSet-Cookie: x", "/"),
+        ("", "/"),
+    ],
+)
+def test_after_signing_in_nobody_is_sent_elsewhere(target: str, expected: str) -> None:
+    assert local_path(target) == expected
+
+
+def test_route_modules_are_behind_the_gate() -> None:
+    """What other modules add must not fall under a path that is open."""
+    for name in ("image_routes", "export_routes"):
+        for route in importlib.import_module(f"webapp.{name}").routes:
+            assert route.path.startswith("/api/"), route.path
+            assert not gate.is_open(route.path)
+
+
+def test_streamlit_sends_no_usage_figures_and_hides_errors() -> None:
+    text = (Path(__file__).parents[1] / ".streamlit" / "config.toml").read_text("utf-8")
+    assert "gatherUsageStats = false" in text
+    assert 'showErrorDetails = "none"' in text
+    assert "enableAgentApi = false" in text
