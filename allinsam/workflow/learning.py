@@ -303,11 +303,16 @@ def train_run(
                 backbone_sha256=loaded.weights_sha256,
             )
 
+    # Each stage counts its epochs from 1; in the store they go on counting.
+    earlier, planned = {}, 0
+    for stage, epochs in settings.stages.items():
+        earlier[stage], planned = planned, planned + epochs
+
     def pass_on(row: dict[str, Any]) -> None:
         if row["kind"] == "epoch":
             with study.science.write() as db:
                 kept = {k: row[k] for k in ("loss", "val", "seconds", "scores")}
-                runs.put_epoch(db, run_id, row["epoch"], row["stage"], kept)
+                runs.put_epoch(db, run_id, earlier[row["stage"]] + row["epoch"], row["stage"], kept)
         total = row["seconds"] + row["seconds_left"]
         report(
             row["seconds"],
