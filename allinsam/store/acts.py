@@ -143,3 +143,17 @@ def _act(row: dict[str, Any]) -> Act:
         surface=row["surface"],
         payload_version=row["payload_version"],
     )
+
+
+def last_change(db: Database) -> tuple[int, int, int]:
+    """Numbers that differ whenever what people annotated, or how it is to be analysed, has changed."""
+    row = db.execute(
+        """SELECT ifnull(max(id), 0), count(*), (SELECT ifnull(max(id), 0) FROM study_change) FROM act"""
+    ).fetchone()
+    return int(row[0]), int(row[1]), int(row[2])
+
+
+def object_counts(db: Database) -> dict[tuple[str, str], int]:
+    """(person, class name) -> how many objects of theirs stand now."""
+    query = f"SELECT person_id, class_name, count(*) FROM ({CURRENT_QUERY}) GROUP BY 1, 2"
+    return {(row[0], row[1]): row[2] for row in db.execute(query).fetchall()}

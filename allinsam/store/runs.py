@@ -130,3 +130,11 @@ def list_scores(db: Database) -> list[dict[str, Any]]:
             ORDER BY x.id"""
         )
     )
+
+
+def last_score(db: Database) -> tuple[int, int, int]:
+    """Numbers that differ whenever scores have been added or replaced, or a run has ended."""
+    row = db.execute(
+        "SELECT ifnull(max(id), 0), count(*), (SELECT count(*) FROM run WHERE state = 'finished') FROM score"
+    ).fetchone()
+    return int(row[0]), int(row[1]), int(row[2])
