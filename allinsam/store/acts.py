@@ -153,7 +153,7 @@ def last_change(db: Database) -> tuple[int, int, int]:
     return int(row[0]), int(row[1]), int(row[2])
 
 
-def object_counts(db: Database) -> dict[tuple[str, str], int]:
-    """(person, class name) -> how many objects of theirs stand now."""
-    query = f"SELECT person_id, class_name, count(*) FROM ({CURRENT_QUERY}) GROUP BY 1, 2"
+def object_counts(db: Database) -> dict[tuple[int, int], int]:
+    """(assignment, class) -> how many objects stand there now."""
+    query = f"SELECT assignment_id, class_id, count(*) FROM ({CURRENT_QUERY}) GROUP BY 1, 2"
     return {(row[0], row[1]): row[2] for row in db.execute(query).fetchall()}

@@ -138,3 +138,8 @@ def last_score(db: Database) -> tuple[int, int, int]:
         "SELECT ifnull(max(id), 0), count(*), (SELECT count(*) FROM run WHERE state = 'finished') FROM score"
     ).fetchone()
     return int(row[0]), int(row[1]), int(row[2])
+
+
+def label_set_patches(db: Database, label_set_id: int) -> set[int]:
+    rows = db.query("SELECT DISTINCT patch_id FROM label_set_member WHERE label_set_id = ?", [label_set_id])
+    return {row["patch_id"] for row in rows}

@@ -1,17 +1,18 @@
 """Tables behind the agreement, comparison and export pages."""
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from allinsam.agreement import class_agreement, pairwise_agreement
-from allinsam.comparison import cluster_bootstrap, holm, paired_test
-from allinsam.errors import InputError
+from allinsam.agreement import class_agreement, pairwise_agreement, summarise
+from allinsam.comparison import cluster_bootstrap, equivalence_test, holm, paired_test
+from allinsam.errors import InputError, NotFoundError
 from allinsam.masks import decode_rle, instances_to_labels, rle_area
 from allinsam.records import Mask
 from allinsam.store import Study, images, runs
@@ -20,6 +21,7 @@ from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
 from allinsam.timing import active_seconds, model_wait_seconds, seconds_per_object
 from allinsam.workflow.annotating import read_patch, write_file
+from allinsam.workflow.export_columns import COLUMNS
 from allinsam.workflow.learning import LabelRecipe, read_labels, read_prediction
 
 SPREADSHEET_COMMANDS = ("=", "+", "-", "@", "\t", "\r")
@@ -29,7 +31,7 @@ PEOPLES_PURPOSES = ("production",)
 
 
 def ratings(study: Study) -> dict[str, dict[str, dict[str, np.ndarray]]]:
-    """patch -> person -> class -> label image, of all finished production work; the truth is nobody's rating."""
+    """patch -> person -> class -> label image of finished production work; the truth is nobody's rating."""
     with study.science.read() as db:
         claims = [
             row
@@ -76,64 +78,88 @@ def agreement_tables(study: Study) -> dict[str, pd.DataFrame]:
     }
 
 
+def agreement_by_groups(study: Study, pairwise: pd.DataFrame) -> pd.DataFrame:
+    """`pairwise` summarised per class and kind of pair ("student + student", "expert + student"), with
+    the 95 % interval of F1 over slides."""
+    with study.science.read() as db:
+        group_of = {person["id"]: person["group"] for person in study_store.list_people(db)}
+    sides = [pairwise[column].map(group_of) for column in ("rater_a", "rater_b")]
+    kinds = [" + ".join(sorted(pair)) for pair in zip(*sides, strict=True)]
+    return summarise(pairwise.assign(pair=kinds), ["class", "pair"], slide_of_patch(study))
+
+
 # --------------------------------------------------------------------------------------------- time
 
+TIME_KEYS = (
+    "person_id",
+    "group",
+    "patch",
+    "slide",
+    "condition",
+    "purpose",
+    "guidance",
+    "tool",
+    "state",
+)
+TIME_COLUMNS = [*TIME_KEYS, "objects", "active_s", "model_wait_s", "idle_cutoff_s"]
+OBJECT_TIME_COLUMNS = ["person_id", "group", "patch", "object_id", "seconds"]
 
-def times_by_assignment(study: Study, idle_cutoff_s: float | None = None) -> pd.DataFrame:
-    """Active seconds, model wait and objects of every assignment that people (not the truth) worked on."""
+
+def work_times(
+    study: Study, person_id: str | None = None, idle_cutoff_s: float | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Time of every assignment that people (not the truth) have worked on, and of every object they touched.
+
+    The first table has active seconds, model wait and objects kept; the second active seconds of each
+    object, deleted ones included. `idle_cutoff_s`: the study's plan by default.
+    """
     with study.science.read() as db:
         cutoff = idle_cutoff_s or float(study_store.get_study(db)["plan"]["idle_cutoff_s"])
-        assignments = [a for a in queue.list_assignments(db) if a["group"] != "truth"]
-        acts = {a["id"]: act_store.list_acts(db, a["id"]) for a in assignments}
-        kept = pd.Series([row["assignment_id"] for row in act_store.current_annotations(db)], dtype=int)
-    objects = kept.value_counts()
-    rows = []
+        assignments = [a for a in queue.list_assignments(db, person_id) if a["group"] != "truth"]
+        acts = {a["id"]: [asdict(act) for act in act_store.list_acts(db, a["id"])] for a in assignments}
+        kept: Counter[int] = Counter()
+        for (assignment_id, _), count in act_store.object_counts(db).items():
+            kept[assignment_id] += count
+    by_patch, by_object = [], []
     for assignment in assignments:
-        mine = [asdict(act) for act in acts[assignment["id"]]]
+        mine = acts[assignment["id"]]
         if not mine:
             continue
-        keys = ("person_id", "group", "patch", "slide", "condition", "purpose", "guidance", "tool", "state")
-        rows.append(
-            {
-                **{key: assignment[key] for key in keys},
-                "objects": int(objects.get(assignment["id"], 0)),
-                "active_s": active_seconds(mine, cutoff),
-                "model_wait_s": model_wait_seconds(mine),
-                "idle_cutoff_s": cutoff,
-            }
-        )
-    columns = ["person_id", "group", "patch", "objects", "active_s", "model_wait_s", "idle_cutoff_s"]
-    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
+        figures = {
+            "objects": kept[assignment["id"]],
+            "active_s": active_seconds(mine, cutoff),
+            "model_wait_s": model_wait_seconds(mine),
+            "idle_cutoff_s": cutoff,
+        }
+        by_patch.append({**{key: assignment[key] for key in TIME_KEYS}, **figures})
+        who = {key: assignment[key] for key in ("person_id", "group", "patch")}
+        by_object += [
+            {**who, "object_id": object_id, "seconds": seconds}
+            for object_id, seconds in seconds_per_object(mine, cutoff).items()
+        ]
+    return pd.DataFrame(by_patch, columns=TIME_COLUMNS), pd.DataFrame(by_object, columns=OBJECT_TIME_COLUMNS)
 
 
-def seconds_by_object(study: Study) -> pd.DataFrame:
-    """Active seconds of every object anybody touched: person_id, group, patch, object_id, seconds."""
-    with study.science.read() as db:
-        cutoff = float(study_store.get_study(db)["plan"]["idle_cutoff_s"])
-        assignments = [a for a in queue.list_assignments(db) if a["group"] != "truth"]
-        acts = {a["id"]: act_store.list_acts(db, a["id"]) for a in assignments}
-    rows = [
-        {key: a[key] for key in ("person_id", "group", "patch")}
-        | {"object_id": object_id, "seconds": seconds}
-        for a in assignments
-        for object_id, seconds in seconds_per_object([asdict(act) for act in acts[a["id"]]], cutoff).items()
-    ]
-    return pd.DataFrame(rows, columns=["person_id", "group", "patch", "object_id", "seconds"])
+def times_by_assignment(study: Study) -> pd.DataFrame:
+    return work_times(study)[0]
 
 
 def times_by_person(study: Study) -> pd.DataFrame:
     """Per person: patches, objects, median seconds per object, median active minutes per patch."""
-    by_patch, by_object = times_by_assignment(study), seconds_by_object(study)
+    return summarise_times(*work_times(study))
+
+
+def summarise_times(by_patch: pd.DataFrame, by_object: pd.DataFrame) -> pd.DataFrame:
+    """The tables of `work_times` per person."""
     columns = ["person_id", "group", "patches", "objects", "median_s_per_object", "median_min_per_patch"]
     if by_patch.empty:
         return pd.DataFrame(columns=columns)
-    seconds = by_object.groupby("person_id")["seconds"].median()
     table = (
         by_patch.groupby(["person_id", "group"])
         .agg(patches=("patch", "nunique"), objects=("objects", "sum"), active=("active_s", "median"))
         .reset_index()
     )
-    table["median_s_per_object"] = table["person_id"].map(seconds)
+    table["median_s_per_object"] = table["person_id"].map(by_object.groupby("person_id")["seconds"].median())
     table["median_min_per_patch"] = table.pop("active") / 60.0
     return table[columns]
 
@@ -141,79 +167,186 @@ def times_by_person(study: Study) -> pd.DataFrame:
 # ------------------------------------------------------------------------------------------- scores
 
 
+SCORE_COLUMNS = [
+    "kind",
+    "label",
+    "run",
+    "reference",
+    "run_id",
+    "label_set_id",
+    "reference_id",
+    "patch_id",
+    "patch",
+    "slide",
+    "condition",
+    "class_name",
+    "metric",
+    "value",
+    "n",
+]
+KIND_ID = {"model": "run_id", "people": "label_set_id"}
+
+
 def scores_table(study: Study) -> pd.DataFrame:
     """Tidy scores: one row per scored thing, patch, class and metric.
 
     `kind` is "model" (a run, from PAS alone) or "people" (labels as drawn); `label` says whose labels.
+    `n` is the number of nuclei in the reference. Scored against several references, a thing has rows
+    for each.
     """
     with study.science.read() as db:
         stored = runs.list_scores(db)
-        settings = {run["id"]: run for run in runs.list_runs(db)}
+        recipes = {run["id"]: run["recipe"] for run in runs.list_runs(db)}
     rows = []
     for row in stored:
-        run = settings.get(row["run_id"])
-        recipe = run["recipe"] if run else json.loads(row["label_recipe"])
+        recipe = recipes[row["run_id"]] if row["run_id"] else json.loads(row["label_recipe"])
         label = LabelRecipe.from_dict(recipe).title if recipe else "untrained"
-        reference = LabelRecipe.from_dict(json.loads(row["reference_recipe"])).title
-        keys = ("run_id", "label_set_id", "patch", "slide", "condition", "class_name", "metric", "value", "n")
-        named = {"kind": "model" if run else "people", "label": label, "run": row["run"] or label}
-        rows.append({**named, "reference": reference, **{key: row[key] for key in keys}})
-    columns = ["kind", "label", "run", "reference", "run_id", "label_set_id", "patch", "slide", "condition"]
-    return pd.DataFrame(rows, columns=[*columns, "class_name", "metric", "value", "n"])
+        named = {
+            "kind": "model" if row["run_id"] else "people",
+            "label": label,
+            "run": row["run"] or label,
+            "reference": LabelRecipe.from_dict(json.loads(row["reference_recipe"])).title,
+        }
+        rows.append({**row, **named})
+    return pd.DataFrame(rows, columns=SCORE_COLUMNS)
+
+
+def newest_reference(scores: pd.DataFrame) -> pd.DataFrame:
+    """Of a thing scored against several references only its newest scores: a patch counts once."""
+    keys = ["kind", "run_id", "label_set_id"]
+    newest = scores.groupby(keys, dropna=False)["reference_id"].transform("max")
+    return scores[scores["reference_id"] == newest]
 
 
 def newest_scores(scores: pd.DataFrame, kind: str = "model") -> pd.DataFrame:
     """Of several runs on the same kind of labels only the newest one's scores."""
-    chosen = scores[scores["kind"] == kind]
-    newest = chosen.groupby("label")["run_id" if kind == "model" else "label_set_id"].transform("max")
-    return chosen[chosen["run_id" if kind == "model" else "label_set_id"] == newest]
+    chosen = newest_reference(scores[scores["kind"] == kind])
+    newest = chosen.groupby("label")[KIND_ID[kind]].transform("max")
+    return chosen[chosen[KIND_ID[kind]] == newest]
+
+
+def scored_models(scores: pd.DataFrame) -> list[dict[str, Any]]:
+    """What can be compared, newest first: run_id, label, title and the title of the reference.
+
+    The newest run on some labels is called by the labels alone, an older one by its number too.
+    """
+    models = newest_reference(scores[scores["kind"] == "model"])
+    columns = ["run_id", "label", "reference"]
+    rows = models[columns].drop_duplicates().sort_values("run_id", ascending=False).to_dict("records")
+    seen: set[str] = set()
+    for row in rows:
+        row["run_id"] = int(row["run_id"])
+        row["title"] = f"{row['label']} (run {row['run_id']})" if row["label"] in seen else row["label"]
+        seen.add(row["label"])
+    return rows
+
+
+def means(scores: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Mean over patches with its 95 % interval over slides, and the patches, slides and nuclei behind it."""
+    rows = []
+    for keys, group in scores.groupby(list(by), dropna=False, sort=True):
+        low, high = cluster_bootstrap(group["value"].to_numpy(dtype=float), group["slide"].to_numpy(), seed=0)
+        figures = {
+            "mean": group["value"].mean(),
+            "low": low,
+            "high": high,
+            "patches": group["patch"].nunique(),
+            "slides": group["slide"].nunique(),
+            "nuclei": int(group["n"].sum()),
+        }
+        rows.append({**dict(zip(by, keys, strict=True)), **figures})
+    return pd.DataFrame(rows, columns=[*by, "mean", "low", "high", "patches", "slides", "nuclei"])
 
 
 def mean_scores(study: Study) -> pd.DataFrame:
     """Mean over test patches per run, class and metric, with its n and 95 % interval over slides."""
-    scores = scores_table(study)
-    groups = ["kind", "label", "run_id", "label_set_id", "reference", "class_name", "metric"]
-    rows = []
-    for keys, group in scores.groupby(groups, dropna=False):
-        low, high = cluster_bootstrap(group["value"].to_numpy(dtype=float), group["slide"].to_numpy(), seed=0)
-        figures = {"mean": group["value"].mean(), "low": low, "high": high, "patches": len(group)}
-        rows.append({**dict(zip(groups, keys, strict=True)), **figures, "nuclei": int(group["n"].sum())})
-    return pd.DataFrame(rows, columns=[*groups, "mean", "low", "high", "patches", "nuclei"])
+    keys = ["kind", "label", "run_id", "label_set_id", "reference", "class_name", "metric"]
+    return means(newest_reference(scores_table(study)), keys)
+
+
+def paper_table(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Means laid out as the source paper's Table 1: class x (injured, normal, average) across.
+
+    One row per label; the last row, "patches", has the number of patches each mean is over. The average
+    is the mean over patches, so these numbers are its weights.
+    """
+    chosen = scores[scores["metric"] == metric]
+    pooled = pd.concat([chosen, chosen.assign(condition="average")])
+    order = {"injured": 0, "normal": 1, "unknown": 2, "average": 3}
+    keys = [["class_name", "condition"], ["label"]]
+    table = pooled.pivot_table(index=keys[1], columns=keys[0], values="value", aggfunc="mean")
+    counts = pooled.groupby(keys[0])["patch"].nunique().rename("patches")
+    table = pd.concat([table, counts.to_frame().T])
+    columns = sorted(table.columns, key=lambda pair: (pair[0], order[pair[1]]))
+    return table[columns] if columns else pd.DataFrame()
 
 
 def compare(study: Study, a: str, b: str, metric: str = "f1_instance", kind: str = "model") -> pd.DataFrame:
     """Paired test of a against b over the test patches, per class and condition ("all" first).
 
-    `a` and `b` are labels of `scores_table` (expert, students, untrained, ...) or run ids.
+    `a` and `b` are labels of `scores_table` (expert, students, untrained, ...) or run ids. `low` and `high`
+    are the 90 % interval, over slides, of the mean difference, and `equivalent` says whether it lies within
+    the study's margin (both one-sided tests reject); `p_holm` is corrected over the rows of this table.
     """
-    scores = scores_table(study)
-    scores = scores[scores["metric"] == metric]
-    first, second = _scored_as(scores, a, kind), _scored_as(scores, b, kind)
+    with study.science.read() as db:
+        margin = float(study_store.get_study(db)["plan"]["equivalence_margin"])
+    first, second = paired_scores(scores_table(study), a, b, metric, kind)
     rows = []
     for name in sorted(set(first["class_name"]) & set(second["class_name"])):
         for condition in ["all", *sorted(set(first["condition"]))]:
             x, y = (_by_patch(table, name, condition) for table in (first, second))
             if x.empty or y.empty:
                 continue
-            means = {"mean_a": x.mean(), "mean_b": y.mean()}
-            test = {"class_name": name, "condition": condition, **means, **asdict(paired_test(x, y))}
-            rows.append(test)
+            slides = first.drop_duplicates("patch").set_index("patch")["slide"]
+            same = equivalence_test(x, y, margin, slides)
+            rows.append(
+                {
+                    "class_name": name,
+                    "condition": condition,
+                    "mean_a": x.mean(),
+                    "mean_b": y.mean(),
+                    **asdict(paired_test(x, y)),
+                    "low": same.low,
+                    "high": same.high,
+                    "margin": margin,
+                    "equivalent": same.equivalent,
+                }
+            )
     table = pd.DataFrame(rows)
     if not table.empty:
         table["p_holm"] = holm(table["p_value"].tolist())
     return table
 
 
-def _scored_as(scores: pd.DataFrame, wanted: str, kind: str) -> pd.DataFrame:
-    if str(wanted).isdigit():
-        found = scores[scores["run_id"] == int(wanted)]
-    else:
-        newest = newest_scores(scores, kind)
-        found = newest[newest["label"] == wanted]
-    if found.empty:
-        known = sorted(set(scores.loc[scores["kind"] == kind, "label"]))
+def paired_scores(
+    scores: pd.DataFrame, a: str, b: str, metric: str, kind: str = "model"
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The scores of a and of b on the patches and classes that both were scored on, against one reference."""
+    scores = scores[scores["metric"] == metric]
+    first, second = _scored_as(scores, a, kind), _scored_as(scores, b, kind)
+    shared = set(first["reference_id"]) & set(second["reference_id"])
+    if not shared:
         raise InputError(
-            f"No scores for {wanted!r}. Choose from {known} or a run's id, or evaluate it first."
+            f"{a!r} and {b!r} were scored against different references. Evaluate both again, then compare."
+        )
+    pair = [table[table["reference_id"] == max(shared)] for table in (first, second)]
+    keys = ["patch", "class_name"]
+    both = pd.merge(pair[0][keys], pair[1][keys], on=keys)
+    return pair[0].merge(both, on=keys), pair[1].merge(both, on=keys)
+
+
+def _scored_as(scores: pd.DataFrame, wanted: str, kind: str) -> pd.DataFrame:
+    """All scores of a run id, or of the newest run on labels of this title."""
+    mine = scores[scores["kind"] == kind]
+    if str(wanted).isdigit():
+        found = mine[mine[KIND_ID[kind]] == int(wanted)]
+    else:
+        named = mine[mine["label"] == wanted]
+        found = named[named[KIND_ID[kind]] == named[KIND_ID[kind]].max()]
+    if found.empty:
+        raise InputError(
+            f"No scores for {wanted!r}. Choose from {sorted(set(mine['label']))} or a run's id, "
+            "or evaluate it first."
         )
     return found
 
@@ -226,25 +359,43 @@ def _by_patch(scores: pd.DataFrame, class_name: str, condition: str) -> pd.Serie
 
 
 def worst_patches(
-    study: Study, run_id: int, class_name: str, metric: str, count: int = 4
+    scores: pd.DataFrame, run_id: int, class_name: str, metric: str, count: int = 4
 ) -> list[dict[str, Any]]:
-    """The test patches a run did worst on, with the picture and both sets of outlines as label images."""
+    """The test patches a run did worst on, those with more nuclei first among equals."""
+    mine = newest_reference(scores)
+    mine = mine[(mine["run_id"] == run_id) & (mine["class_name"] == class_name) & (mine["metric"] == metric)]
+    worst = mine.sort_values(["value", "n"], ascending=[True, False]).head(count)
+    return worst[["patch_id", "patch", "slide", "condition", "reference_id", "value", "n"]].to_dict("records")
+
+
+@dataclass(frozen=True)
+class ScoredPatch:
+    """What a run found on a test patch, and the reference it was scored against."""
+
+    image_rgb: np.ndarray
+    found: np.ndarray
+    reference: np.ndarray
+
+
+def scored_patch(study: Study, run_id: int, patch_id: int, class_name: str) -> ScoredPatch:
+    """The picture and both label images behind a run's newest score on a patch.
+
+    Raises:
+        NotFoundError: the run was not scored for this class there.
+    """
     with study.science.read() as db:
-        mine = [
-            row
+        references = [
+            row["reference_id"]
             for row in runs.list_scores(db)
-            if row["run_id"] == run_id and row["class_name"] == class_name and row["metric"] == metric
+            if (row["run_id"], row["patch_id"], row["class_name"]) == (run_id, patch_id, class_name)
         ]
-    mine.sort(key=lambda row: (row["value"], -row["n"]))
-    return [
-        {
-            **{key: row[key] for key in ("patch_id", "patch", "slide", "condition", "value", "n")},
-            "image_rgb": read_patch(study, row["patch_id"]),
-            "found": read_prediction(study, run_id, row["patch_id"], class_name),
-            "truth": read_labels(study, row["reference_id"])[row["patch_id"]][class_name],
-        }
-        for row in mine[:count]
-    ]
+    if not references:
+        raise NotFoundError(f"Run {run_id} has no score for {class_name!r} on patch {patch_id}.")
+    return ScoredPatch(
+        read_patch(study, patch_id),
+        read_prediction(study, run_id, patch_id, class_name),
+        read_labels(study, max(references))[patch_id][class_name],
+    )
 
 
 # ------------------------------------------------------------------------------------------ exports
@@ -255,7 +406,8 @@ def objects_table(study: Study) -> pd.DataFrame:
     with study.science.read() as db:
         rows = act_store.current_annotations(db)
         um = {patch["id"]: patch["um_per_px"] for patch in images.list_patches(db)}
-    return pd.DataFrame([_object_row(row, um[row["patch_id"]]) for row in rows])
+    columns = list(COLUMNS["objects"])
+    return pd.DataFrame([_object_row(row, um[row["patch_id"]]) for row in rows], columns=columns)
 
 
 def _object_row(row: dict[str, Any], um_per_px: float | None) -> dict[str, Any]:
@@ -283,7 +435,7 @@ def _object_row(row: dict[str, Any], um_per_px: float | None) -> dict[str, Any]:
 
 def acts_table(study: Study) -> pd.DataFrame:
     with study.science.read() as db:
-        return pd.DataFrame(act_store.act_rows(db))
+        return pd.DataFrame(act_store.act_rows(db), columns=list(COLUMNS["acts"]))
 
 
 EXPORTS: dict[str, Callable[[Study], pd.DataFrame]] = {
@@ -298,21 +450,31 @@ EXPORTS: dict[str, Callable[[Study], pd.DataFrame]] = {
 
 def to_csv(table: pd.DataFrame) -> bytes:
     """CSV (UTF-8) whose text cells a spreadsheet will not run as commands."""
-    safe = table.copy()
-    for column in safe.columns:
-        if not pd.api.types.is_numeric_dtype(safe[column]):
-            safe[column] = [_harmless(value) for value in safe[column]]
-    return safe.to_csv(index=False).encode("utf-8")
+    return b"".join(csv_parts(table))
+
+
+def csv_parts(table: pd.DataFrame, rows: int = 2_000) -> Iterator[bytes]:
+    """The same in parts, the header with the first."""
+    for start in range(0, max(1, len(table)), rows):
+        part = table.iloc[start : start + rows].copy()
+        for column in part.columns:
+            if not pd.api.types.is_numeric_dtype(part[column]):
+                part[column] = [_harmless(value) for value in part[column]]
+        yield part.to_csv(index=False, header=start == 0).encode("utf-8")
 
 
 def _harmless(value: Any) -> Any:
     return "'" + value if isinstance(value, str) and value.startswith(SPREADSHEET_COMMANDS) else value
 
 
-def export_csv(study: Study, name: str) -> bytes:
+def export_table(study: Study, name: str) -> pd.DataFrame:
     if name not in EXPORTS:
-        raise InputError(f"Unknown table {name!r}. Choose one of {sorted(EXPORTS)}.")
-    return to_csv(EXPORTS[name](study))
+        raise NotFoundError(f"Unknown table {name!r}. Choose one of {sorted(EXPORTS)}.")
+    return EXPORTS[name](study)
+
+
+def export_csv(study: Study, name: str) -> bytes:
+    return to_csv(export_table(study, name))
 
 
 def write_exports(study: Study, folder: Path, names: Sequence[str] | None = None) -> dict[str, str]:
