@@ -1,0 +1,83 @@
+"""Patches into people's queues."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from allinsam.errors import InputError
+from allinsam.records import TOOLS
+from allinsam.store import Study, images
+from allinsam.store import assignments as queue
+from allinsam.store import study as study_store
+
+# Arms a lead may hand out: suggestions need a model's proposals, which nobody makes yet.
+OFFERED_GUIDANCES = ("threshold", "if", "pas_only")
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """What became of each patch: ids of new assignments, and patches that were left out."""
+
+    assignment_ids: tuple[int, ...]
+    already: tuple[int, ...]  # in this person's queue, or done by them
+    without_marker: tuple[int, ...]  # no class has its marker on the slide
+
+
+def assign_patches(
+    study: Study,
+    person_id: str,
+    patch_ids: Sequence[int],
+    guidance: str = "threshold",
+    tool: str = "box_sam",
+) -> Assigned:
+    """Put patches at the end of a person's queue, in this order, all or none.
+
+    A patch asks only for the classes whose marker its slide has, so that nobody is asked to guess. A patch
+    this person has already is skipped.
+
+    Raises:
+        InputError: the guidance or tool is unknown, or the person is simulated or has withdrawn.
+        NotFoundError: no such person or patch.
+    """
+    if guidance not in OFFERED_GUIDANCES:
+        raise InputError(f"Guidance {guidance!r} cannot be assigned. Choose one of {OFFERED_GUIDANCES}.")
+    if tool not in TOOLS:
+        raise InputError(f"Unknown tool {tool!r}. Choose one of {TOOLS}.")
+    new, already, without = [], [], []
+    with study.science.write() as db:
+        person = study_store.get_person(db, person_id)
+        if person["simulated"] or person["withdrawn_at"]:
+            raise InputError(
+                f"{person_id!r} is simulated or has withdrawn. Choose somebody who can annotate."
+            )
+        markers: dict[int, set[str]] = {}
+        for row in images.slide_markers(db):
+            markers.setdefault(row["slide_id"], set()).add(row["marker"])
+        classes = study_store.list_classes(db)
+        mine = {a["patch_id"] for a in queue.list_assignments(db, person_id) if a["purpose"] == "production"}
+        for patch_id in dict.fromkeys(patch_ids):
+            there = markers.get(images.get_patch(db, patch_id)["slide_id"], set())
+            class_ids = [c["id"] for c in classes if c["marker"] in there]
+            if patch_id in mine:
+                already.append(patch_id)
+            elif not class_ids:
+                without.append(patch_id)
+            else:
+                new.append(
+                    queue.add_assignment(db, person_id, patch_id, class_ids, guidance=guidance, tool=tool)
+                )
+    return Assigned(tuple(new), tuple(already), tuple(without))
+
+
+def least_covered_patches(study: Study, person_id: str, count: int | None = None) -> list[int]:
+    """Patches this person does not have, those that fewest real people have first, spread over the slides."""
+    with study.science.read() as db:
+        patches = images.list_patches(db)
+        given = [a for a in queue.list_assignments(db) if a["purpose"] == "production"]
+    mine = {a["patch_id"] for a in given if a["person_id"] == person_id}
+    people = {p["id"]: sum(a["patch_id"] == p["id"] and not a["simulated"] for a in given) for p in patches}
+    place: dict[int, int] = {}
+    for patch in patches:
+        place[patch["id"]] = sum(patch["slide_id"] == p["slide_id"] for p in patches if p["id"] in place)
+    free = [p["id"] for p in patches if p["id"] not in mine]
+    free.sort(key=lambda patch_id: (people[patch_id], place[patch_id], patch_id))
+    return free if count is None else free[:count]

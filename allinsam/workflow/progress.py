@@ -1,0 +1,150 @@
+"""How far a study is: for the home page, and for the numbers beside the train button."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from allinsam.store import Study, images, runs, thresholds
+from allinsam.store import acts as act_store
+from allinsam.store import assignments as queue
+from allinsam.store import study as study_store
+from allinsam.training.settings import TrainingSettings
+from allinsam.workflow.learning import SHARES
+
+# Seconds to learn from one patch once, until a run on this machine has shown its own pace: the compact SAM
+# on two laptop cores. Larger models are slower in proportion to their size.
+GUESSED_SECONDS = {"compact": 0.8, "vit_b": 25.0, "vit_l": 70.0, "vit_h": 140.0}
+
+
+@dataclass(frozen=True)
+class PersonProgress:
+    """One person's queue, in patches."""
+
+    person_id: str
+    group: str
+    simulated: bool
+    withdrawn: bool
+    assigned: int
+    finished: int
+    opened: int
+
+
+@dataclass(frozen=True)
+class StudyProgress:
+    """What has been done in a study, and what has not."""
+
+    slides: int
+    patches: int
+    unsigned: tuple[tuple[str, str], ...]  # (slide, marker) without a signed threshold
+    markers: int  # (slide, marker) in all
+    people: tuple[PersonProgress, ...]  # without the simulated truth
+    trained: int  # finished runs
+    scored: bool
+
+    @property
+    def assigned(self) -> int:
+        return sum(person.assigned for person in self.people)
+
+    @property
+    def finished(self) -> int:
+        return sum(person.finished for person in self.people)
+
+
+def study_progress(study: Study) -> StudyProgress:
+    """Counts for the lead; a few small queries, so that a page may ask every second or two."""
+    with study.science.read() as db:
+        markers = images.slide_markers(db)
+        unsigned = [
+            (row["slide"], row["marker"])
+            for row in markers
+            if thresholds.current_threshold(db, row["slide_id"], row["marker"]) is None
+        ]
+        people = study_store.list_people(db)
+        assignments = queue.list_assignments(db)
+        finished = [run for run in runs.list_runs(db) if run["state"] == "finished"]
+        return StudyProgress(
+            slides=len(images.list_slides(db)),
+            patches=len(images.list_patches(db)),
+            unsigned=tuple(unsigned),
+            markers=len(markers),
+            people=tuple(_progress_of(p, assignments) for p in people if p["group"] != "truth"),
+            trained=sum(run["kind"] != "untrained" for run in finished),
+            scored=runs.last_score(db)[1] > 0,
+        )
+
+
+def person_progress(study: Study, person_id: str) -> PersonProgress:
+    with study.science.read() as db:
+        person = study_store.get_person(db, person_id)
+        return _progress_of({**person, "id": person_id}, queue.list_assignments(db, person_id))
+
+
+def _progress_of(person: Mapping[str, Any], assignments: Sequence[Mapping[str, Any]]) -> PersonProgress:
+    states = [a["state"] for a in assignments if a["person_id"] == person["id"]]
+    return PersonProgress(
+        person_id=person["id"],
+        group=person["group"],
+        simulated=bool(person["simulated"]),
+        withdrawn=person["withdrawn_at"] is not None,
+        assigned=len(states),
+        finished=states.count("submitted"),
+        opened=states.count("open"),
+    )
+
+
+def label_standing(study: Study) -> list[dict[str, Any]]:
+    """Per group and class: people and patches with finished labels, and their objects."""
+    with study.science.read() as db:
+        claims = [
+            row
+            for row in queue.all_assignment_classes(db)
+            if row["assignment_state"] == "submitted"
+            and row["state"] in ("complete", "nothing_here")
+            and row["purpose"] == "production"
+        ]
+        objects = act_store.object_counts(db)
+    rows = []
+    for group, class_name in sorted({(c["group"], c["class_name"]) for c in claims}):
+        mine = [c for c in claims if (c["group"], c["class_name"]) == (group, class_name)]
+        rows.append(
+            {
+                "group": group,
+                "class": class_name,
+                "people": len({c["person_id"] for c in mine}),
+                "patches": len({c["patch_id"] for c in mine}),
+                "objects": sum(objects.get((c["assignment_id"], c["class_id"]), 0) for c in mine),
+            }
+        )
+    return rows
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """How long training should take; `measured` from an earlier run on this machine, else a guess."""
+
+    minutes: float
+    measured: bool
+
+
+def estimate_training(study: Study, settings: TrainingSettings, label_patches: Sequence[int]) -> Estimate:
+    """Minutes to train once on each of these numbers of labelled patches, at most the budget each."""
+    with study.science.read() as db:
+        pace = next(
+            (p for run in reversed(runs.list_runs(db)) if (p := _pace(db, run, settings.backbone))), None
+        )
+    seconds = pace or GUESSED_SECONDS.get(settings.backbone, GUESSED_SECONDS["vit_b"])
+    epochs = sum(settings.stages.values())
+    share = SHARES["train"] / sum(SHARES.values())
+    limit = settings.budget_minutes or float("inf")
+    minutes = sum(min(limit, seconds * epochs * max(1, n * share) / 60.0) for n in label_patches)
+    return Estimate(minutes, pace is not None)
+
+
+def _pace(db: Any, run: Mapping[str, Any], backbone: str) -> float | None:
+    """Seconds per epoch and training patch of a finished run on this backbone."""
+    if run["state"] != "finished" or run["kind"] != "adapter" or run["backbone"] != backbone:
+        return None
+    epochs = runs.run_epochs(db, run["id"])
+    parts = runs.split_parts(db, run["split_id"])
+    patches = sum(parts.get(p) == "train" for p in runs.label_set_patches(db, run["label_set_id"]))
+    return epochs[-1]["seconds"] / (len(epochs) * patches) if epochs and patches else None
