@@ -22,7 +22,13 @@ from allinsam.training.settings import TrainingSettings
 from allinsam.training.train import batch_loss, train, validate
 
 QUICK = TrainingSettings(
-    backbone="tiny", adapter_epochs=3, corrective_epochs=2, batch_size=2, learning_rate=3e-3, device="cpu"
+    backbone="tiny",
+    adapter_epochs=3,
+    corrective_epochs=2,
+    batch_size=2,
+    learning_rate=3e-3,
+    device="cpu",
+    precision="float32",
 )
 
 
@@ -225,7 +231,8 @@ def test_an_unknown_setting_is_refused_and_known_ones_go_round():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"learning_rate": 0.0}, {"mocl_mode": "sum"}, {"budget_minutes": -1.0}, {"k": 0}]
+    "wrong",
+    [{"learning_rate": 0.0}, {"mocl_mode": "sum"}, {"budget_minutes": -1.0}, {"k": 0}, {"precision": "half"}],
 )
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(InputError):

@@ -7,6 +7,8 @@ from typing import Any
 from allinsam.errors import InputError
 from allinsam.training.corrective import MOCL_MODES, CorrectiveSettings
 
+PRECISIONS = ("auto", "float32", "bfloat16")
+
 
 def setting(default: Any, unit: str, source: str) -> Any:
     """A field with its unit and where its default comes from; forms and the command line show both."""
@@ -37,6 +39,9 @@ class TrainingSettings:
     corrective_share: float = setting(0.25, "of the budget", "ours; the rest is the adapter stage's")
     seed: int = setting(2023, "", "authors")
     device: str = setting("auto", "auto | cpu | cuda", "ours")
+    precision: str = setting(
+        "auto", "auto | float32 | bfloat16", "ours: auto = bfloat16 where the chip has it"
+    )
 
     def __post_init__(self) -> None:
         positive = ("adapter_epochs", "k", "learning_rate", "batch_size", "corrective_learning_rate")
@@ -48,6 +53,8 @@ class TrainingSettings:
                 f"corrective_epochs {self.corrective_epochs!r} must not be negative and budget_minutes "
                 f"{self.budget_minutes!r} must be above 0 or empty."
             )
+        if self.precision not in PRECISIONS:
+            raise InputError(f"Unknown precision {self.precision!r}. Choose one of {PRECISIONS}.")
         if self.mocl_mode not in MOCL_MODES:
             raise InputError(f"Unknown mocl_mode {self.mocl_mode!r}. Choose one of {sorted(MOCL_MODES)}.")
 

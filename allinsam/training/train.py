@@ -104,13 +104,24 @@ def batch_loss(
     network: AdaptedSam, batch: FrameBatch, stage: str, settings: TrainingSettings, cell_px: float
 ) -> Tensor:
     """Mean over the pairs of frame and class that were labelled; an unlabelled class teaches nothing."""
-    output = network(network.normalise(batch.frames))
+    with mixed_precision(network.no_mask.device, settings.precision):
+        output = network(network.normalise(batch.frames))
     known = batch.known.to(output.logits.device)
-    logits, targets = output.logits[known], batch.targets.to(output.logits.device)[known]
+    logits, targets = output.logits.float()[known], batch.targets.to(output.logits.device)[known]
     if stage == "adapter":
         return adapter_loss(logits, targets).mean()
-    features = output.embedding[known.nonzero()[:, 0]]
+    features = output.embedding.float()[known.nonzero()[:, 0]]
     return corrective_loss(logits, features, targets, cell_px, settings.corrective).mean()
+
+
+def mixed_precision(device: torch.device, precision: str) -> torch.autocast:
+    """bfloat16 inside the network if asked for, or if "auto" finds a chip that multiplies it natively."""
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = torch.cpu.get_capabilities().get("avx512_bf16", False)
+    wanted = precision == "bfloat16" or (precision == "auto" and native)
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=wanted)
 
 
 class _Run:
