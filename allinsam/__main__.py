@@ -75,9 +75,15 @@ def demo(args: argparse.Namespace) -> Result:
 
 def import_(args: argparse.Namespace) -> Result:
     """Bring PAS and IF files from a folder or a CSV manifest into a study."""
+    from allinsam.importing import FolderRules
     from allinsam.workflow.importing import import_study
 
-    return import_study(args.study, args.source, on_problem=args.on_problem, name=args.name)
+    given = {"marker_name": args.marker_name, "slide_pattern": args.slide_pattern}
+    given |= {"condition": args.condition, "um_per_px": args.um_per_px}
+    rules = FolderRules(**{key: value for key, value in given.items() if value is not None})
+    return import_study(
+        args.study, args.source, args.on_problem, args.name, report=Printer().report, rules=rules
+    )
 
 
 def threshold(args: argparse.Namespace) -> Result:
@@ -277,9 +283,17 @@ def _demo_arguments(sub: argparse.ArgumentParser) -> None:
 
 
 def _import_arguments(sub: argparse.ArgumentParser) -> None:
+    from allinsam.records import CONDITIONS
+
     sub.add_argument("source", type=Path, help="a folder of images or a CSV manifest")
     sub.add_argument("--on-problem", choices=("stop", "skip"), default="stop")
     sub.add_argument("--name", default=None, help="name of a new study")
+    sub.add_argument("--marker-name", default=None, help="folders: what the `_marker` files show")
+    sub.add_argument(
+        "--slide-pattern", default=None, help="folders: regular expression; group 1 is the slide"
+    )
+    sub.add_argument("--condition", choices=CONDITIONS, default=None, help="folders: condition of all")
+    sub.add_argument("--um-per-px", type=float, default=None, help="folders: pixel size of all")
 
 
 def _threshold_arguments(sub: argparse.ArgumentParser) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from allinsam.__main__ import main
 from allinsam.masks import decode_rle
 from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
@@ -151,8 +152,8 @@ def test_the_whole_way_on_the_command_line(study, tmp_path):
         (("threshold", "--method", "otsu", "--person", "ghost"), "'ghost'"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_2(study, arguments, said):
+def test_bad_input_is_one_line_and_exit_2(study, capsys, arguments, said):
     where = () if "--study" in arguments else ("--study", str(study.folder))
-    done = run(*arguments, *where)
-    assert done.returncode == 2
-    assert done.stdout == "" and said in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert main([*arguments, *where]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and said in printed.err and len(printed.err.strip().splitlines()) == 1
