@@ -41,8 +41,9 @@ async def lifespan(app: st.App) -> AsyncIterator[None]:
         importlib.import_module(module)
     gc.collect()
     gc.freeze()
-    # An access log would keep the one-time links that set passwords.
+    # Streamlit switches these on; an access log would keep the one-time links that set passwords.
     logging.getLogger("uvicorn.access").disabled = True
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     yield
 
 
