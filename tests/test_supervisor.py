@@ -8,8 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -19,26 +18,9 @@ from allinsam import accounts
 from allinsam.errors import InputError
 from allinsam.locking import only_one
 from allinsam.store import Study
+from tests.live import ROOT, LiveServer, free_port, serving, wait_until
 from tests.people import CHEAP, PASSWORD
 from webapp import __main__ as supervisor
-
-ROOT = Path(__file__).resolve().parents[1]
-PATIENCE_S = 120.0  # for a busy machine; nothing is asserted about it
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def wait_until(ready: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        if ready():
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"waited in vain for {what}")
 
 
 def children_of(pid: int) -> dict[str, psutil.Process]:
@@ -53,24 +35,13 @@ def children_of(pid: int) -> dict[str, psutil.Process]:
 
 
 @pytest.fixture
-def running(empty_study: Study, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], int, Path]]:
-    port, log = free_port(), tmp_path / "log.txt"
-    command = [sys.executable, "-m", "webapp", "--study", str(empty_study.folder), "--port", str(port)]
-    with open(log, "wb") as file:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
-    try:
-        wait_until(lambda: "Ctrl-C stops it" in log.read_text("utf-8"), "the address")
-        yield process, port, log
-    finally:
-        process.terminate()
-        process.wait(30)
+def live(empty_study: Study, tmp_path: Path) -> Iterator[LiveServer]:
+    with serving(empty_study, tmp_path / "log.txt") as server:
+        yield server
 
 
-def test_it_serves_restarts_and_ends_with_its_children(
-    empty_study: Study, running: tuple[subprocess.Popen[bytes], int, Path]
-) -> None:
-    process, port, log = running
-    text = log.read_text("utf-8")
+def test_it_serves_restarts_and_ends_with_its_children(empty_study: Study, live: LiveServer) -> None:
+    process, port, text = live.process, live.port, live.log.read_text("utf-8")
     assert f"http://127.0.0.1:{port}\n" in text
     # The one-time link makes the lead.
     token = re.search(r"/set-password\?token=(\S+)", text).group(1)

@@ -1,0 +1,89 @@
+"""A real Chromium against a real server.
+
+    live = serve(study)                      # `python -m webapp` on a free port, until the tests end
+    live.sign_in(page, "lead", PASSWORD)     # an account made with tests.people.signed_in_token
+
+`page` is 1366x768; its test fails when the page asks another host or breaks the content policy.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import BrowserContext, ConsoleMessage, Page
+
+from allinsam.store import Study
+from tests.live import LiveServer, serving
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+
+Serve = Callable[[Study], LiveServer]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "tests/e2e/" in item.path.as_posix():
+            item.add_marker(pytest.mark.e2e)
+
+
+@pytest.fixture(scope="session")
+def browser_type_launch_args(browser_type_launch_args: dict[str, Any]) -> dict[str, Any]:
+    wanted = [os.environ.get("ALLINSAM_CHROMIUM"), *BROWSERS]
+    found = next((path for path in map(shutil.which, filter(None, wanted)) if path), None)
+    if found is None:
+        reason = "no Chromium: install it, or name one in ALLINSAM_CHROMIUM"
+        if os.environ.get("ALLINSAM_REQUIRE_BROWSER"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return {**browser_type_launch_args, "executable_path": found, "args": FLAGS}
+
+
+@pytest.fixture(scope="session")
+def browser_context_args(browser_context_args: dict[str, Any]) -> dict[str, Any]:
+    return {**browser_context_args, "viewport": {"width": 1366, "height": 768}}
+
+
+@pytest.fixture
+def page(context: BrowserContext) -> Iterator[Page]:
+    foreign: list[str] = []
+    violations: list[str] = []
+
+    def note_message(message: ConsoleMessage) -> None:
+        if "Content Security Policy" in message.text:
+            violations.append(message.text)
+
+    def note_host(url: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https", "ws", "wss") and parts.hostname != "127.0.0.1":
+            foreign.append(url)
+
+    context.on("request", lambda request: note_host(request.url))
+    context.on("console", note_message)
+    yield context.new_page()
+    assert foreign == []
+    assert violations == []
+
+
+@pytest.fixture(scope="session")
+def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    with ExitStack() as stack:
+
+        def serve_(study: Study) -> LiveServer:
+            log = tmp_path_factory.mktemp("live") / "server.log"
+            return stack.enter_context(serving(study, log))
+
+        yield serve_
