@@ -23,10 +23,12 @@ from allinsam.training.train import batch_loss, train, validate
 
 QUICK = TrainingSettings(
     backbone="tiny",
+    adapter_width=None,
     adapter_epochs=3,
     corrective_epochs=2,
     batch_size=2,
     learning_rate=3e-3,
+    decoder_learning_rate=3e-3,
     device="cpu",
     precision="float32",
 )

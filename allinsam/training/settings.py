@@ -19,7 +19,9 @@ def setting(default: Any, unit: str, source: str) -> Any:
 class TrainingSettings:
     settings_version: int = setting(1, "", "format of this record")
     backbone: str = setting("compact", "name or path of weights", "ours; the paper has vit_h")
-    adapter_width: int | None = setting(None, "channels, None = encoder width // 32", "SAM-Adapter")
+    adapter_width: int | None = setting(
+        48, "channels, None = the backbone's own", "ours for compact; SAM-Adapter: encoder width // 32"
+    )
     adapter_epochs: int = setting(40, "epochs", "ours; the authors have up to 500, patience 50")
     mocl: bool = setting(True, "", "corrective stage after the adapter stage (paper)")
     corrective_epochs: int = setting(10, "epochs", "ours; the authors have 50 of 101")
@@ -27,10 +29,13 @@ class TrainingSettings:
     k: int = setting(100, "native px", "released code, top-k of Eq. 2")
     mocl_base: float = setting(1.5, "", "released code; base of the confidence weight in mode average")
     dice_weights_denominator: bool = setting(False, "", "released code: weights in Dice's numerator only")
-    learning_rate: float = setting(2e-4, "per step", "authors' AdamW")
-    corrective_learning_rate: float = setting(1e-4, "per step", "ours")
+    learning_rate: float = setting(5e-3, "per step, adapter", "ours for compact; authors: 2e-4")
+    decoder_learning_rate: float = setting(1e-3, "per step, decoder", "ours for compact; authors: 2e-4")
+    corrective_factor: float = setting(
+        0.3, "of both learning rates", "ours: the corrective stage starts warm"
+    )
     weight_decay: float = setting(0.01, "per step", "authors' AdamW")
-    batch_size: int = setting(4, "frames", "ours; the authors have 1")
+    batch_size: int = setting(1, "frames", "authors")
     gradient_clip: float = setting(1.0, "L2 norm", "ours")
     augmentation: bool = setting(
         True, "", "ours: flips, quarter turns, mild stain shift; the authors have none"
@@ -44,7 +49,14 @@ class TrainingSettings:
     )
 
     def __post_init__(self) -> None:
-        positive = ("adapter_epochs", "k", "learning_rate", "batch_size", "corrective_learning_rate")
+        positive = (
+            "adapter_epochs",
+            "k",
+            "learning_rate",
+            "decoder_learning_rate",
+            "corrective_factor",
+            "batch_size",
+        )
         for name in positive:
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} is {getattr(self, name)!r}. It must be above 0.")

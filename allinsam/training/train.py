@@ -41,6 +41,7 @@ from allinsam.training.dataset import (
 from allinsam.training.settings import TrainingSettings
 
 SETTLED_LEARNING_RATE = 1e-7  # the authors' eta_min
+WARM_UP = 0.03  # share of a stage over which the learning rate rises
 BAD_STEPS_IN_A_ROW = 5
 REPORT_EVERY_SECONDS = 1.0
 
@@ -171,11 +172,13 @@ class _Run:
         self.last_report = -math.inf
 
     def _new_optimizer(self) -> torch.optim.AdamW:
-        return torch.optim.AdamW(
-            self.network.trainable_parameters().values(),
-            lr=self.settings.learning_rate,
-            weight_decay=self.settings.weight_decay,
-        )
+        """The adapter and the rest have learning rates of their own; `_step` sets both."""
+        parameters = self.network.trainable_parameters()
+        adapter = [value for name, value in parameters.items() if name.startswith("adapter.")]
+        decoder = [value for name, value in parameters.items() if not name.startswith("adapter.")]
+        groups = [{"params": adapter, "top": self.settings.learning_rate}]
+        groups += [{"params": decoder, "top": self.settings.decoder_learning_rate}]
+        return torch.optim.AdamW(groups, weight_decay=self.settings.weight_decay)
 
     def train_stage(self, stage: str) -> None:
         """All epochs of a stage that are still to do, or as many as its share of the time allows."""
@@ -249,10 +252,11 @@ class _Run:
     def _step(self, batch: FrameBatch, stage: str, share: float) -> float:
         """One optimizer step at `share` of the stage; its loss. A loss that is no number changes nothing."""
         settings = self.settings
-        top = settings.learning_rate if stage == "adapter" else settings.corrective_learning_rate
+        factor = 1.0 if stage == "adapter" else settings.corrective_factor
+        # A short warm-up, then half a cosine.
+        factor *= min(1.0, share / WARM_UP + 0.02) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, share)))
         for group in self.optimizer.param_groups:
-            half_cosine = 0.5 * (1.0 + math.cos(math.pi * min(1.0, share)))
-            group["lr"] = SETTLED_LEARNING_RATE + (top - SETTLED_LEARNING_RATE) * half_cosine
+            group["lr"] = max(SETTLED_LEARNING_RATE, factor * group["top"])
         loss = batch_loss(self.network, batch, stage, settings, self.cell_px)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
