@@ -1,5 +1,83 @@
-"""Routes for downloads."""
+"""Downloads of tables, and pictures of what a model found. By URL, so that neither travels with a page."""
 
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import lru_cache
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-routes: list[Route] = []
+from allinsam.accounts import demand
+from allinsam.errors import AllinsamError, NotAllowedError, NotFoundError
+from allinsam.store import Study, runs
+from allinsam.store.study import get_study, list_classes
+from allinsam.workflow.reporting import csv_parts, export_table, scored_patch
+from webapp.outlines import found_and_reference
+from webapp.session import study_from_environment
+
+Answer = Callable[[Request], Response]
+
+
+def answering_errors(route: Answer) -> Answer:
+    """Says in words, with the right status, why a request was refused."""
+
+    def answer(request: Request) -> Response:
+        try:
+            return route(request)
+        except NotAllowedError as error:
+            return PlainTextResponse(str(error), status_code=403)
+        except NotFoundError as error:
+            return PlainTextResponse(str(error), status_code=404)
+        except AllinsamError as error:
+            return PlainTextResponse(str(error), status_code=400)
+
+    return answer
+
+
+@answering_errors
+def table_route(request: Request) -> Response:
+    """GET /api/export/{table}.csv"""
+    demand(request.state.person, "export")
+    study = study_from_environment()
+    name = request.path_params["table"]
+    parts = csv_parts(export_table(study, name))
+    headers = {"Content-Disposition": f'attachment; filename="{file_name(study, name)}"'}
+    return StreamingResponse(parts, media_type="text/csv; charset=utf-8", headers=headers)
+
+
+@answering_errors
+def picture_route(request: Request) -> Response:
+    """GET /api/runs/{run}/patches/{patch}/{class}.png: found solid, reference dashed."""
+    demand(request.state.person, "compare")
+    study = study_from_environment()
+    keys = [request.path_params[key] for key in ("run", "patch", "class_name")]
+    with study.science.read() as db:
+        state = runs.last_score(db)
+    picture = _picture(study, *keys, state)
+    headers = {"Cache-Control": "private, no-store", "Vary": "Cookie"}
+    return Response(picture, media_type="image/png", headers=headers)
+
+
+routes: list[Route] = [
+    Route("/api/export/{table}.csv", table_route),
+    Route("/api/runs/{run:int}/patches/{patch:int}/{class_name}.png", picture_route),
+]
+
+
+def file_name(study: Study, table: str) -> str:
+    """`demo_objects_2026-11-23.csv`: plain ASCII whatever the study is called."""
+    with study.science.read() as db:
+        name = get_study(db)["name"]
+    plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "study"
+    return f"{plain}_{table}_{datetime.now(UTC):%Y-%m-%d}.csv"
+
+
+@lru_cache(maxsize=48)
+def _picture(study: Study, run_id: int, patch_id: int, class_name: str, state: tuple[int, ...]) -> bytes:
+    """`state` stands for the scores: a new evaluation may have found something else."""
+    scored = scored_patch(study, run_id, patch_id, class_name)
+    with study.science.read() as db:
+        colour = next(c["colour"] for c in list_classes(db) if c["name"] == class_name)
+    return found_and_reference(scored.image_rgb, scored.found, scored.reference, colour)

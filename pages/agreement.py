@@ -1,0 +1,183 @@
+"""Agreement: do people find the same nuclei, draw the same outline, choose the same class, and how fast?"""
+
+import pandas as pd
+import streamlit as st
+
+from allinsam.accounts import may
+from allinsam.agreement import matrix
+from allinsam.store import Study
+from webapp import charts
+from webapp.page_parts import (
+    agreement_of,
+    annotation_state,
+    download_link,
+    empty_state,
+    figure_note,
+    figure_suffix,
+    page_head,
+    times_of,
+)
+from webapp.session import current_study, require
+
+FEWEST_PATCHES = 3
+FEWEST_NUCLEI = 10
+FIGURES = {
+    "f1": ("Instance F1", "the same nuclei found: 1 means all of them, matched at IoU above 0.5"),
+    "dice": ("Pixel Dice", "the same pixels marked, found or missed nuclei included"),
+    "matched_dice": ("Matched Dice", "the same outline, on nuclei that both found"),
+}
+TOO_FEW = "too few"
+PAIRS = {
+    "student + student": "two students",
+    "expert + student": "student and expert",
+    "expert + expert": "two experts",
+}
+
+
+def show_nuclei(study: Study, tables: dict[str, pd.DataFrame]) -> None:
+    pairwise = tables["pairwise"]
+    left, right = st.columns(2)
+    value = left.selectbox("Figure", list(FIGURES), format_func=lambda name: FIGURES[name][0])
+    class_name = right.selectbox("Class", ["all classes", *sorted(pairwise["class"].unique())])
+    chosen = pairwise if class_name == "all classes" else pairwise[pairwise["class"] == class_name]
+    figures, counts = matrix(chosen, value), matrix(chosen, value, "count")
+    title = f"{FIGURES[value][0]}, {class_name}{figure_suffix(study)}"
+    left, right = st.columns([1, 1])
+    left.plotly_chart(
+        charts.heat_map(figures, counts, FEWEST_PATCHES, title), config=charts.CONFIG, key="heat"
+    )
+    with right:
+        st.dataframe(group_rows(tables["groups"]), hide_index=True)
+        figure_note(
+            study,
+            "F1 with its 95 % interval (whole slides drawn again), pixel Dice and Dice of matched nuclei. "
+            "n counts pairs of people on patches.",
+        )
+    figure_note(
+        study,
+        f"{FIGURES[value][0]}: {FIGURES[value][1]}. Mean over the patches that both finished, n of them (each "
+        f"class counts on its own). Fewer than {FEWEST_PATCHES}: {TOO_FEW}. Agreement is not correctness.",
+    )
+
+
+def group_rows(groups: pd.DataFrame) -> pd.DataFrame:
+    """The summary per kind of pair in words."""
+    enough = groups["n_patches"] >= FEWEST_PATCHES
+    table = pd.DataFrame(
+        {
+            "Class": groups["class"],
+            "Who": groups["pair"].map(lambda pair: PAIRS.get(pair, pair)),
+            "F1 (95 % interval)": [
+                with_interval(*row) for row in groups[["f1", "f1_low", "f1_high"]].itertuples(index=False)
+            ],
+            "Dice": groups["dice"].map("{:.2f}".format),
+            "Matched": groups["matched_dice"].map("{:.2f}".format).replace("nan", TOO_FEW),
+            "n": groups["n"],
+            "Patches": groups["n_patches"],
+            "Slides": groups["n_clusters"],
+        }
+    )
+    table.loc[~enough, ["F1 (95 % interval)", "Dice", "Matched"]] = TOO_FEW
+    return table
+
+
+def with_interval(mean: float, low: float, high: float) -> str:
+    return f"{mean:.2f} (one slide)" if pd.isna(low) else f"{mean:.2f} ({low:.2f} to {high:.2f})"
+
+
+def show_classes(study: Study, classes: pd.DataFrame) -> None:
+    if classes.empty or not classes["n_matched"].sum():
+        st.info("No two people have found the same nuclei on a patch where both finished two classes.")
+        return
+    few = classes["n_matched"] < FEWEST_NUCLEI
+    table = pd.DataFrame(
+        {
+            "Person": classes["rater_a"],
+            "and": classes["rater_b"],
+            "Same class": classes["agree"].map("{:.1%}".format),
+            "Cohen's kappa": classes["cohen_kappa"].map("{:.2f}".format).replace("nan", "one class only"),
+            "Gwet's AC1": classes["gwet_ac1"].map("{:.2f}".format),
+            "Nuclei both found": classes["n_matched"],
+            "Patches": classes["n_patches"],
+        }
+    )
+    table.loc[few, ["Same class", "Cohen's kappa", "Gwet's AC1"]] = TOO_FEW
+    st.dataframe(table, hide_index=True)
+    figure_note(
+        study,
+        "Class of the nuclei that both found, matched whatever their class, on patches where both finished "
+        "two classes or more. Kappa falls when one class is rare, AC1 does not: read both. "
+        f"Fewer than {FEWEST_NUCLEI} nuclei: {TOO_FEW}.",
+    )
+
+
+def show_times(study: Study, times: dict[str, pd.DataFrame]) -> None:
+    by_patch, by_object = times["by_patch"], times["by_object"]
+    done = by_patch[by_patch["state"] == "submitted"]
+    if by_object.empty:
+        st.info("Nobody has drawn anything yet.")
+        return
+    cutoff = float(by_patch["idle_cutoff_s"].iloc[0])
+    left, right = st.columns(2)
+    title = f"Seconds per nucleus{figure_suffix(study)}"
+    figure = charts.spread_by(by_object, "seconds", "person_id", "group", "active seconds", title)
+    left.plotly_chart(figure, config=charts.CONFIG, key="seconds")
+    if done.empty:
+        right.info("No patch has been submitted yet.")
+    else:
+        minutes = done.assign(minutes=done["active_s"] / 60.0)
+        title = f"Active minutes per patch{figure_suffix(study)}"
+        figure = charts.spread_by(minutes, "minutes", "person_id", "group", "active minutes", title)
+        right.plotly_chart(figure, config=charts.CONFIG, key="minutes")
+    names = {
+        "person_id": "Person",
+        "group": "Group",
+        "patches": "Patches",
+        "objects": "Nuclei kept",
+        "median_s_per_object": "Median seconds per nucleus",
+        "median_min_per_patch": "Median minutes per patch",
+    }
+    table = times["by_person"].rename(columns=names)
+    digits = st.column_config.NumberColumn(format="%.1f")
+    st.dataframe(
+        table,
+        hide_index=True,
+        column_config={names["median_s_per_object"]: digits, names["median_min_per_patch"]: digits},
+    )
+    figure_note(
+        study,
+        f"Active time: gaps between acts, each counted up to {cutoff:g} s, without pauses and without "
+        "waiting for masks. Boxes: median and quartiles; n: nuclei (deleted ones too) or submitted patches.",
+    )
+
+
+def main() -> None:
+    person, study = require("lead", "reviewer"), current_study()
+    left, right = st.columns([6, 1], vertical_alignment="bottom")
+    with left:
+        page_head("Agreement", "People who worked on the same patches without seeing each other's work.")
+    state = annotation_state(study)
+    tables, times = agreement_of(str(study.folder), state), times_of(str(study.folder), state)
+    if tables["pairwise"].empty:
+        empty_state(
+            "**No patch has been finished by two people yet.** Assign the same patches to two people.",
+            person,
+            "people" if may(person, "manage_people") else None,
+            "Assign patches",
+        )
+        if not times["by_object"].empty:
+            show_times(study, times)
+        return
+    if may(person, "export"):
+        with right:
+            download_link("agreement", "Download CSV")
+    tabs = st.tabs(["Nuclei and outlines", "Class", "Time"])
+    with tabs[0]:
+        show_nuclei(study, tables)
+    with tabs[1]:
+        show_classes(study, tables["classes"])
+    with tabs[2]:
+        show_times(study, times)
+
+
+main()

@@ -1,0 +1,207 @@
+"""Compare: expert against students against untrained, and run against run, on the same test patches."""
+
+import html
+from urllib.parse import quote
+
+import pandas as pd
+import streamlit as st
+
+from allinsam.accounts import SignedIn, may
+from allinsam.comparison import TOO_FEW
+from allinsam.errors import AllinsamError
+from allinsam.store import Study
+from allinsam.workflow import reporting
+from webapp import charts
+from webapp.page_parts import (
+    METRIC_NAMES,
+    class_colours,
+    download_link,
+    empty_state,
+    figure_note,
+    figure_suffix,
+    page_head,
+    score_state,
+    scores_of,
+)
+from webapp.session import current_study, require
+
+ORDER = {"expert": 0, "students": 1}
+WORST = 3
+
+
+def reference_sentence(references: list[str]) -> str:
+    names = {"truth": "the simulated truth", "expert": "the expert's labels"}
+    against = " and ".join(names.get(name, f"the labels of {name}") for name in references)
+    note = " One expert is no truth: read differences with that in mind." if references == ["expert"] else ""
+    return f"Scored on the test patches against {against}.{note}"
+
+
+def ordered(labels: set[str]) -> list[str]:
+    """Expert, students, then the others, and untrained last."""
+    return sorted(labels, key=lambda name: (name == "untrained", ORDER.get(name, 2), name))
+
+
+def show_means(study: Study, newest: pd.DataFrame, metric: str) -> None:
+    labels = ordered(set(newest["label"]))
+    means = reporting.means(newest[newest["metric"] == metric], ["label", "class_name"])
+    title = f"Mean over test patches{figure_suffix(study)}"
+    st.plotly_chart(
+        charts.forest(means, labels, METRIC_NAMES[metric], title), config=charts.CONFIG, key="forest"
+    )
+    n = means.groupby("class_name")[["patches", "slides", "nuclei"]].max()
+    counts = "; ".join(
+        f"{name}: {row.patches} patches of {row.slides} slides, {row.nuclei} nuclei"
+        for name, row in n.iterrows()
+    )
+    few = " With so few slides the intervals are too narrow." if n["slides"].min() < 10 else ""
+    figure_note(study, f"Lines: 95 % interval, whole slides drawn again. {counts}.{few}")
+
+
+def show_paper_table(study: Study, newest: pd.DataFrame, metric: str) -> None:
+    table = reporting.paper_table(newest, metric)
+    labels = [*ordered(set(table.index) - {"patches"}), "patches"]
+    table = table.loc[labels].rename(index={"patches": "patches (weight)"})
+    text = table.map(lambda value: "" if pd.isna(value) else f"{value:.3f}")
+    text.iloc[-1] = [f"{value:.0f}" for value in table.iloc[-1]]
+    text.columns = [f"{name}, {condition}" for name, condition in table.columns]
+    st.dataframe(text)
+    figure_note(
+        study,
+        f"{METRIC_NAMES[metric]}. Average is the mean over all patches, so injured and normal weigh by their "
+        "numbers of patches in the last row.",
+    )
+
+
+def show_pairs(study: Study, scores: pd.DataFrame, models: list[dict], metric: str) -> None:
+    titles = {row["title"]: row for row in models}
+    names = list(titles)
+    left, right = st.columns(2)
+    a = left.selectbox("Compare", names, index=names.index("students") if "students" in names else 0)
+    others = [name for name in names if name != a]
+    b = right.selectbox("with", others, index=others.index("expert") if "expert" in others else 0)
+    ids = str(titles[a]["run_id"]), str(titles[b]["run_id"])
+    try:
+        table = reporting.compare(study, *ids, metric)
+        first, second = reporting.paired_scores(scores, *ids, metric)
+    except AllinsamError as error:
+        st.warning(str(error))
+        return
+    title = f"{METRIC_NAMES[metric]}: {a} and {b}, patch by patch{figure_suffix(study)}"
+    figure = charts.paired(first, second, (a, b), METRIC_NAMES[metric], class_colours(study), title)
+    st.plotly_chart(figure, config=charts.CONFIG, key="pairs")
+    st.dataframe(test_rows(table, a, b), hide_index=True)
+    margin = table["margin"].iloc[0] if len(table) else 0.05
+    figure_note(
+        study,
+        f"Difference is {a} minus {b}. Paired two-sided Wilcoxon test over patches; effect: matched-pairs "
+        f"rank biserial, -1 to 1; p (Holm) is corrected over the {table['p_value'].notna().sum()} tests "
+        f"made. As good: both one-sided tests against a margin of {margin:g} reject. 90 % interval over slides. "
+        f'"{TOO_FEW.capitalize()}": fewer than 6 patches differ, so no test can tell.',
+    )
+
+
+def test_rows(table: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
+    """The table of tests in words and three digits."""
+    few = table["method"] == TOO_FEW
+    shown = pd.DataFrame(
+        {
+            "Class": table["class_name"],
+            "Condition": table["condition"],
+            "Patches": table["n"],
+            f"Mean {a}": table["mean_a"].map("{:.3f}".format),
+            f"Mean {b}": table["mean_b"].map("{:.3f}".format),
+            "Difference": table["mean_difference"].map("{:+.3f}".format),
+            "90 % interval": [interval(*pair) for pair in zip(table["low"], table["high"], strict=True)],
+            "Effect": table["rank_biserial"].map("{:+.2f}".format),
+            "p": table["p_value"].map("{:.4f}".format),
+            "p (Holm)": table["p_holm"].map("{:.4f}".format),
+            "As good": table["equivalent"].map({True: "yes", False: "not shown", None: TOO_FEW}),
+        }
+    )
+    shown.loc[few, ["Effect", "p", "p (Holm)"]] = TOO_FEW
+    shown["As good"] = shown["As good"].fillna(TOO_FEW)
+    return shown
+
+
+def interval(low: float, high: float) -> str:
+    return "one slide" if pd.isna(low) else f"{low:+.3f} to {high:+.3f}"
+
+
+def show_people(study: Study, scores: pd.DataFrame, metric: str) -> None:
+    people = reporting.newest_scores(scores, "people")
+    if people.empty:
+        st.info(
+            "People's labels are scored together with the models, where there is a reference apart from them."
+        )
+        return
+    means = reporting.means(people[people["metric"] == metric], ["label", "class_name"])
+    title = f"Labels as drawn, with the marker in sight{figure_suffix(study)}"
+    figure = charts.forest(means, ordered(set(means["label"])), METRIC_NAMES[metric], title)
+    st.plotly_chart(figure, config=charts.CONFIG, key="people")
+    figure_note(
+        study, "These are people's labels against the reference, on all their patches, not a model's."
+    )
+
+
+def show_worst(study: Study, scores: pd.DataFrame, models: list[dict], metric: str) -> None:
+    left, right = st.columns(2)
+    trained = [row for row in models if row["label"] != "untrained"] or models
+    model = left.selectbox("Model", trained, format_func=lambda row: row["title"])
+    class_name = right.selectbox("Class", sorted(scores["class_name"].unique()))
+    worst = reporting.worst_patches(scores, model["run_id"], class_name, metric, WORST)
+    for column, row in zip(st.columns(WORST), worst, strict=False):
+        url = f"/api/runs/{model['run_id']}/patches/{int(row['patch_id'])}/{quote(class_name)}.png"
+        name = html.escape(f"{row['patch']} ({row['condition']})")
+        picture = f'<img src="{url}" alt="{name}" style="width: 100%; border-radius: 4px">'
+        column.html(f'<a href="{url}" target="_blank">{picture}</a>')
+        column.caption(f"{name}: {row['value']:.2f}, {row['n']} nuclei in the reference")
+    figure_note(
+        study,
+        "Solid, in the class's colour: found by the model. Dashed, white: the reference. Click to enlarge.",
+    )
+
+
+def main() -> None:
+    person, study = require("lead", "reviewer"), current_study()
+    scores = scores_of(str(study.folder), score_state(study))
+    models = reporting.scored_models(scores) if len(scores) else []
+    page_head(
+        "Compare", "Are students as good as experts? Models from PAS alone, on patches none of them has seen."
+    )
+    if not models:
+        nothing_yet(person)
+        return
+    left, middle, right = st.columns([2, 4, 1.2], vertical_alignment="bottom")
+    known = [name for name in METRIC_NAMES if name in set(scores["metric"])]
+    metric = left.selectbox("Metric", known, format_func=METRIC_NAMES.get)
+    newest = reporting.newest_scores(scores)
+    middle.markdown(reference_sentence(sorted(set(newest["reference"]))))
+    with right:
+        if may(person, "export"):
+            download_link("scores", "Download CSV")
+    show_means(study, newest, metric)
+    tabs = st.tabs(["Patch by patch", "Injured and normal", "Worst patches", "People's labels"])
+    with tabs[0]:
+        if len(models) > 1:
+            show_pairs(study, scores, models, metric)
+        else:
+            st.info("One model is scored so far. Train on other labels to compare.")
+    with tabs[1]:
+        show_paper_table(study, newest, metric)
+    with tabs[2]:
+        show_worst(study, scores, models, metric)
+    with tabs[3]:
+        show_people(study, scores, metric)
+
+
+def nothing_yet(person: SignedIn) -> None:
+    empty_state(
+        "**Nothing has been scored yet.** Train on the expert's and on the students' labels; "
+        "the scores appear here when training ends.",
+        person,
+        "train",
+        "Go to Train",
+    )
+
+
+main()

@@ -1,0 +1,181 @@
+"""People: who takes part, invitations, and patches for each."""
+
+from urllib.parse import urlsplit
+
+import pandas as pd
+import streamlit as st
+
+from allinsam import accounts
+from allinsam.accounts import INVITED_GROUPS, SignedIn
+from allinsam.errors import AllinsamError
+from allinsam.records import ROLES, TOOLS
+from allinsam.store import Study
+from allinsam.store import accounts as account_rows
+from allinsam.workflow.assigning import OFFERED_GUIDANCES, assign_patches, least_covered_patches
+from allinsam.workflow.progress import study_progress
+from webapp.page_parts import is_simulated, page_head
+from webapp.session import current_study, require
+
+GUIDANCE_NAMES = {
+    "threshold": "marker + outline",
+    "if": "marker only",
+    "pas_only": "PAS alone",
+}
+TOOL_NAMES = {"box_sam": "box to mask", "contour": "outline by hand"}
+ROLE_NOTES = "Lead: everything. Reviewer: thresholds, comparison, agreement. Annotator: own patches only."
+
+
+def link_of(token: str) -> str:
+    """The one-time link, at the address this page was opened at."""
+    here = urlsplit(st.context.url or "http://127.0.0.1:8501")
+    return f"{here.scheme}://{here.netloc}/set-password?token={token}"
+
+
+def accounts_of(study: Study) -> dict[str, dict]:
+    with study.server.read() as db:
+        return {row["person_id"]: row for row in account_rows.list_accounts(db)}
+
+
+def show_list(study: Study, known: dict[str, dict]) -> None:
+    rows = []
+    for person in study_progress(study).people:
+        account = known.get(person.person_id)
+        rows.append(
+            {
+                "Name": account["name"] if account else "",
+                "Pseudonym": person.person_id,
+                "Role": account["role"] if account else "",
+                "Group": person.group,
+                "Sign-in": sign_in_state(account, person.simulated),
+                "Patches done": f"{person.finished} of {person.assigned}"
+                if person.assigned
+                else "none assigned",
+                "Progress": person.finished / person.assigned if person.assigned else None,
+            }
+        )
+    share = st.column_config.ProgressColumn("Progress", format="percent", min_value=0, max_value=1)
+    table = pd.DataFrame(rows)
+    st.dataframe(table, hide_index=True, column_config={"Progress": share})
+    st.caption("Names stay on this server; every table and export uses the pseudonym.")
+
+
+def sign_in_state(account: dict | None, simulated: bool) -> str:
+    if account is None:
+        return "simulated, cannot sign in" if simulated else "no account"
+    if not account["active"]:
+        return "deactivated"
+    return "active" if account["has_password"] else "invited, no password yet"
+
+
+def show_link(name: str, token: str) -> None:
+    """Kept for this run of the page only: the store has no more than its hash."""
+    with st.container(border=True):
+        st.markdown(f"**One-time link for {name}.** Send it to them alone; it sets their password.")
+        st.code(link_of(token), language=None, wrap_lines=True)
+        st.caption("It works once, for 7 days, and is shown only now.")
+
+
+def show_invite(study: Study) -> None:
+    with st.form("invite", clear_on_submit=True):
+        st.subheader("Invite", anchor=False)
+        name = st.text_input("Name to sign in with", max_chars=accounts.LONGEST_NAME)
+        left, right = st.columns(2)
+        role = left.selectbox("Role", ROLES, index=ROLES.index("annotator"), help=ROLE_NOTES)
+        group = right.selectbox(
+            "Group", INVITED_GROUPS, index=INVITED_GROUPS.index("student"), help="What the analysis compares."
+        )
+        sent = st.form_submit_button("Invite", type="primary")
+    if not sent:
+        return
+    taken = {account["name"].lower() for account in accounts_of(study).values()}
+    if name.strip().lower() in taken:
+        st.error(f"There is already an account {name.strip()!r}. For a forgotten password, make a new link.")
+        return
+    try:
+        show_link(name.strip(), accounts.invite(study, name, role, group))
+    except AllinsamError as error:
+        st.error(str(error))
+
+
+def show_accounts(study: Study, person: SignedIn, known: dict[str, dict]) -> None:
+    with st.container(border=True):
+        st.subheader("Accounts", anchor=False)
+        names = {person_id: account["name"] for person_id, account in known.items()}
+        chosen = st.selectbox("Person", list(names), format_func=names.get, key="account")
+        account = known[chosen]
+        left, right = st.columns(2)
+        new_link = left.button("New password link", disabled=not account["active"], width="stretch")
+        change = "Deactivate" if account["active"] else "Reactivate"
+        is_self = chosen == person.person_id
+        if right.button(
+            change,
+            disabled=is_self,
+            width="stretch",
+            help="You cannot deactivate yourself." if is_self else None,
+        ):
+            (accounts.deactivate if account["active"] else accounts.reactivate)(study, chosen)
+            st.rerun()
+        st.caption("A deactivated person is signed out at once; their work stays.")
+        if new_link:
+            # The group of an account that exists is not changed by inviting it again.
+            show_link(account["name"], accounts.invite(study, account["name"], account["role"], "student"))
+
+
+def show_assign(study: Study, known: dict[str, dict]) -> None:
+    with st.container(border=True):
+        st.subheader("Assign patches", anchor=False)
+        able = {p.person_id: p for p in study_progress(study).people if not (p.simulated or p.withdrawn)}
+        names = {key: known[key]["name"] if key in known else key for key in able}
+        if not names:
+            st.markdown("Invite somebody first.")
+            return
+        chosen = st.selectbox("To", list(names), format_func=names.get, key="assignee")
+        free = least_covered_patches(study, chosen)
+        if not free:
+            st.markdown(f"{names[chosen]} has all patches of this study.")
+            return
+        left, right = st.columns(2)
+        every = left.checkbox(f"All {len(free)} patches left", key="every")
+        count = right.number_input("How many", 1, len(free), min(10, len(free)), disabled=every)
+        guidance = left.selectbox("Shown", OFFERED_GUIDANCES, format_func=GUIDANCE_NAMES.get)
+        tool = right.selectbox("Tool", TOOLS, format_func=TOOL_NAMES.get)
+        st.caption(
+            "Patches that fewest people have come first, spread over the slides. "
+            "Only classes whose marker is on the slide are asked for."
+        )
+        if st.button("Assign", type="primary"):
+            try:
+                done = assign_patches(study, chosen, free if every else free[: int(count)], guidance, tool)
+            except AllinsamError as error:
+                st.error(str(error))
+                return
+            left_out = (
+                f" {len(done.without_marker)} have no marker and were left out."
+                if done.without_marker
+                else ""
+            )
+            st.session_state["assigned"] = (
+                f"{len(done.assignment_ids)} patches are in the queue of {names[chosen]}.{left_out}"
+            )
+            st.rerun()
+
+
+def main() -> None:
+    person, study = require("lead"), current_study()
+    page_head("People", "Who takes part, and what is in their queue.")
+    if note := st.session_state.pop("assigned", None):
+        st.success(note)
+    known = accounts_of(study)
+    show_list(study, known)
+    left, middle, right = st.columns(3)
+    with left:
+        show_invite(study)
+    with middle:
+        show_assign(study, known)
+    with right:
+        show_accounts(study, person, known)
+    if is_simulated(study):
+        st.caption("People whose pseudonym begins with sim- are simulated and cannot sign in.")
+
+
+main()

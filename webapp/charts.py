@@ -1,0 +1,296 @@
+"""Plotly figures. Each takes plain tables and gives a figure; no study, no Streamlit."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+INK, GRID, MUTED = "#1b2b30", "#e3eaec", "#5d7077"
+# Models and groups; classes have colours of their own in the study.
+LABEL_COLOURS = {"expert": "#0d6b7a", "students": "#c2571a", "student": "#c2571a", "untrained": "#8a969b"}
+OTHER_COLOURS = ("#5b6bb5", "#7a8c1e", "#8a4f7d", "#4b4b4b")
+CONDITION_SYMBOLS = {"normal": "circle", "injured": "diamond", "unknown": "square"}
+# White to the app's own teal: light enough at the low end for dark figures, and safe for colour-blind eyes.
+HEAT = [[0.0, "#f7fafb"], [0.5, "#9fcbd2"], [1.0, "#0d6b7a"]]
+SKEWED_TAILS = 2.5
+CONFIG = {"displaylogo": False, "displayModeBar": False}
+
+
+def base(figure: go.Figure, height: int, title: str = "") -> go.Figure:
+    """The look all figures share."""
+    figure.update_layout(
+        template="simple_white",
+        height=height,
+        margin={"l": 10, "r": 10, "t": 36 if title else 14, "b": 10},
+        title={"text": title, "font": {"size": 13, "color": INK}, "x": 0, "xanchor": "left"}
+        if title
+        else None,
+        font={"color": INK, "size": 12},
+        paper_bgcolor="white",
+        plot_bgcolor="white",
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 1, "xanchor": "right"},
+        hoverlabel={"font": {"color": INK}, "bgcolor": "white"},
+    )
+    figure.update_annotations(font={"size": 12, "color": INK})
+    figure.update_xaxes(automargin=True, gridcolor=GRID)
+    figure.update_yaxes(automargin=True, gridcolor=GRID, showgrid=True)
+    return figure
+
+
+def colour_of(label: str, known: Sequence[str] = ()) -> str:
+    """A label's colour: the same on every page; labels nobody foresaw take the next free one."""
+    if label in LABEL_COLOURS:
+        return LABEL_COLOURS[label]
+    others = [name for name in known if name not in LABEL_COLOURS]
+    return OTHER_COLOURS[others.index(label) % len(OTHER_COLOURS)] if label in others else OTHER_COLOURS[-1]
+
+
+def loss_curves(runs: Mapping[str, pd.DataFrame], live: Mapping[str, Any] | None = None) -> go.Figure:
+    """Training loss and validation Dice by epoch, one line per run.
+
+    Each table has epoch, stage, loss and val. `live` is a point of the epoch that is under way: title,
+    epoch and loss.
+    """
+    figure = make_subplots(1, 2, subplot_titles=("Training loss", "Dice on the validation patches"))
+    titles = list(runs)
+    for title, table in runs.items():
+        line = {"color": colour_of(title, titles), "width": 2}
+        common = {"name": title, "legendgroup": title, "mode": "lines+markers", "line": line}
+        stages = table["stage"] + " stage"
+        figure.add_scatter(
+            x=table["epoch"], y=table["loss"], text=stages, marker={"size": 5}, **common, row=1, col=1
+        )
+        figure.add_scatter(
+            x=table["epoch"],
+            y=table["val"],
+            text=stages,
+            marker={"size": 5},
+            showlegend=False,
+            **common,
+            row=1,
+            col=2,
+        )
+    if live:
+        now = {"symbol": "circle-open", "size": 9, "color": colour_of(live["title"], titles)}
+        figure.add_scatter(
+            x=[live["epoch"]],
+            y=[live["loss"]],
+            mode="markers",
+            marker=now,
+            name="now",
+            showlegend=False,
+            row=1,
+            col=1,
+        )
+    base(figure, 260)
+    figure.update_layout(margin={"t": 48}, legend={"y": 1.14})
+    for start in sorted({start for table in runs.values() if (start := corrective_start(table)) is not None}):
+        figure.add_vline(x=start, line={"color": MUTED, "dash": "dot", "width": 1})
+        note = {"font": {"size": 10, "color": MUTED}, "showarrow": False, "xanchor": "left"}
+        figure.add_annotation(x=start, y=1, yref="y domain", xref="x", text="corrective", **note)
+    figure.update_xaxes(title="epoch", rangemode="tozero")
+    figure.update_yaxes(rangemode="tozero", row=1, col=2)
+    return figure
+
+
+def corrective_start(table: pd.DataFrame) -> float | None:
+    """Where the corrective stage begins on the epoch axis, if it has."""
+    corrective = table.loc[table["stage"] == "corrective", "epoch"]
+    return float(corrective.min()) - 0.5 if len(corrective) else None
+
+
+def heat_map(values: pd.DataFrame, counts: pd.DataFrame, few: int, title: str = "") -> go.Figure:
+    """Rater x rater figures with n beside each; pairs with fewer than `few` say so instead."""
+    raters = list(values.index)
+    shown = values.where(counts >= few).to_numpy(dtype=float)
+    text = [
+        [cell_text(values.loc[a, b], counts.loc[a, b], few) if a != b else "" for b in raters] for a in raters
+    ]
+    figure = go.Figure(
+        go.Heatmap(
+            z=shown,
+            x=raters,
+            y=raters,
+            text=text,
+            texttemplate="%{text}",
+            hovertemplate="%{y} and %{x}<br>%{text}<extra></extra>",
+            colorscale=HEAT,
+            zmin=0,
+            zmax=1,
+            xgap=2,
+            ygap=2,
+            colorbar={"thickness": 10, "len": 0.9, "outlinewidth": 0},
+        )
+    )
+    base(figure, 120 + 56 * max(3, len(raters)), title)
+    figure.update_yaxes(autorange="reversed", showgrid=False, ticks="", showline=False)
+    figure.update_xaxes(ticks="", showline=False)
+    return figure
+
+
+def cell_text(value: float, count: float, few: int) -> str:
+    if np.isnan(count) or count == 0:
+        return "no shared<br>patch"
+    if count < few or np.isnan(value):
+        return f"too few<br>n = {count:.0f}"
+    return f"<b>{value:.2f}</b><br>n = {count:.0f}"
+
+
+def spread_by(table: pd.DataFrame, value: str, by: str, group: str, unit: str, title: str = "") -> go.Figure:
+    """A box per person with every point; a log axis where the values are skewed."""
+    figure = go.Figure()
+    table = table[table[value] > 0]
+    groups = sorted(table[group].unique())
+    for name in sorted(
+        table[by].unique(), key=lambda who: (str(table[table[by] == who][group].iloc[0]), who)
+    ):
+        mine = table[table[by] == name]
+        colour = colour_of(str(mine[group].iloc[0]), groups)
+        figure.add_box(
+            x=[f"{name}<br>n = {len(mine)}"] * len(mine),
+            y=mine[value],
+            name=str(name),
+            marker={"color": colour, "size": 3, "opacity": 0.35},
+            line={"color": INK, "width": 1.2},
+            fillcolor=_faint(colour),
+            boxpoints="all" if len(mine) <= 400 else "outliers",
+            jitter=0.5,
+            pointpos=0,
+            showlegend=False,
+        )
+    base(figure, 330, title)
+    log = is_skewed(table[value])
+    figure.update_yaxes(title=unit + (", log scale" if log else ""), type="log" if log else "linear")
+    if log:
+        ticks = log_ticks(table[value])
+        figure.update_yaxes(tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
+    else:
+        figure.update_yaxes(rangemode="tozero")
+    return figure
+
+
+def is_skewed(values: pd.Series) -> bool:
+    """Whether the upper tail is much longer than the lower: then a linear axis presses the rest together."""
+    values = values[values > 0]
+    if len(values) < 5:
+        return False
+    low, middle, high = np.quantile(values, [0.05, 0.5, 0.95])
+    return bool(high - middle > SKEWED_TAILS * (middle - low))
+
+
+def log_ticks(values: pd.Series) -> list[float]:
+    """1, 2, 5, 10, ... within the values' range."""
+    low, high = float(values.min()), float(values.max())
+    steps = [m * 10.0**e for e in range(-3, 6) for m in (1, 2, 5)]
+    return [round(step, 6) for step in steps if low / 2 <= step <= high * 2]
+
+
+def forest(means: pd.DataFrame, labels: Sequence[str], metric: str, title: str = "") -> go.Figure:
+    """Mean and 95 % interval per label, one panel per class. `means`: see `reporting.means`."""
+    classes = sorted(means["class_name"].unique())
+    figure = make_subplots(1, max(1, len(classes)), shared_yaxes=True, subplot_titles=[*classes])
+    for column, name in enumerate(classes, start=1):
+        mine = means[means["class_name"] == name].set_index("label")
+        for label in reversed(labels):
+            if label not in mine.index:
+                continue
+            row = mine.loc[label]
+            known = not np.isnan(row["low"])
+            error = {
+                "type": "data",
+                "symmetric": False,
+                "array": [row["high"] - row["mean"] if known else 0],
+                "arrayminus": [row["mean"] - row["low"] if known else 0],
+                "thickness": 2,
+                "width": 6,
+            }
+            note = f"{row['patches']:.0f} patches, {row['slides']:.0f} slides, {row['nuclei']:.0f} nuclei"
+            figure.add_scatter(
+                x=[row["mean"]],
+                y=[label],
+                error_x=error,
+                mode="markers+text",
+                text=[f"{row['mean']:.2f}"],
+                textposition="top center",
+                hovertext=[note],
+                marker={"size": 12, "color": colour_of(label, labels), "line": {"color": INK, "width": 1}},
+                showlegend=False,
+                row=1,
+                col=column,
+            )
+    base(figure, 130 + 50 * len(labels), title)
+    figure.update_layout(margin={"t": 60 if title else 30})
+    figure.update_xaxes(title=metric, range=[-0.04, 1.04])
+    figure.update_yaxes(showgrid=False, range=[-0.5, len(labels) - 0.3])
+    return figure
+
+
+def paired(
+    first: pd.DataFrame,
+    second: pd.DataFrame,
+    names: tuple[str, str],
+    metric: str,
+    class_colours: Mapping[str, str],
+    title: str = "",
+) -> go.Figure:
+    """Every test patch as a line from its score by a to its score by b, with a box on each side.
+
+    Both tables have patch, class_name, condition and value, on the same patches.
+    """
+    classes = sorted(set(first["class_name"]) & set(second["class_name"]))
+    counts = [first[first["class_name"] == name]["patch"].nunique() for name in classes]
+    heads = [f"{name} (n = {count} patches)" for name, count in zip(classes, counts, strict=True)]
+    figure = make_subplots(1, max(1, len(classes)), shared_yaxes=True, subplot_titles=heads)
+    for column, name in enumerate(classes, start=1):
+        a, b = (t[t["class_name"] == name].set_index("patch") for t in (first, second))
+        for place, (values, sides) in enumerate(((a, names[0]), (b, names[1]))):
+            figure.add_box(
+                x=[place * 1.0 + (-0.28 if place == 0 else 0.28)] * len(values),
+                y=values["value"],
+                name=sides,
+                width=0.22,
+                boxpoints=False,
+                fillcolor=class_colours.get(name, "#cccccc"),
+                line={"color": INK, "width": 1.2},
+                showlegend=False,
+                row=1,
+                col=column,
+            )
+        for patch in a.index:
+            condition = a.loc[patch, "condition"]
+            figure.add_scatter(
+                x=[0, 1],
+                y=[a.loc[patch, "value"], b.loc[patch, "value"]],
+                mode="lines+markers",
+                line={"color": MUTED, "width": 1},
+                marker={
+                    "symbol": CONDITION_SYMBOLS.get(condition, "square"),
+                    "size": 8,
+                    "color": class_colours.get(name, "#cccccc"),
+                    "line": {"color": INK, "width": 1},
+                },
+                name=condition,
+                legendgroup=condition,
+                showlegend=False,
+                hovertemplate=f"{patch} ({condition})<br>%{{y:.3f}}<extra></extra>",
+                row=1,
+                col=column,
+            )
+    for condition in sorted(set(first["condition"])):
+        symbol = {"symbol": CONDITION_SYMBOLS.get(condition, "square"), "size": 8, "color": "white"}
+        symbol["line"] = {"color": INK, "width": 1}
+        figure.add_scatter(x=[None], y=[None], mode="markers", marker=symbol, name=condition, row=1, col=1)
+    base(figure, 380, title)
+    figure.update_layout(margin={"t": 66 if title else 44}, legend={"y": 1.1})
+    figure.update_xaxes(tickvals=[0, 1], ticktext=list(names), range=[-0.6, 1.6])
+    figure.update_yaxes(range=[-0.03, 1.03])
+    figure.update_yaxes(title=metric, row=1, col=1)
+    return figure
+
+
+def _faint(colour: str) -> str:
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red}, {green}, {blue}, 0.25)"

@@ -1,0 +1,109 @@
+"""A form from the fields of the training settings, each with its default, unit and source."""
+
+import math
+from dataclasses import MISSING, Field, fields
+from typing import Any
+
+import streamlit as st
+
+from allinsam.sam.backbones import BACKBONES
+from allinsam.training.corrective import MOCL_MODES
+from allinsam.training.settings import PRECISIONS, TrainingSettings
+
+HIDDEN = ("settings_version",)
+# What most people change stands first; everything else keeps its order below.
+FIRST = ("backbone", "mocl", "adapter_epochs", "corrective_epochs", "seed", "budget_minutes")
+LABELS = {
+    "backbone": "SAM backbone",
+    "mocl": "Corrective learning (MOCL) after the adapter",
+    "adapter_epochs": "Adapter epochs",
+    "corrective_epochs": "Corrective epochs",
+    "budget_minutes": "Budget, minutes per run",
+    "seed": "Seed",
+    "k": "Top-k of MOCL, px",
+}
+CHOICES: dict[str, tuple[str, ...]] = {
+    "backbone": tuple(BACKBONES),
+    "mocl_mode": tuple(MOCL_MODES),
+    "device": ("auto", "cpu", "cuda"),
+    "precision": tuple(PRECISIONS),
+}
+
+
+def settings_form(key: str, columns: int = 3) -> dict[str, Any]:
+    """Widgets for every training setting, inside the form that is open; returns name -> value."""
+    known = {setting.name: setting for setting in fields(TrainingSettings) if setting.name not in HIDDEN}
+    values = _row_of({name: known[name] for name in FIRST if name in known}, key, columns)
+    with st.expander("All other settings"):
+        rest = {name: setting for name, setting in known.items() if name not in FIRST}
+        values |= _row_of(rest, key, columns)
+    return values
+
+
+def _row_of(settings: dict[str, Field], key: str, columns: int) -> dict[str, Any]:
+    values, names = {}, list(settings)
+    for start in range(0, len(names), columns):
+        row = names[start : start + columns]
+        for name, place in zip(row, st.columns(columns, vertical_alignment="bottom"), strict=False):
+            with place:
+                values[name] = setting_widget(settings[name], f"{key}-{name}")
+    return values
+
+
+def setting_widget(setting: Field, key: str) -> Any:
+    """The widget that suits a field's type; an empty number is None."""
+    default = setting.default if setting.default is not MISSING else None
+    label, note = label_of(setting.name), help_of(setting)
+    if setting.name in CHOICES:
+        options = list(CHOICES[setting.name])
+        return st.selectbox(label, options, index=options.index(default), help=note, key=key)
+    if isinstance(default, bool):
+        return st.checkbox(label, value=default, help=note, key=key)
+    if isinstance(default, str):
+        return st.text_input(label, value=default, help=note, key=key)
+    if isinstance(default, int) or "int" in str(setting.type):
+        empty = "None" in str(setting.type)
+        return st.number_input(
+            label, value=default, step=1, min_value=None if empty else 0, help=note, key=key
+        )
+    step, shown = _step(default)
+    return st.number_input(label, value=default, step=step, format=shown, min_value=0.0, help=note, key=key)
+
+
+def label_of(name: str) -> str:
+    return LABELS.get(name, name.replace("_", " ").capitalize())
+
+
+def help_of(setting: Field) -> str:
+    unit, source = setting.metadata.get("unit", ""), setting.metadata.get("source", "")
+    default = setting.default if setting.default is not None else "empty"
+    return ". ".join(
+        part for part in (f"Default {default}", f"Unit: {unit}" if unit else "", f"Source: {source}") if part
+    )
+
+
+def _step(default: float | None) -> tuple[float, str]:
+    """A step a tenth as large as the default, and enough digits to show it."""
+    if not default:
+        return 1.0, "%g"
+    exponent = math.floor(math.log10(default)) - 1
+    return float(10.0**exponent) if exponent < 0 else 1.0, "%g"
+
+
+def settings_arguments(values: dict[str, Any]) -> dict[str, Any]:
+    """The settings that differ from their defaults as command line arguments; checks them all.
+
+    Raises:
+        InputError: a value is out of range.
+    """
+    settings = TrainingSettings.from_dict(values)
+    arguments: dict[str, Any] = {}
+    for setting in fields(settings):
+        value = getattr(settings, setting.name)
+        if setting.name in HIDDEN or value == setting.default or value is None:
+            continue
+        # A flag that is off needs its own word: leaving it out would mean the default.
+        arguments[f"no_{setting.name}" if value is False else setting.name] = (
+            True if value is False else value
+        )
+    return arguments

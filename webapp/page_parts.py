@@ -1,0 +1,156 @@
+"""What several pages have in common: heads, empty states, buttons to other pages, cached tables."""
+
+from pathlib import Path
+
+import pandas as pd
+import streamlit as st
+
+from allinsam.accounts import SignedIn
+from allinsam.agreement import class_agreement, pairwise_agreement
+from allinsam.store import Study, open_study
+from allinsam.store import acts as act_store
+from allinsam.store.runs import last_score
+from allinsam.store.study import get_study, list_classes
+from allinsam.workflow import reporting
+from webapp.navigation import PAGES, PAGES_FOLDER
+
+SIMULATED = "Simulated tissue: no evidence for real tissue."
+METRIC_NAMES = {
+    "f1_instance": "Instance F1",
+    "dice": "Dice (pixels)",
+    "iou": "IoU (pixels)",
+    "pq": "Panoptic quality",
+    "aji": "Aggregated Jaccard",
+}
+
+
+def page_head(title: str, purpose: str) -> None:
+    """Title and one line; tighter than Streamlit's own, for small screens."""
+    st.html(
+        "<style>h1 { padding: 0 0 .1rem 0 !important; } h3 { padding: .4rem 0 .2rem 0 !important; }</style>"
+    )
+    st.title(title, anchor=False)
+    st.caption(purpose)
+
+
+def is_simulated(study: Study) -> bool:
+    with study.science.read() as db:
+        return bool(get_study(db)["simulated"])
+
+
+def simulated_note(study: Study) -> None:
+    """At the end of a page, where the study is simulated."""
+    if is_simulated(study):
+        st.caption(f"**{SIMULATED}**")
+
+
+def figure_note(study: Study, text: str) -> None:
+    """What stands under a figure or table; of a simulated study it begins with that."""
+    st.caption(f"**{SIMULATED}** {text}" if is_simulated(study) else text)
+
+
+def figure_suffix(study: Study) -> str:
+    """For a figure's own title, so that a copied picture still says it."""
+    return " (simulated tissue: no evidence for real tissue)" if is_simulated(study) else ""
+
+
+def class_colours(study: Study) -> dict[str, str]:
+    with study.science.read() as db:
+        return {row["name"]: row["colour"] for row in list_classes(db)}
+
+
+def page_exists(person: SignedIn, name: str) -> bool:
+    allowed = any(page == name and person.role in roles for page, _, roles in PAGES)
+    return allowed and page_path(name).exists()
+
+
+def page_path(name: str) -> Path:
+    return PAGES_FOLDER / f"{name}.py"
+
+
+def page_button(
+    person: SignedIn, name: str, label: str, primary: bool = False, key: str | None = None
+) -> None:
+    """A button to another page, for those who may see it."""
+    if not page_exists(person, name):
+        return
+    kind = "primary" if primary else "secondary"
+    if st.button(label, type=kind, key=key or f"to-{name}-{label}"):
+        st.switch_page(str(page_path(name)))
+
+
+def empty_state(text: str, person: SignedIn, page: str | None = None, label: str = "") -> None:
+    """Nothing to show yet, and what to do about it."""
+    with st.container(border=True):
+        st.markdown(text)
+        if page:
+            page_button(person, page, label, primary=True)
+
+
+def download_link(table: str, label: str) -> None:
+    """A link that looks like a button; the file comes from our own route, not through the page."""
+    st.html(f'{LINK_STYLE}<a class="download" href="/api/export/{table}.csv" download>{label}</a>')
+
+
+LINK_STYLE = """<style>.download { display: inline-block; border: 1px solid #b9cdd1; border-radius: .35rem;
+padding: .3rem .75rem; color: #0d6b7a; text-decoration: none; font-size: .95rem; white-space: nowrap; }
+.download:hover, .download:focus-visible { background: #eef3f4; border-color: #0d6b7a; }</style>"""
+
+
+# --- Tables that take seconds, kept until what they are made of changes ---------------------------
+
+
+def annotation_state(study: Study) -> tuple[int, ...]:
+    with study.science.read() as db:
+        return act_store.last_change(db)
+
+
+def score_state(study: Study) -> tuple[int, ...]:
+    with study.science.read() as db:
+        return last_score(db)
+
+
+@st.cache_data(max_entries=4, show_spinner="Comparing what people drew ...")
+def agreement_of(folder: str, state: tuple[int, ...]) -> dict[str, pd.DataFrame]:
+    """pairwise, classes and groups; `state` stands for the annotations."""
+    study = open_study(Path(folder))
+    rated = reporting.ratings(study)
+    pairwise = pairwise_agreement(rated)
+    return {
+        "pairwise": pairwise,
+        "classes": class_agreement(rated),
+        "groups": reporting.agreement_by_groups(study, pairwise),
+    }
+
+
+@st.cache_data(max_entries=4, show_spinner="Adding up the time ...")
+def times_of(folder: str, state: tuple[int, ...]) -> dict[str, pd.DataFrame]:
+    """by_patch, by_object and by_person."""
+    by_patch, by_object = reporting.work_times(open_study(Path(folder)))
+    return {
+        "by_patch": by_patch,
+        "by_object": by_object,
+        "by_person": reporting.summarise_times(by_patch, by_object),
+    }
+
+
+@st.cache_data(max_entries=4, show_spinner="Reading the scores ...")
+def scores_of(folder: str, state: tuple[int, ...]) -> pd.DataFrame:
+    return reporting.scores_table(open_study(Path(folder)))
+
+
+@st.cache_data(max_entries=8, show_spinner="Counting rows ...")
+def row_counts(folder: str, state: tuple[int, ...]) -> dict[str, int]:
+    """Rows of the tables that are quick to make."""
+    study = open_study(Path(folder))
+    with study.science.read() as db:
+        objects = sum(act_store.object_counts(db).values())
+        acts = act_store.last_change(db)[1]
+    return {"objects": objects, "acts": acts}
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def own_minutes(folder: str, person_id: str, state: tuple[int, ...]) -> float:
+    """Active minutes of one person."""
+    by_patch, _ = reporting.work_times(open_study(Path(folder)), person_id)
+    return float(by_patch["active_s"].sum()) / 60.0
