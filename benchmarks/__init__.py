@@ -1,0 +1,1 @@
+"""Measurements: `python -m benchmarks.NAME [--quick]` prints one JSON object, progress on standard error."""
