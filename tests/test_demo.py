@@ -17,26 +17,23 @@ from allinsam.store import images, open_study, thresholds
 from allinsam.store import study as study_store
 from allinsam.workflow.annotating import marker_evidence
 from allinsam.workflow.checking import verify
-from allinsam.workflow.demo import NEWCOMER, TRUTH, DemoSettings, build_demo
+from allinsam.workflow.demo import NEWCOMER, TRUTH, build_demo
 from allinsam.workflow.reporting import agreement_tables, objects_table, ratings
+from tests.tiny_demo import TINY, steps_reported, tiny_demo
 
 ROOT = Path(__file__).resolve().parents[1]
-TINY = DemoSettings(
-    slides=3,
-    patches_per_slide=1,
-    size_px=256,
-    one_marker_slides=((1, "WT1"),),
-    fresh_patches=0,
-    shared_patches=1,
-)
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    steps = []
-    made = build_demo(tmp_path_factory.mktemp("demo") / "study", TINY, lambda *step: steps.append(step))
+    return tiny_demo(tmp_path_factory.mktemp("demo") / "study")
+
+
+def test_progress_is_told_from_start_to_end():
+    steps = steps_reported()
     assert steps[0][:2] == (0, 3) and steps[-1][:2] == (3, 3)
-    return made
+    shares = [done / total for done, total, _ in steps]
+    assert shares == sorted(shares) and len(set(shares)) >= 6
 
 
 def test_it_is_simulated_and_says_so(study):
