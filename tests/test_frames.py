@@ -32,15 +32,15 @@ def test_native_frames_cover_every_pixel_and_stay_inside(size_hw):
 
 
 @pytest.mark.parametrize("size_hw", [(257, 300), (512, 512), (700, 1000)])
-def test_a_box_of_100_px_anywhere_lies_whole_in_some_frame(size_hw):
+def test_a_box_of_50_px_anywhere_lies_whole_in_some_frame(size_hw):
     frames = cover(BACKBONES["compact"], size_hw)
     height, width = size_hw
-    for y0 in range(0, height - 99, 7):
-        for x0 in range(0, width - 99, 7):
-            box = np.array([x0, y0, x0 + 100, y0 + 100], np.float32)
+    for y0 in range(0, height - 49, 7):
+        for x0 in range(0, width - 49, 7):
+            box = np.array([x0, y0, x0 + 50, y0 + 50], np.float32)
             frame = frames[most_central(frames, box, size_hw)]
             assert frame.x0 <= x0 and frame.y0 <= y0
-            assert x0 + 100 <= frame.x0 + 256 and y0 + 100 <= frame.y0 + 256
+            assert x0 + 50 <= frame.x0 + 256 and y0 + 50 <= frame.y0 + 256
 
 
 def test_a_box_goes_to_the_frame_that_has_it_in_its_middle():

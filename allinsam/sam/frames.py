@@ -1,7 +1,7 @@
 """Frames: the squares that an encoder takes, cut out of a patch.
 
 A backbone either sees the whole patch resized to one frame (SAM's published models), or frames at native
-resolution that overlap by half (the compact model).
+resolution that overlap (the compact model).
 """
 
 import math
@@ -13,6 +13,10 @@ from PIL import Image
 from segment_anything.modeling import Sam
 
 from allinsam.sam.backbones import Backbone
+
+# Share of a native frame that its neighbour repeats. Where in a frame a nucleus lies hardly matters (by place,
+# mean Dice of 156 real nuclei is 0.856 to 0.869), only that a frame holds it whole: this is enough for 50 px.
+MIN_OVERLAP = 0.25
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Frame:
 
 
 def cover(backbone: Backbone, size_hw: tuple[int, int]) -> tuple[Frame, ...]:
-    """Frames that cover a patch: one for the whole, or native ones that overlap by at least half a frame."""
+    """Frames that cover a patch: one for the whole, or native ones that overlap by MIN_OVERLAP or more."""
     height, width = size_hw
     if backbone.whole_patch:
         return (_fitted(0, 0, width, height, backbone.frame_px),)
@@ -101,5 +105,5 @@ def _starts(length: int, frame_px: int) -> list[int]:
     """Where frames start along one axis: evenly spread, none beyond the end."""
     if length <= frame_px:
         return [0]
-    count = math.ceil((length - frame_px) / (frame_px / 2)) + 1
+    count = math.ceil((length - frame_px) / (frame_px * (1 - MIN_OVERLAP))) + 1
     return [round(start) for start in np.linspace(0, length - frame_px, count)]
