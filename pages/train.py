@@ -19,6 +19,7 @@ from webapp.session import current_study, require
 
 GROUPS = ("expert", "student")
 FEWEST_PATCHES = 3
+BUDGET_MINUTES = 10.0
 MASK_NAMES = {"edited": "as accepted and edited", "weak": "boxes only: SAM makes the masks again"}
 
 
@@ -38,10 +39,21 @@ def show_one_click(study: Study, person: SignedIn, standing: list[dict[str, Any]
     missing = [group for group in GROUPS if patches_of(standing, group) < FEWEST_PATCHES]
     running = [view for view in jobs.list_views(study) if view.is_active and view.verb == "experiment"]
     with st.container(border=True):
-        left, right = st.columns([1, 2.4], vertical_alignment="center")
-        blocked = bool(missing or running)
-        if left.button("Train and compare", type="primary", disabled=blocked, width="stretch"):
-            submit(study, person, "experiment", {"labels": list(GROUPS)})
+        left, middle, right = st.columns([1.1, 1, 2.6], vertical_alignment="center")
+        minutes = middle.number_input(
+            "Minutes for each training",
+            min_value=0.1,
+            value=BUDGET_MINUTES,
+            step=5.0,
+            format="%g",
+            help="A training ends earlier when all its epochs are done. Longer is better, up to a point.",
+        )
+        settings = TrainingSettings(budget_minutes=minutes)
+        if left.button(
+            "Train and compare", type="primary", disabled=bool(missing or running), width="stretch"
+        ):
+            arguments = {"labels": list(GROUPS), "budget_minutes": minutes}
+            submit(study, person, "experiment", arguments)
             st.rerun()
         if missing:
             right.markdown(
@@ -52,16 +64,14 @@ def show_one_click(study: Study, person: SignedIn, standing: list[dict[str, Any]
         if running:
             right.markdown("Training is under way below. You may close this page; it goes on.")
             return
-        estimate = estimate_training(
-            study, TrainingSettings(), [patches_of(standing, group) for group in GROUPS]
-        )
+        estimate = estimate_training(study, settings, [patches_of(standing, group) for group in GROUPS])
         basis = (
             "from the last run on this machine"
             if estimate.measured
             else "a guess: nothing was trained here yet"
         )
         right.markdown(
-            "Trains on the expert's and on the students' labels with the same patches, seed and epochs: "
+            "Trains on the expert's and on the students' labels with the same patches, seed and budget: "
             "SAM adapter, then corrective learning, then scores on the test patches from PAS alone.  \n"
             f"**About {duration(60 * estimate.minutes)}** ({basis}). You may close the page."
         )
