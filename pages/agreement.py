@@ -55,8 +55,9 @@ def show_nuclei(study: Study, tables: dict[str, pd.DataFrame]) -> None:
         )
     figure_note(
         study,
-        f"{FIGURES[value][0]}: {FIGURES[value][1]}. Mean over the patches that both finished, n of them (each "
-        f"class counts on its own). Fewer than {FEWEST_PATCHES}: {TOO_FEW}. Agreement is not correctness.",
+        f"{FIGURES[value][0]}: {FIGURES[value][1]}. Mean over the patches that both finished, n of them "
+        f"(each class counts on its own). Fewer than {FEWEST_PATCHES}: {TOO_FEW}. "
+        "Agreement is not correctness.",
     )
 
 

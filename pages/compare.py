@@ -95,8 +95,8 @@ def show_pairs(study: Study, scores: pd.DataFrame, models: list[dict], metric: s
         study,
         f"Difference is {a} minus {b}. Paired two-sided Wilcoxon test over patches; effect: matched-pairs "
         f"rank biserial, -1 to 1; p (Holm) is corrected over the {table['p_value'].notna().sum()} tests "
-        f"made. As good: both one-sided tests against a margin of {margin:g} reject. 90 % interval over slides. "
-        f'"{TOO_FEW.capitalize()}": fewer than 6 patches differ, so no test can tell.',
+        f"made. As good: both one-sided tests against a margin of {margin:g} reject. 90 % interval over "
+        f'slides. "{TOO_FEW.capitalize()}": fewer than 6 patches differ, so no test can tell.',
     )
 
 

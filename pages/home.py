@@ -31,7 +31,12 @@ def show_own_work(study: Study, person: SignedIn) -> None:
             waits = (
                 " More slides are being drawn; some may be for you." if jobs.demo_is_being_made(study) else ""
             )
-            st.markdown("No patch is in your queue yet. The study lead assigns patches." + waits)
+            assigns = (
+                "Assign some on the People page."
+                if may(person, "manage_people")
+                else ("The study lead assigns patches.")
+            )
+            st.markdown(f"No patch is in your queue yet. {assigns}{waits}")
             return
         if following is None:
             st.markdown(f"All **{mine.finished}** patches are done. Thank you.")
@@ -58,7 +63,7 @@ def steps_of(study: StudyProgress, working: bool) -> list[tuple[str, str, str, b
     return [
         ("thresholds", "Sign the marker thresholds", thresholds, bool(study.markers) and not study.unsigned),
         ("annotate", "Annotate", annotated, study.assigned > 0 and study.finished == study.assigned),
-        ("train", "Train", "a job is running" if working else trained, study.trained > 0),
+        ("train", "Train", "a job is running" if working else trained, study.trained > 0 and not working),
         (
             "compare",
             "Compare expert and students",

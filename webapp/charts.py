@@ -13,8 +13,8 @@ INK, GRID, MUTED = "#1b2b30", "#e3eaec", "#5d7077"
 LABEL_COLOURS = {"expert": "#0d6b7a", "students": "#c2571a", "student": "#c2571a", "untrained": "#8a969b"}
 OTHER_COLOURS = ("#5b6bb5", "#7a8c1e", "#8a4f7d", "#4b4b4b")
 CONDITION_SYMBOLS = {"normal": "circle", "injured": "diamond", "unknown": "square"}
-# White to the app's own teal: light enough at the low end for dark figures, and safe for colour-blind eyes.
-HEAT = [[0.0, "#f7fafb"], [0.5, "#9fcbd2"], [1.0, "#0d6b7a"]]
+# From white to a light teal: dark figures stay readable on all of it, also for colour-blind eyes.
+HEAT = [[0.0, "#ffffff"], [0.5, "#d3e8eb"], [1.0, "#62b0bc"]]
 SKEWED_TAILS = 2.5
 CONFIG = {"displaylogo": False, "displayModeBar": False}
 
@@ -92,7 +92,8 @@ def loss_curves(runs: Mapping[str, pd.DataFrame], live: Mapping[str, Any] | None
         note = {"font": {"size": 10, "color": MUTED}, "showarrow": False, "xanchor": "left"}
         figure.add_annotation(x=start, y=1, yref="y domain", xref="x", text="corrective", **note)
     figure.update_xaxes(title="epoch", rangemode="tozero")
-    figure.update_yaxes(rangemode="tozero", row=1, col=2)
+    figure.update_yaxes(range=[0, 1], row=1, col=2)
+    figure.update_yaxes(rangemode="tozero", row=1, col=1)
     return figure
 
 
@@ -116,6 +117,7 @@ def heat_map(values: pd.DataFrame, counts: pd.DataFrame, few: int, title: str = 
             y=raters,
             text=text,
             texttemplate="%{text}",
+            textfont={"color": INK},
             hovertemplate="%{y} and %{x}<br>%{text}<extra></extra>",
             colorscale=HEAT,
             zmin=0,
@@ -216,7 +218,7 @@ def forest(means: pd.DataFrame, labels: Sequence[str], metric: str, title: str =
                 text=[f"{row['mean']:.2f}"],
                 textposition="top center",
                 hovertext=[note],
-                marker={"size": 12, "color": colour_of(label, labels), "line": {"color": INK, "width": 1}},
+                marker={"size": 10, "color": colour_of(label, labels), "line": {"color": INK, "width": 1}},
                 showlegend=False,
                 row=1,
                 col=column,

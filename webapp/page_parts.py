@@ -89,7 +89,8 @@ def empty_state(text: str, person: SignedIn, page: str | None = None, label: str
 
 def download_link(table: str, label: str) -> None:
     """A link that looks like a button; the file comes from our own route, not through the page."""
-    st.html(f'{LINK_STYLE}<a class="download" href="/api/export/{table}.csv" download>{label}</a>')
+    link = f'<a class="download" href="/api/export/{table}.csv" download>{label}</a>'
+    st.html(f'{LINK_STYLE}<div style="text-align: right">{link}</div>')
 
 
 LINK_STYLE = """<style>.download { display: inline-block; border: 1px solid #b9cdd1; border-radius: .35rem;

@@ -90,18 +90,7 @@ def agreement_by_groups(study: Study, pairwise: pd.DataFrame) -> pd.DataFrame:
 
 # --------------------------------------------------------------------------------------------- time
 
-TIME_KEYS = (
-    "person_id",
-    "group",
-    "patch",
-    "slide",
-    "condition",
-    "purpose",
-    "guidance",
-    "tool",
-    "state",
-)
-TIME_COLUMNS = [*TIME_KEYS, "objects", "active_s", "model_wait_s", "idle_cutoff_s"]
+TIME_COLUMNS = list(COLUMNS["times"])
 OBJECT_TIME_COLUMNS = ["person_id", "group", "patch", "object_id", "seconds"]
 
 
@@ -131,7 +120,7 @@ def work_times(
             "model_wait_s": model_wait_seconds(mine),
             "idle_cutoff_s": cutoff,
         }
-        by_patch.append({**{key: assignment[key] for key in TIME_KEYS}, **figures})
+        by_patch.append({key: assignment[key] for key in TIME_COLUMNS if key not in figures} | figures)
         who = {key: assignment[key] for key in ("person_id", "group", "patch")}
         by_object += [
             {**who, "object_id": object_id, "seconds": seconds}
@@ -167,23 +156,7 @@ def summarise_times(by_patch: pd.DataFrame, by_object: pd.DataFrame) -> pd.DataF
 # ------------------------------------------------------------------------------------------- scores
 
 
-SCORE_COLUMNS = [
-    "kind",
-    "label",
-    "run",
-    "reference",
-    "run_id",
-    "label_set_id",
-    "reference_id",
-    "patch_id",
-    "patch",
-    "slide",
-    "condition",
-    "class_name",
-    "metric",
-    "value",
-    "n",
-]
+SCORE_COLUMNS = list(COLUMNS["scores"])
 KIND_ID = {"model": "run_id", "people": "label_set_id"}
 
 

@@ -1,0 +1,229 @@
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from allinsam.errors import InputError, NotFoundError
+from allinsam.records import Act
+from allinsam.store import Study, runs
+from allinsam.store import study as study_rows
+from allinsam.workflow import reporting
+from allinsam.workflow.annotating import ActLog, record_acts
+from allinsam.workflow.export_columns import COLUMNS, TITLES
+from allinsam.workflow.learning import LabelRecipe, freeze_labels, score_labels
+from tests.finished import EXPERT, MESANGIAL_ID, PODOCYTE, add_scored_run, finish, finished_study
+from tests.studies import LEAD, MESANGIAL, PERSON, PODOCYTES, SIZE_PX, disc
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """Shared and only read."""
+    return finished_study(tmp_path_factory.mktemp("finished") / "study")
+
+
+@pytest.fixture
+def own_study(tmp_path) -> Study:
+    return finished_study(tmp_path / "study")
+
+
+# ---------------------------------------------------------------- agreement and time
+
+
+def test_ratings_hold_finished_work_of_people_and_not_the_truth(study: Study) -> None:
+    rated = reporting.ratings(study)
+    assert len(rated) == 8
+    assert {who for by_person in rated.values() for who in by_person} == {EXPERT, "s1", "s2"}
+    assert rated["slide-1-p1"]["s1"]["podocyte"].max() == 3
+
+
+def test_agreement_by_kind_of_pair(study: Study) -> None:
+    table = reporting.agreement_by_groups(study, reporting.agreement_tables(study)["pairwise"])
+    podocytes = table[table["class"] == "podocyte"].set_index("pair")
+    # s1 finds 3 of the 4 that everybody else finds: F1 6/7 with s1, 1 between expert and s2.
+    assert podocytes.loc["student + student", "f1"] == pytest.approx(6 / 7)
+    assert podocytes.loc["expert + student", "f1"] == pytest.approx((6 / 7 + 1) / 2)
+    assert podocytes.loc["expert + student", "n"] == 16
+    assert podocytes.loc["student + student", "n_clusters"] == 4
+    assert podocytes.loc["student + student", "matched_dice"] == 1.0
+
+
+def test_times_per_patch_and_object(study: Study) -> None:
+    by_patch, by_object = reporting.work_times(study)
+    assert set(by_patch["person_id"]) == {EXPERT, "s1", "s2"}
+    mine = by_patch[(by_patch["person_id"] == "s1") & (by_patch["patch"] == "slide-1-p1")].iloc[0]
+    # 3 podocytes and 3 mesangial cells, 5 s each, and a second until the submit.
+    assert (mine["objects"], mine["active_s"], mine["idle_cutoff_s"]) == (6, 31.0, 60.0)
+    assert by_object["seconds"].unique().tolist() == [5.0]
+    assert len(by_object) == 8 * (7 + 6 + 6)
+    people = reporting.times_by_person(study).set_index("person_id")
+    assert people.loc["s1", ["patches", "objects", "median_s_per_object"]].tolist() == [8, 48, 5.0]
+    assert people.loc[EXPERT, "median_min_per_patch"] == pytest.approx(36 / 60)
+
+
+def test_times_of_one_person_with_another_cut_off(study: Study) -> None:
+    by_patch, _ = reporting.work_times(study, EXPERT, idle_cutoff_s=2.0)
+    assert by_patch["person_id"].unique().tolist() == [EXPERT]
+    assert by_patch["active_s"].unique().tolist() == [7 * 2.0 + 1.0]
+    assert reporting.work_times(study, PERSON)[0].empty
+
+
+# ---------------------------------------------------------------- scores
+
+
+def test_scores_name_labels_reference_and_kind(study: Study) -> None:
+    scores = reporting.scores_table(study)
+    assert list(scores.columns) == reporting.SCORE_COLUMNS
+    assert set(scores["label"]) == {"expert", "students", "untrained"}
+    assert scores["reference"].unique().tolist() == ["truth"]
+    mine = scores[(scores["label"] == "students") & (scores["metric"] == "f1_instance")]
+    values = mine.groupby("class_name")["value"].unique()
+    assert values["podocyte"] == pytest.approx([4 / 6])  # 2 of 4 found
+    assert values["mesangial"] == pytest.approx([4 / 5])  # 2 of 3
+
+
+def test_of_two_references_the_newest_counts(own_study: Study) -> None:
+    before = reporting.scores_table(own_study)
+    finish(own_study, "e2", "expert", 1, {PODOCYTE: PODOCYTES[:1], MESANGIAL_ID: ()})
+    newer = freeze_labels(own_study, LabelRecipe(people=("e2",)))
+    run_id = int(before.loc[before["label"] == "students", "run_id"].iloc[0])
+    row = {"run_id": run_id, "reference_id": newer, "patch_id": 1, "class_id": PODOCYTE}
+    with own_study.science.write() as db:
+        runs.put_scores(db, [{**row, "split_id": None, "metric": "f1_instance", "value": 0.25, "n": 1}])
+    scores = reporting.newest_reference(reporting.scores_table(own_study))
+    assert scores.loc[scores["run_id"] == run_id, "value"].tolist() == [0.25]
+    assert (scores["label"] == "expert").sum() == (before["label"] == "expert").sum()
+    # The expert's run was not scored against e2: both are compared on the reference they share.
+    table = reporting.compare(own_study, "students", "expert", "f1_instance")
+    assert table["n"].max() == 8
+
+
+def test_models_are_listed_newest_first_and_older_ones_by_number(own_study: Study) -> None:
+    add_scored_run(own_study, LabelRecipe(group="expert"), {PODOCYTE: PODOCYTES, MESANGIAL_ID: MESANGIAL}, 7)
+    titles = [row["title"] for row in reporting.scored_models(reporting.scores_table(own_study))]
+    assert titles == ["expert", "untrained", "students", "expert (run 1)"]
+
+
+def test_means_carry_their_n(study: Study) -> None:
+    means = reporting.mean_scores(study)
+    row = means[(means["label"] == "students") & (means["metric"] == "f1_instance")].set_index("class_name")
+    assert row.loc["podocyte", ["patches", "slides", "nuclei"]].tolist() == [8, 4, 32]
+    assert row.loc["podocyte", ["mean", "low", "high"]].astype(float).tolist() == pytest.approx([4 / 6] * 3)
+
+
+def test_paired_comparison_over_patches(study: Study) -> None:
+    table = reporting.compare(study, "students", "expert", "f1_instance").set_index(
+        ["class_name", "condition"]
+    )
+    row = table.loc["podocyte", "all"]
+    assert (row["n"], row["n_differing"]) == (8, 8)
+    assert row["mean_difference"] == pytest.approx(4 / 6 - 1)
+    assert row["p_value"] == pytest.approx(2 / 2**8)
+    assert row["rank_biserial"] == -1.0
+    assert row["equivalent"] is False or row["equivalent"] == False  # noqa: E712
+    # Four patches of each condition cannot tell; Holm corrects for the two tests that were made.
+    assert table.loc["podocyte", "injured"]["method"] == "too few pairs"
+    assert np.isnan(table.loc["podocyte", "injured"]["p_holm"])
+    assert row["p_holm"] == pytest.approx(4 / 2**8)
+
+
+def test_a_model_is_as_good_as_itself(own_study: Study) -> None:
+    add_scored_run(own_study, LabelRecipe(group="expert"), {PODOCYTE: PODOCYTES, MESANGIAL_ID: MESANGIAL}, 7)
+    table = reporting.compare(own_study, "4", "1", "dice")
+    assert table.loc[table["condition"] == "all", "equivalent"].tolist() == [True, True]
+    assert table["p_value"].isna().all()
+
+
+def test_comparing_what_is_not_there_names_what_is(study: Study) -> None:
+    with pytest.raises(InputError, match=r"\['expert', 'students', 'untrained'\]"):
+        reporting.compare(study, "nobody", "expert")
+    with pytest.raises(InputError, match="No scores for '99'"):
+        reporting.compare(study, "99", "expert")
+
+
+def test_the_papers_table_weighs_by_patches(own_study: Study) -> None:
+    """Take two injured patches away: the average leans to the normal ones."""
+    scores = reporting.newest_scores(reporting.scores_table(own_study))
+    scores = scores[~scores["patch"].isin(["slide-4-p1", "slide-4-p2"])].copy()
+    injured = (scores["condition"] == "injured") & (scores["label"] == "expert")
+    scores.loc[injured, "value"] = 0.5
+    table = reporting.paper_table(scores, "dice")
+    assert [c for name, c in table.columns if name == "podocyte"] == ["injured", "normal", "average"]
+    assert table.loc["patches", "podocyte"].tolist() == [2, 4, 6]
+    assert table.loc["expert", "podocyte"].tolist() == pytest.approx([0.5, 1.0, (2 * 0.5 + 4 * 1.0) / 6])
+
+
+def test_worst_patches_and_what_was_found_there(own_study: Study) -> None:
+    scores = reporting.scores_table(own_study)
+    chosen = (
+        (scores["run_id"] == 2) & (scores["patch"] == "slide-3-p1") & (scores["class_name"] == "podocyte")
+    )
+    scores.loc[chosen, "value"] = 0.1
+    worst = reporting.worst_patches(scores, 2, "podocyte", "f1_instance", 2)
+    assert [row["patch"] for row in worst][0] == "slide-3-p1" and len(worst) == 2
+    scored = reporting.scored_patch(own_study, 2, worst[0]["patch_id"], "podocyte")
+    assert scored.image_rgb.shape == (SIZE_PX, SIZE_PX, 3)
+    assert (scored.found.max(), scored.reference.max()) == (2, 4)
+    with pytest.raises(NotFoundError, match="no score"):
+        reporting.scored_patch(own_study, 2, 999, "podocyte")
+
+
+def test_peoples_labels_are_scored_apart(own_study: Study) -> None:
+    truth_id = freeze_labels(own_study, LabelRecipe(group="truth", purposes=("gold",)))
+    score_labels(own_study, freeze_labels(own_study, LabelRecipe(people=("s1",))), truth_id)
+    scores = reporting.scores_table(own_study)
+    people = reporting.newest_scores(scores, "people")
+    assert people["label"].unique().tolist() == ["s1"]
+    mine = people[(people["metric"] == "f1_instance") & (people["class_name"] == "podocyte")]
+    assert mine["value"].unique() == pytest.approx([6 / 7])
+    assert "s1" not in {row["label"] for row in reporting.scored_models(scores)}
+
+
+# ---------------------------------------------------------------- exports
+
+
+@pytest.mark.parametrize("name", reporting.EXPORTS)
+def test_every_column_of_every_export_is_explained(study: Study, empty_study: Study, name: str) -> None:
+    full = reporting.export_table(study, name)
+    assert len(full) and list(full.columns) == list(COLUMNS[name])
+    assert TITLES[name]
+    header = reporting.export_csv(empty_study, name).decode().splitlines()
+    assert header == [",".join(COLUMNS[name])]
+
+
+def test_objects_have_area_in_both_units(study: Study) -> None:
+    table = reporting.objects_table(study)
+    area_px = int(disc(PODOCYTES[0]).sum())
+    first = table[table["class"] == "podocyte"].iloc[0]
+    assert (first["area_px"], first["area_um2"]) == (area_px, pytest.approx(area_px * 0.25, abs=1e-3))
+    assert len(table) == 8 * (7 + 7 + 6 + 6)
+
+
+def test_parts_of_a_csv_make_the_whole(study: Study) -> None:
+    table = reporting.acts_table(study)
+    parts = list(reporting.csv_parts(table, rows=100))
+    assert len(parts) == -(-len(table) // 100)
+    again = pd.read_csv(io.BytesIO(b"".join(parts)))
+    assert again["seq"].tolist() == table["seq"].tolist()
+    assert again["kind"].tolist() == table["kind"].tolist()
+
+
+def test_a_spreadsheet_runs_nothing() -> None:
+    table = pd.DataFrame({"text": ["=1+1", "+a", "-b", "@c", "\td", "plain"], "number": [-1, 2, 3, 4, 5, 6]})
+    lines = reporting.to_csv(table).decode().splitlines()
+    assert lines[1:] == ["'=1+1,-1", "'+a,2", "'-b,3", "'@c,4", "'\td,5", "plain,6"]
+
+
+def test_a_comment_of_an_annotator_comes_out_whole(own_study: Study) -> None:
+    with own_study.science.read() as db:
+        assert study_rows.get_person(db, LEAD)["group"] == "expert"
+    log = ActLog("page", "test")
+    acts: list[Act] = [log.act("load", 0.0), log.act("comment", 5.0, text='a "quoted", comma\nline')]
+    record_acts(own_study, 1, PERSON, acts)
+    again = pd.read_csv(io.BytesIO(reporting.export_csv(own_study, "acts")))
+    assert 'a \\"quoted\\", comma\\nline' in again[again["kind"] == "comment"]["payload"].iloc[0]
+
+
+def test_an_unknown_export_is_refused(study: Study) -> None:
+    with pytest.raises(NotFoundError, match="Choose one of"):
+        reporting.export_csv(study, "passwords")
