@@ -35,6 +35,7 @@ LOST_AFTER_S = 20.0
 PROCESS_LOST_AFTER_S = 15.0
 TERMINATE_AFTER_S = 10.0
 KILL_AFTER_S = 10.0
+JOB_NICENESS = 5  # a training leaves the cores to those who annotate
 INTERRUPTED = "interrupted"
 OUT_OF_MEMORY = "Out of memory. Choose a smaller batch or patch size, or close other programs, and resume."
 
@@ -350,6 +351,9 @@ class _Worker:
                 creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same on Windows
             )
         self.children[job["id"]] = child
+        if os.name == "posix":
+            with contextlib.suppress(psutil.Error):
+                psutil.Process(child.pid).nice(JOB_NICENESS)
         with self.study.server.write() as db:
             # Not over an end that a very short job may already have written.
             if rows.get_job(db, job["id"])["state"] == "running":

@@ -58,7 +58,7 @@ def show_bar(person: SignedIn, study: Study) -> None:
 # Streamlit offers no place in its top bar for own elements; the bar is fixed over its right end.
 BAR_STYLE = """<style>
 .stMainBlockContainer { padding-left: 2rem; padding-right: 2rem; }
-.bar { position: fixed; top: 0; right: 1rem; height: 3.75rem; z-index: 1000000; display: flex;
+.bar { position: fixed; top: 0; right: 1rem; height: 3.75rem; z-index: 999991; display: flex;
        align-items: center; gap: .75rem; font-size: .875rem; color: #3c5157; }
 .bar-badge { border: 1px solid; border-radius: 1rem; padding: .15rem .6rem; font-weight: 600;
        white-space: nowrap; }
