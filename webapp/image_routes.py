@@ -1,5 +1,180 @@
-"""Routes for images."""
+"""The panes' pictures. They come by URL, so that no picture travels with a page's script."""
 
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import numpy as np
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-routes: list[Route] = []
+from allinsam.accounts import SignedIn, may
+from allinsam.errors import AllinsamError, InputError, NotAllowedError, NotFoundError
+from allinsam.imaging import read_rgb
+from allinsam.store import Study, images, thresholds
+from allinsam.store.assignments import patch_assignments
+from allinsam.workflow.annotating import read_registered_channel
+from webapp import views
+from webapp.session import study_from_environment
+from webapp.surfaces.scene import Window
+
+# pas: the stained patch. marker: a marker's channel in its place. bright: outline of its bright area.
+LAYERS = ("pas", "marker", "bright")
+# Layer -> guidance arms that may see it; an arm that may not must not get it by typing a URL either.
+SHOWN_TO = {"marker": ("if", "threshold", "suggestion"), "bright": ("threshold", "suggestion")}
+# The marker's outline is white: the classes' colours are those of what people draw.
+WHITE = "#ffffff"
+LARGEST_PANE_PX = 2048
+# Raised with every change to what a picture looks like, so that browsers forget the old ones.
+PICTURE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class View:
+    """One picture that can be asked for."""
+
+    patch_id: int
+    layer: str
+    window: Window
+    marker: str = ""
+    contrast: float = 1.0
+    tint: str = "grey"
+    colour: str = WHITE
+    threshold: float | None = None  # None: the signed one
+
+    def url(self, version: str = "") -> str:
+        """Path and query; `version` names what the picture depends on beside these, such as a threshold."""
+        query: dict[str, Any] = {
+            "layer": self.layer,
+            "x0": self.window.x0,
+            "y0": self.window.y0,
+            "side": self.window.side_px,
+            "px": self.window.pane_px,
+        }
+        if self.layer != "pas":
+            query["marker"] = self.marker
+        if self.layer == "marker":
+            query |= {"contrast": f"{self.contrast:g}", "tint": self.tint}
+        if self.layer == "bright" and self.colour != WHITE:
+            query["colour"] = self.colour
+        if self.threshold is not None:
+            query["threshold"] = f"{self.threshold:g}"
+        query["v"] = f"{PICTURE_VERSION}{version}"
+        return f"/api/patches/{self.patch_id}/view.png?{urlencode(query)}"
+
+
+def view_route(request: Request) -> Response:
+    """GET /api/patches/{patch_id}/view.png"""
+    try:
+        study = study_from_environment()
+        view = _asked_view(request)
+        _check_access(study, request.state.person, view)
+        etag = f'"{_state_of(study, view)}"'
+        headers = {"ETag": etag, "Cache-Control": "private, max-age=3600", "Vary": "Cookie"}
+        if request.headers.get("if-none-match") == etag:
+            return Response(status_code=304, headers=headers)
+        picture = _picture(study, view, etag)
+    except NotAllowedError as error:
+        return PlainTextResponse(str(error), status_code=403)
+    except NotFoundError as error:
+        return PlainTextResponse(str(error), status_code=404)
+    except AllinsamError as error:
+        return PlainTextResponse(str(error), status_code=400)
+    return Response(picture, media_type="image/png", headers=headers)
+
+
+routes: list[Route] = [Route("/api/patches/{patch_id:int}/view.png", view_route)]
+
+
+def _asked_view(request: Request) -> View:
+    query = request.query_params
+    layer = query.get("layer", "pas")
+    if layer not in LAYERS:
+        raise InputError(f"Unknown layer {layer!r}. Choose one of {', '.join(LAYERS)}.")
+    side, px = _number(query, "side", 512, 1, 100_000), _number(query, "px", 512, 1, LARGEST_PANE_PX)
+    x0, y0 = (_number(query, name, 0, -100_000, 1_000_000) for name in ("x0", "y0"))
+    threshold = _number(query, "threshold", 0.0, 0, 65_535) if "threshold" in query else None
+    return View(
+        patch_id=request.path_params["patch_id"],
+        layer=layer,
+        window=Window(int(x0), int(y0), int(side), int(px)),
+        marker=query.get("marker", ""),
+        contrast=_number(query, "contrast", 1.0, 0.1, 20),
+        tint=query.get("tint", "grey"),
+        colour=query.get("colour", WHITE),
+        threshold=threshold,
+    )
+
+
+def _number(query: Mapping[str, str], name: str, default: float, low: float, high: float) -> float:
+    try:
+        value = float(query.get(name, default))
+    except ValueError as error:
+        raise InputError(f"{name} = {query[name]!r} is not a number.") from error
+    if not low <= value <= high:
+        raise InputError(f"{name} = {value:g} is outside {low:g} to {high:g}.")
+    return value
+
+
+def _check_access(study: Study, person: SignedIn, view: View) -> None:
+    with study.science.read() as db:
+        given = patch_assignments(db, view.patch_id)
+    if not may(person, "view_patch", {"person_ids": [row["person_id"] for row in given]}):
+        raise NotAllowedError(f"Patch {view.patch_id} is not in your queue.")
+    if view.layer == "pas" or may(person, "view_thresholds"):
+        return
+    own = [row for row in given if row["person_id"] == person.person_id]
+    if not any(row["guidance"] in SHOWN_TO[view.layer] for row in own):
+        raise NotAllowedError("This patch is annotated without the marker.")
+    if view.threshold is not None:
+        raise NotAllowedError("Only who signs thresholds may try others.")
+
+
+def _state_of(study: Study, view: View) -> str:
+    """A hash of everything the picture depends on."""
+    with study.science.read() as db:
+        patch = images.get_patch(db, view.patch_id)
+        parts: list[Any] = [PICTURE_VERSION, view, patch["image_sha256"]]
+        if view.layer != "pas":
+            registration = images.current_registration(db, view.patch_id)
+            current = thresholds.current_threshold(db, patch["slide_id"], view.marker, view.patch_id)
+            channels = images.list_channels(db, view.patch_id)
+            parts += [registration and registration["id"], current and current["id"], channels]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+
+@lru_cache(maxsize=96)
+def _picture(study: Study, view: View, state: str) -> bytes:
+    """`state` stands for what the picture depends on beside its arguments."""
+    if view.layer == "pas":
+        with study.science.read() as db:
+            sha256 = images.get_patch(db, view.patch_id)["image_sha256"]
+        return views.png(views.crop(_patch_pixels(study.image_path(sha256)), view.window))
+    channel, threshold = _channel(study, view.patch_id, view.marker, state)
+    if view.layer == "marker":
+        limits = views.display_range(channel, threshold)
+        picture = views.marker_rgb(views.crop(channel, view.window, fill=0), limits, view.contrast, view.tint)
+        return views.png(picture)
+    value = view.threshold if view.threshold is not None else threshold
+    if value is None:
+        raise NotFoundError(f"No threshold of {view.marker} is signed for patch {view.patch_id}.")
+    return views.png(views.bright_outline(channel, value, view.window, view.colour))
+
+
+@lru_cache(maxsize=16)
+def _patch_pixels(path: Path) -> np.ndarray:
+    return read_rgb(path)
+
+
+@lru_cache(maxsize=16)
+def _channel(study: Study, patch_id: int, marker: str, state: str) -> tuple[np.ndarray, float | None]:
+    channel, _ = read_registered_channel(study, patch_id, marker)
+    with study.science.read() as db:
+        patch = images.get_patch(db, patch_id)
+        signed = thresholds.current_threshold(db, patch["slide_id"], marker, patch_id)
+    return channel, signed["value"] if signed else None

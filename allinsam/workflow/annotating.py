@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,18 @@ def read_patch(study: Study, patch_id: int) -> np.ndarray:
     """The PAS patch, uint8 RGB (H, W, 3)."""
     with study.science.read() as db:
         patch = images.get_patch(db, patch_id)
-    return read_rgb(study.image_path(patch["image_sha256"]))
+    return _pixels(study.image_path(patch["image_sha256"])).copy()
+
+
+@lru_cache(maxsize=16)
+def _pixels(path: Path) -> np.ndarray:
+    """A box is answered on a patch that was read for the box before it; the file of a hash never changes."""
+    return read_rgb(path)
+
+
+@lru_cache(maxsize=16)
+def _channel_in_pas(path: Path, matrix: tuple[float, ...], size_hw: tuple[int, int]) -> np.ndarray:
+    return warp_to_pas(read_channel(path), np.array(matrix).reshape(2, 3), size_hw)
 
 
 def read_registered_channel(study: Study, patch_id: int, marker: str) -> tuple[np.ndarray, int | None]:
@@ -137,10 +149,10 @@ def read_registered_channel(study: Study, patch_id: int, marker: str) -> tuple[n
         registration = images.current_registration(db, patch_id)
     if not channels:
         raise NotFoundError(f"Patch {patch['name']} has no {marker} channel. Import one for it.")
-    channel = read_channel(study.image_path(channels[0]["image_sha256"]))
     matrix = registration["matrix"] if registration else identity_matrix()
-    size_hw = (patch["height_px"], patch["width_px"])
-    return warp_to_pas(channel, matrix, size_hw), registration["id"] if registration else None
+    path, size_hw = study.image_path(channels[0]["image_sha256"]), (patch["height_px"], patch["width_px"])
+    channel = _channel_in_pas(path, tuple(np.ravel(matrix).tolist()), size_hw)
+    return channel.copy(), registration["id"] if registration else None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from allinsam.acts import ActId, AssignmentState, ObjectState, Replay
+from allinsam.acts import CLASS_STATE_OF_KIND, ActId, AssignmentState, ObjectState, Replay
 from allinsam.errors import InputError
 from allinsam.masks import decode_rle, encode_rle, rle_area
 from allinsam.records import Act
@@ -186,6 +186,18 @@ class Desk:
 
     def redo(self) -> bool:
         return self._step_back("redo", self.state.redo_stack)
+
+    def clear_class_state(self, class_id: int) -> None:
+        """Take back what was last said about a class (nothing here, unsure, skipped)."""
+        with self.study.science.read() as db:
+            acts = act_store.list_acts(db, self.assignment_id)
+        said = [
+            (act.client, act.seq)
+            for act in acts
+            if act.kind in CLASS_STATE_OF_KIND and act.payload.get("class_id") == class_id
+        ]
+        standing = [list(act_id) for act_id in said if act_id in self.state.undo_stack]
+        self.record([self.log.act("undo", self.clock_ms(), act=act_id) for act_id in reversed(standing)])
 
     def _step_back(self, kind: str, stack: tuple[ActId, ...]) -> bool:
         if not stack:

@@ -1,0 +1,140 @@
+"""Pictures by URL: who may see which, and when a browser may keep one."""
+
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.testclient import TestClient
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from allinsam.accounts import SignedIn
+from allinsam.store import Study, thresholds
+from tests.studies import DIM, LEAD, PERSON, PODOCYTES, small_study
+from webapp import session
+from webapp.image_routes import View, routes
+from webapp.surfaces.scene import Window
+
+STUDENT = SignedIn(PERSON, "A student", "annotator", "student")
+OTHER = SignedIn("p-other", "Another", "annotator", "student")
+SIGNER = SignedIn(LEAD, "The lead", "lead", "expert")
+WHOLE = Window(0, 0, 512, 512)
+
+Visit = Callable[..., TestClient]
+
+
+class SignedInAs:
+    """Stands in for the gate, which tests of its own hold."""
+
+    def __init__(self, app: ASGIApp, person: SignedIn) -> None:
+        self.app, self.person = app, person
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope.setdefault("state", {})
+        if scope["type"] == "http":
+            Request(scope).state.person = self.person
+        await self.app(scope, receive, send)
+
+
+@pytest.fixture
+def visit(monkeypatch: pytest.MonkeyPatch) -> Visit:
+    def as_(study: Study, person: SignedIn) -> TestClient:
+        monkeypatch.setenv(session.STUDY_VARIABLE, str(study.folder))
+        return TestClient(SignedInAs(Starlette(routes=routes), person))
+
+    return as_
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    return small_study(tmp_path / "study", slides=1)
+
+
+def pixels(content: bytes) -> np.ndarray:
+    return np.asarray(Image.open(BytesIO(content)))
+
+
+def test_the_stained_patch_in_a_window(study: Study, visit: Visit) -> None:
+    answer = visit(study, STUDENT).get(View(1, "pas", Window(60, 60, 128, 256)).url())
+    assert answer.status_code == 200 and answer.headers["content-type"] == "image/png"
+    picture = pixels(answer.content)
+    assert picture.shape == (256, 256, 3)
+    assert tuple(picture[80, 80]) == (95, 70, 140)  # the nucleus at (100, 100)
+
+
+def test_the_marker_and_its_outline(study: Study, visit: Visit) -> None:
+    client = visit(study, STUDENT)
+    marker = pixels(client.get(View(1, "marker", WHOLE, "WT1").url()).content)
+    x, y = PODOCYTES[0]
+    assert marker[y, x].min() > 240 and marker[y + 40, x].max() < 10
+    outline = pixels(client.get(View(1, "bright", WHOLE, "WT1").url()).content)
+    assert outline.shape == (512, 512, 4) and outline[y, x, 3] == 0
+    assert outline[y - 14 : y + 14, x - 14 : x + 14, 3].any()
+    other = pixels(client.get(View(1, "marker", WHOLE, "GATA3").url()).content)
+    assert other[y, x].max() < 10
+
+
+def test_only_who_the_patch_is_given_to_and_reviewers_see_it(study: Study, visit: Visit) -> None:
+    url = View(1, "pas", WHOLE).url()
+    assert visit(study, OTHER).get(url).status_code == 403
+    assert visit(study, SIGNER).get(url).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("guidance", "allowed"),
+    [("pas_only", {"pas"}), ("if", {"pas", "marker"}), ("threshold", {"pas", "marker", "bright"})],
+)
+def test_an_arm_without_the_marker_cannot_fetch_it(
+    tmp_path: Path, visit: Visit, guidance: str, allowed: set[str]
+) -> None:
+    study = small_study(tmp_path / "arm", slides=1, guidance=guidance)
+    client = visit(study, STUDENT)
+    answers = {layer: client.get(View(1, layer, WHOLE, "WT1").url()) for layer in ("pas", "marker", "bright")}
+    assert {layer for layer, answer in answers.items() if answer.status_code == 200} == allowed
+    assert {answer.status_code for layer, answer in answers.items() if layer not in allowed} <= {403}
+
+
+def test_only_who_signs_thresholds_may_try_others(study: Study, visit: Visit) -> None:
+    url = View(1, "bright", WHOLE, "WT1", threshold=DIM / 2).url()
+    assert visit(study, STUDENT).get(url).status_code == 403
+    assert visit(study, SIGNER).get(url).status_code == 200
+
+
+def test_a_browser_keeps_a_picture_until_what_it_shows_changes(study: Study, visit: Visit) -> None:
+    client, url = visit(study, SIGNER), View(1, "bright", WHOLE, "WT1").url()
+    first = client.get(url)
+    assert first.headers["cache-control"].startswith("private")
+    again = client.get(url, headers={"If-None-Match": first.headers["etag"]})
+    assert again.status_code == 304 and again.content == b""
+    with study.science.write() as db:
+        thresholds.add_threshold(db, 1, "WT1", 250.0, "by eye", LEAD)
+    changed = client.get(url, headers={"If-None-Match": first.headers["etag"]})
+    assert changed.status_code == 200 and not pixels(changed.content).any()
+
+
+@pytest.mark.parametrize(
+    ("url", "status", "says"),
+    [
+        ("/api/patches/99/view.png", 404, "No patch 99"),
+        ("/api/patches/1/view.png?layer=gold", 400, "'gold'"),
+        ("/api/patches/1/view.png?px=100000", 400, "px = 100000"),
+        ("/api/patches/1/view.png?side=nan", 400, "side"),
+        ("/api/patches/1/view.png?x0=left", 400, "'left'"),
+        ("/api/patches/1/view.png?layer=marker&marker=CD31", 404, "CD31"),
+        ("/api/patches/1/view.png?layer=marker&marker=WT1&tint=pink", 400, "'pink'"),
+        ("/api/patches/1/view.png?layer=bright&marker=WT1&colour=red", 400, "'red'"),
+    ],
+)
+def test_what_cannot_be_shown_is_said(study: Study, visit: Visit, url: str, status: int, says: str) -> None:
+    answer = visit(study, SIGNER).get(url)
+    assert answer.status_code == status and says in answer.text
+
+
+def test_without_a_signed_threshold_there_is_no_outline(tmp_path: Path, visit: Visit) -> None:
+    unsigned = small_study(tmp_path / "unsigned", slides=1, signed=False)
+    answer = visit(unsigned, SIGNER).get(View(1, "bright", WHOLE, "WT1").url())
+    assert answer.status_code == 404 and "No threshold of WT1" in answer.text

@@ -1,0 +1,72 @@
+"""How the annotate page is laid out: two panes and a panel have to fit a screen of 1366 x 768."""
+
+import html
+from collections.abc import Callable
+from typing import Any
+
+import streamlit as st
+
+STYLE = """<style>
+.stMainBlockContainer { padding: 4.1rem 1rem .5rem 1rem; }
+.stMainBlockContainer > .stVerticalBlock { gap: .4rem; }
+.st-key-bar button, .st-key-footer button, .st-key-panel button { min-height: 2.1rem; padding: .1rem .6rem; }
+.stMain, .stMain:focus, .stMain:focus-visible { outline: none !important; }
+.st-key-card_title button { min-height: 1.8rem; padding: 0 .35rem; min-width: 0; }
+.st-key-card_title { flex-wrap: nowrap; }
+.st-key-desk { align-items: flex-start; }
+.st-key-panes { flex: none; gap: .15rem; }
+.st-key-panel { min-width: 188px; gap: .3rem; }
+.st-key-card { gap: .3rem; }
+.st-key-titles .stSlider { padding: 0; margin: -.35rem 0 -.5rem 0; }
+.st-key-titles [data-testid="stSliderTickBar"] { display: none; }
+.st-key-titles [data-testid="stSliderThumbValue"] { display: none; }
+.pane-title { font-weight: 600; white-space: nowrap; }
+.pane-note { color: #4d6268; font-size: .85rem; white-space: nowrap; }
+.saved { color: #1b6b4a; font-size: .9rem; }
+.counts, .hint { color: #3c5157; font-size: .92rem; margin: 0; }
+.card-title { font-size: .95rem; white-space: nowrap; }
+.card-title i, .class-state i { display: inline-block; width: .95rem; height: .95rem; margin-right: .35rem;
+    border-radius: .2rem; box-shadow: 0 0 0 1px #101018; vertical-align: -.12rem; font: 600 .75rem sans-serif;
+    text-align: center; color: #101018; }
+.class-state { white-space: nowrap; font-weight: 600; margin-left: .35rem; }
+.doubt { background: #fff3d6; color: #5c3d00; border-radius: .3rem; padding: .25rem .5rem; font-size: .9rem; }
+.loupe { display: flex; gap: 6px; }
+.loupe span { position: relative; width: 90px; height: 90px; }
+.loupe img { position: absolute; top: 0; left: 0; border-radius: .2rem; }
+.st-key-things .stButtonGroup button, .st-key-things button { min-height: 1.7rem; padding: 0 .45rem; }
+.steps { display: flex; gap: 1.6rem; background: #e9f4f5; border-left: .3rem solid #0d6b7a;
+    padding: .4rem .8rem; border-radius: .3rem; }
+.step { margin: .2rem 0; max-width: 26rem; }
+</style>"""
+
+
+def style() -> None:
+    st.html(STYLE)
+
+
+def patch_chooser(mine: list[dict[str, Any]], now: int, go_to: Callable[[int | None], None]) -> None:
+    """Which of one's patches is open; also the progress."""
+    names = {row["id"]: _patch_name(row, place, len(mine)) for place, row in enumerate(mine, 1)}
+    st.session_state["patch_choice"] = now
+    st.selectbox(
+        "Patch",
+        list(names),
+        key="patch_choice",
+        format_func=names.__getitem__,
+        label_visibility="collapsed",
+        width=215,
+        on_change=lambda: go_to(st.session_state["patch_choice"]),
+    )
+
+
+def _patch_name(row: dict[str, Any], place: int, total: int) -> str:
+    done = {"submitted": "✓ ", "open": "", "waiting": ""}[row["state"]]
+    return f"{done}Patch {place} of {total}: {row['patch']}"
+
+
+def finished_list(mine: list[dict[str, Any]], go_to: Callable[[int | None], None]) -> None:
+    """The patches that were handed in, each with the way back to it."""
+    for row in mine:
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.button("Look again", key=f"again_{row['id']}", on_click=go_to, args=(row["id"],))
+            st.html(f"{html.escape(row['patch'])}", width="content")

@@ -1,0 +1,66 @@
+"""What all visitors share in one process: the segmenter and its embeddings."""
+
+import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+
+import streamlit as st
+
+from allinsam.errors import AllinsamError
+from allinsam.sam.backbones import load_backbone
+from allinsam.sam.embeddings import EmbeddingCache
+from allinsam.sam.segmenter import Segmenter
+from allinsam.store import Study
+from allinsam.store.study import get_study
+from allinsam.workflow.annotating import read_patch
+
+log = logging.getLogger(__name__)
+
+# Patches whose embedding stays in memory: those in front of people now, and the next of each.
+EMBEDDINGS_IN_MEMORY = 32
+
+
+def embedding_cache(study: Study) -> EmbeddingCache:
+    """The study's backbone, loaded once. Raises ModelError where its weights are not there."""
+    with study.science.read() as db:
+        backbone = get_study(db)["backbone"]
+    return _embedding_cache(str(study.embeddings_folder), backbone)
+
+
+@st.cache_resource(max_entries=2, show_spinner="Loading the segmentation model ...")
+def _embedding_cache(folder: str, backbone: str) -> EmbeddingCache:
+    """Segmenter and cache take turns by locks of their own."""
+    segmenter = Segmenter(load_backbone(backbone))
+    return EmbeddingCache(folder, segmenter, memory_patches=EMBEDDINGS_IN_MEMORY)
+
+
+@lru_cache(maxsize=1)
+def _background() -> ThreadPoolExecutor:
+    """One thread: embedding ahead must not take both cores from people who draw."""
+    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="embed-ahead")
+
+
+_ahead: set[tuple[str, int]] = set()
+_ahead_lock = threading.Lock()
+
+
+def embed_ahead(study: Study, cache: EmbeddingCache, patch_ids: list[int]) -> None:
+    """Embed patches in the background, so that their first box is answered at once."""
+    for patch_id in patch_ids:
+        with _ahead_lock:
+            if (str(study.folder), patch_id) in _ahead:
+                continue
+            _ahead.add((str(study.folder), patch_id))
+        _background().submit(_embed, study, cache, patch_id)
+
+
+def _embed(study: Study, cache: EmbeddingCache, patch_id: int) -> None:
+    try:
+        cache.get(read_patch(study, patch_id))
+    except (AllinsamError, OSError, RuntimeError) as error:
+        # The box that needs it will tell the person; nobody waits for this one.
+        log.warning("Patch %s could not be embedded ahead: %s", patch_id, error)
+    finally:
+        with _ahead_lock:
+            _ahead.discard((str(study.folder), patch_id))
