@@ -230,6 +230,9 @@ def verify(args: argparse.Namespace) -> Result:
     return found
 
 
+# Verbs that run a model, and so decide how many threads it may use.
+MODEL_VERBS = ("demo", "embed", "segment", "train", "evaluate", "experiment", "predict")
+
 VERBS: dict[str, Callable[[argparse.Namespace], Result]] = {
     "demo": demo,
     "import": import_,
@@ -382,6 +385,12 @@ def _number_or_text(default: Any) -> Callable[[str], Any]:
     return float
 
 
+def _use_free_cores() -> None:
+    from allinsam.compute import free_cores, use_threads
+
+    use_threads(free_cores())
+
+
 def _settings(args: argparse.Namespace) -> Any:
     from allinsam.training.settings import TrainingSettings
 
@@ -413,6 +422,8 @@ def jsonable(value: Any) -> Any:
 def main(arguments: list[str] | None = None) -> int:
     args = build_parser().parse_args(arguments)
     try:
+        if args.verb in MODEL_VERBS:
+            _use_free_cores()
         result = jsonable(VERBS[args.verb](args))
     except AllinsamError as error:
         print(f"allinsam {args.verb}: {error}", file=sys.stderr)

@@ -1,0 +1,37 @@
+"""How many threads the model may use. More threads than free cores make it many times slower, not faster."""
+
+import os
+
+import torch
+
+from allinsam.errors import InputError
+
+VARIABLE = "ALLINSAM_THREADS"
+
+
+def cores() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_cores() -> int:
+    """Cores that nobody keeps busy at the moment, at least one."""
+    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    return max(1, round(cores() - busy))
+
+
+def wanted_threads(default: int) -> int:
+    """The setting in ALLINSAM_THREADS, else `default`."""
+    text = os.environ.get(VARIABLE, "")
+    if not text:
+        return default
+    if not text.isdigit() or int(text) < 1:
+        raise InputError(f"{VARIABLE} is {text!r}. Set it to a whole number from 1 up, or not at all.")
+    return int(text)
+
+
+def use_threads(default: int) -> int:
+    """Limit torch to ALLINSAM_THREADS, else to `default` threads; returns how many."""
+    threads = wanted_threads(default)
+    torch.set_num_threads(threads)
+    return threads
