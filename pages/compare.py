@@ -72,14 +72,28 @@ def show_paper_table(study: Study, newest: pd.DataFrame, metric: str) -> None:
     )
 
 
-def show_pairs(study: Study, scores: pd.DataFrame, models: list[dict], metric: str) -> None:
+def preferred(models: list[dict], newest: pd.DataFrame, label: str) -> str:
+    """The title of the run on these labels that the figure above shows, else of the newest run."""
+    shown = set(newest.loc[newest["label"] == label, "run_id"])
+    return next((row["title"] for row in models if row["run_id"] in shown), models[0]["title"])
+
+
+def index_of(names: list[str], name: str) -> int:
+    return names.index(name) if name in names else 0
+
+
+def show_pairs(
+    study: Study, scores: pd.DataFrame, newest: pd.DataFrame, models: list[dict], metric: str
+) -> None:
     titles = {row["title"]: row for row in models}
     names = list(titles)
     left, right = st.columns(2)
-    a = left.selectbox("Compare", names, index=names.index("students") if "students" in names else 0)
+    a = left.selectbox("Compare", names, index=names.index(preferred(models, newest, "students")))
     others = [name for name in names if name != a]
-    b = right.selectbox("with", others, index=others.index("expert") if "expert" in others else 0)
+    b = right.selectbox("with", others, index=index_of(others, preferred(models, newest, "expert")))
     ids = str(titles[a]["run_id"]), str(titles[b]["run_id"])
+    if different := reporting.run_differences(study, titles[a]["run_id"], titles[b]["run_id"]):
+        st.warning(f"Not only the labels differ between these runs: {', '.join(different)}.")
     try:
         table = reporting.compare(study, *ids, metric)
         first, second = reporting.paired_scores(scores, *ids, metric)
@@ -174,7 +188,7 @@ def main() -> None:
     left, middle, right = st.columns([2, 4, 1.2], vertical_alignment="bottom")
     known = [name for name in METRIC_NAMES if name in set(scores["metric"])]
     metric = left.selectbox("Metric", known, format_func=METRIC_NAMES.get)
-    newest = reporting.newest_scores(scores)
+    newest = reporting.newest_experiment(study, scores)
     middle.markdown(reference_sentence(sorted(set(newest["reference"]))))
     with right:
         if may(person, "export"):
@@ -183,7 +197,7 @@ def main() -> None:
     tabs = st.tabs(["Patch by patch", "Injured and normal", "Worst patches", "People's labels"])
     with tabs[0]:
         if len(models) > 1:
-            show_pairs(study, scores, models, metric)
+            show_pairs(study, scores, newest, models, metric)
         else:
             st.info("One model is scored so far. Train on other labels to compare.")
     with tabs[1]:

@@ -154,9 +154,8 @@ def show_assign(study: Study, known: dict[str, dict]) -> None:
                 if done.without_marker
                 else ""
             )
-            st.session_state["assigned"] = (
-                f"{len(done.assignment_ids)} patches are in the queue of {names[chosen]}.{left_out}"
-            )
+            more = f"In the queue of {names[chosen]}: {len(done.assignment_ids)} more."
+            st.session_state["assigned"] = more + left_out
             st.rerun()
 
 

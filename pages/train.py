@@ -155,7 +155,7 @@ def show_runs(study: Study, person: SignedIn) -> None:
     ]
     st.dataframe(pd.DataFrame(table), hide_index=True)
     unscored = [run["id"] for run in finished if run["id"] not in scored]
-    if unscored and st.button(f"Score {len(unscored)} unscored runs"):
+    if unscored and st.button(f"Score what is not scored yet ({len(unscored)})"):
         submit(study, person, "evaluate", {"run": unscored})
         st.rerun()
 

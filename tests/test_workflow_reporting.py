@@ -227,3 +227,30 @@ def test_a_comment_of_an_annotator_comes_out_whole(own_study: Study) -> None:
 def test_an_unknown_export_is_refused(study: Study) -> None:
     with pytest.raises(NotFoundError, match="Choose one of"):
         reporting.export_csv(study, "passwords")
+
+
+# ---------------------------------------------------------------- what may stand side by side
+
+
+def test_only_runs_of_one_split_and_settings_stand_side_by_side(own_study: Study) -> None:
+    """A newer expert's run with another seed waits until a students' run with that seed is scored."""
+    found = {PODOCYTE: PODOCYTES, MESANGIAL_ID: MESANGIAL}
+
+    def shown() -> dict[str, int]:
+        newest = reporting.newest_experiment(own_study, reporting.scores_table(own_study))
+        return newest.groupby("label")["run_id"].first().astype(int).to_dict()
+
+    assert shown() == {"expert": 1, "students": 2, "untrained": 3}
+    add_scored_run(own_study, LabelRecipe(group="expert"), found, seed=7)
+    assert shown() == {"expert": 1, "students": 2, "untrained": 3}
+    add_scored_run(own_study, LabelRecipe(group="student"), found, seed=7)
+    assert shown() == {"expert": 4, "students": 5, "untrained": 3}
+    assert reporting.run_differences(own_study, 1, 4) == ["seed"]
+    assert reporting.run_differences(own_study, 1, 2) == reporting.run_differences(own_study, 1, 3) == []
+
+
+def test_an_empty_study_has_nothing_to_compare(empty_study: Study) -> None:
+    scores = reporting.scores_table(empty_study)
+    assert reporting.scored_models(scores) == []
+    assert reporting.newest_experiment(empty_study, scores).empty
+    assert reporting.mean_scores(empty_study).empty and reporting.times_by_person(empty_study).empty

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -212,6 +212,43 @@ def scored_models(scores: pd.DataFrame) -> list[dict[str, Any]]:
         row["title"] = f"{row['label']} (run {row['run_id']})" if row["label"] in seen else row["label"]
         seen.add(row["label"])
     return rows
+
+
+def newest_experiment(study: Study, scores: pd.DataFrame) -> pd.DataFrame:
+    """The scores of the newest runs that may fairly stand side by side: one per label, the same split,
+    settings and reference, and the untrained model of that split."""
+    models = newest_reference(scores[scores["kind"] == "model"])
+    with study.science.read() as db:
+        known = [run for run in runs.list_runs(db) if run["id"] in set(models["run_id"])]
+    trained = [run for run in known if run["kind"] != "untrained"]
+    groups: list[list[dict[str, Any]]] = []
+    for run in reversed(trained):
+        same = next((g for g in groups if not differences(g[0], run)), None)
+        groups.append([run]) if same is None else same.append(run)
+    # The newest group with two kinds of labels; while its second run is not scored yet, the one before.
+    label_of = models.drop_duplicates("run_id").set_index("run_id")["label"]
+    titled = [{label_of[run["id"]]: run for run in reversed(group)} for group in groups]
+    chosen = next((g for g in titled if len(g) > 1), titled[0] if titled else {})
+    run_ids = {run["id"] for run in chosen.values()}
+    splits = {run["split_id"] for run in chosen.values()}
+    run_ids |= {
+        run["id"] for run in known if run["kind"] == "untrained" and (not splits or run["split_id"] in splits)
+    }
+    shown = models[models["run_id"].isin(run_ids)]
+    return shown[shown["reference_id"] == shown["reference_id"].max()]
+
+
+def run_differences(study: Study, a: int, b: int) -> list[str]:
+    """What else than the labels differs between two trained runs; nothing for the untrained model."""
+    with study.science.read() as db:
+        pair = [runs.get_run(db, run_id) for run_id in (a, b)]
+    return [] if any(run["kind"] == "untrained" for run in pair) else differences(*pair)
+
+
+def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    names = sorted(a["settings"].keys() | b["settings"].keys())
+    found = [name for name in names if a["settings"].get(name) != b["settings"].get(name)]
+    return found + (["split"] if a["split_id"] != b["split_id"] else [])
 
 
 def means(scores: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:

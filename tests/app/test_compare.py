@@ -1,0 +1,80 @@
+from pathlib import Path
+
+import pytest
+
+from allinsam.store import Study
+from allinsam.workflow.learning import LabelRecipe
+from tests.app.conftest import OpenPage
+from tests.app.finished_pages import button, texts
+from tests.finished import MESANGIAL_ID, PODOCYTE, add_scored_run, finished_study
+from tests.studies import MESANGIAL, PODOCYTES
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    return finished_study(tmp_path / "study")
+
+
+def test_students_and_expert_are_compared_patch_by_patch(open_page: OpenPage, study: Study) -> None:
+    app = open_page("compare")
+    assert not app.exception
+    written = texts(app)
+    assert "against the simulated truth" in written
+    assert "Simulated tissue: no evidence for real tissue" in written
+    assert 'href="/api/export/scores.csv"' in written
+    assert len(app.get("plotly_chart")) == 2
+    tests = app.dataframe[0].value.set_index(["Class", "Condition"])
+    assert tests.loc[("podocyte", "all"), "p"] == "0.0078"
+    assert tests.loc[("podocyte", "injured"), ["Effect", "p", "As good"]].tolist() == ["too few pairs"] * 3
+    assert tests.loc[("podocyte", "all"), "Difference"] == "-0.333"
+
+
+def test_the_papers_table_prints_its_weights(open_page: OpenPage, study: Study) -> None:
+    table = open_page("compare").dataframe[1].value
+    assert list(table.index) == ["expert", "students", "untrained", "patches (weight)"]
+    assert table["podocyte, average"].tolist() == ["1.000", "0.667", "0.000", "8"]
+
+
+def test_another_metric_and_another_pair(open_page: OpenPage, study: Study) -> None:
+    app = open_page("compare")
+    widgets = {widget.label: widget for widget in app.selectbox}
+    widgets["Metric"].set_value("dice")
+    widgets["with"].set_value("untrained")
+    app.run()
+    assert not app.exception
+    row = app.dataframe[0].value.set_index(["Class", "Condition"]).loc[("podocyte", "all")]
+    # Two of four equal discs: Dice 2 * 2 / (2 + 4).
+    assert (row["Mean students"], row["Mean untrained"]) == ("0.667", "0.000")
+
+
+def test_worst_patches_come_from_our_own_route(open_page: OpenPage, study: Study) -> None:
+    written = texts(open_page("compare"))
+    assert written.count("/podocyte.png") + written.count("/mesangial.png") == 6  # 3 pictures, each a link
+    assert 'src="/api/runs/' in written
+    assert not [kind for kind in ("imgs", "image") if open_page("compare").get(kind)]
+
+
+def test_runs_with_other_settings_are_pointed_out(open_page: OpenPage, study: Study) -> None:
+    found = {PODOCYTE: PODOCYTES, MESANGIAL_ID: MESANGIAL}
+    add_scored_run(study, LabelRecipe(group="expert"), found, seed=7)
+    app = open_page("compare")
+    assert not app.warning
+    next(w for w in app.selectbox if w.label == "with").set_value("expert").run()
+    assert "Not only the labels differ between these runs: seed." in app.warning[0].value
+
+
+def test_a_reviewer_compares_but_does_not_download(open_page: OpenPage, study: Study) -> None:
+    app = open_page("compare", role="reviewer")
+    assert not app.exception
+    assert "/api/export/" not in texts(app)
+
+
+class TestWithoutScores:
+    @pytest.fixture
+    def study(self, tmp_path: Path) -> Study:
+        return finished_study(tmp_path / "study", scored=False)
+
+    def test_the_page_says_what_to_do(self, open_page: OpenPage) -> None:
+        app = open_page("compare")
+        assert not app.exception
+        assert "Nothing has been scored yet" in texts(app) and button(app, "Go to Train")

@@ -1,0 +1,106 @@
+import re
+
+import pytest
+
+from allinsam import accounts
+from allinsam.store import Study
+from allinsam.store import assignments as queue
+from allinsam.store import study as study_rows
+from tests.app.conftest import OpenPage
+from tests.app.finished_pages import button, texts
+from tests.people import CHEAP, PASSWORD, signed_in_token
+from tests.studies import PERSON
+
+LINK = re.compile(r"/set-password\?token=([\w-]+)")
+
+
+def invite(app, name: str) -> None:
+    app.text_input[0].set_value(name)
+    button(app, "Invite").click().run()
+    assert not app.exception
+
+
+def test_everybody_is_listed_with_progress(open_page: OpenPage, study: Study) -> None:
+    with study.science.write() as db:
+        study_rows.add_person(db, "sim-x", "student", simulated=True)
+    table = open_page("people").dataframe[0].value.set_index("Pseudonym")
+    assert table.loc[PERSON, ["Group", "Sign-in", "Patches done"]].tolist() == [
+        "student",
+        "no account",
+        "0 of 2",
+    ]
+    assert table.loc["p-lead", ["Name", "Role", "Sign-in"]].tolist() == ["some lead", "lead", "active"]
+    assert table.loc["sim-x", "Sign-in"] == "simulated, cannot sign in"
+
+
+def test_an_invitation_gives_a_link_that_works_once(open_page: OpenPage, study: Study) -> None:
+    app = open_page("people")
+    invite(app, "Ada")
+    [token] = LINK.findall(texts(app))
+    assert accounts.invited_name(study, token) == "Ada"
+    accounts.set_password(study, token, PASSWORD, CHEAP)
+    assert accounts.invited_name(study, token) is None
+    app.run()
+    assert not LINK.findall(texts(app))  # shown once
+
+
+def test_a_name_that_is_taken_is_refused(open_page: OpenPage, study: Study) -> None:
+    app = open_page("people")
+    invite(app, "SOME LEAD")
+    assert "already an account" in app.error[0].value
+    assert not LINK.findall(texts(app))
+
+
+def test_a_forgotten_password_gets_a_new_link(open_page: OpenPage, study: Study) -> None:
+    signed_in_token(study, "annotator", PERSON, "Ann")
+    app = open_page("people")
+    app.selectbox(key="account").set_value(PERSON).run()
+    button(app, "New password link").click().run()
+    [token] = LINK.findall(texts(app))
+    assert accounts.invited_name(study, token) == "Ann"
+    with study.science.read() as db:
+        assert study_rows.get_person(db, PERSON)["group"] == "student"
+
+
+def test_somebody_is_deactivated_and_comes_back(open_page: OpenPage, study: Study) -> None:
+    token = signed_in_token(study, "annotator", PERSON, "Ann")
+    app = open_page("people")
+    app.selectbox(key="account").set_value(PERSON).run()
+    button(app, "Deactivate").click().run()
+    assert accounts.signed_in(study, token) is None
+    assert app.dataframe[0].value.set_index("Pseudonym").loc[PERSON, "Sign-in"] == "deactivated"
+    button(app, "Reactivate").click().run()
+    assert accounts.sign_in(study, "Ann", PASSWORD, "192.0.2.1", CHEAP)
+
+
+def test_a_lead_cannot_lock_themselves_out(open_page: OpenPage, study: Study) -> None:
+    app = open_page("people")
+    app.selectbox(key="account").set_value("p-lead").run()
+    assert button(app, "Deactivate").disabled
+
+
+def test_patches_are_assigned(open_page: OpenPage, study: Study) -> None:
+    app = open_page("people")
+    app.selectbox(key="assignee").set_value("p-lead").run()
+    widgets = {widget.label: widget for widget in app.selectbox}
+    widgets["Shown"].set_value("pas_only")
+    widgets["Tool"].set_value("contour")
+    app.number_input[0].set_value(1).run()
+    button(app, "Assign").click().run()
+    assert not app.exception
+    assert app.success[0].value.startswith("In the queue of some lead: 1 more.")
+    with study.science.read() as db:
+        [row] = queue.list_assignments(db, "p-lead")
+    assert (row["guidance"], row["tool"]) == ("pas_only", "contour")
+
+
+def test_who_has_everything_gets_nothing_more(open_page: OpenPage, study: Study) -> None:
+    app = open_page("people")
+    app.selectbox(key="assignee").set_value(PERSON).run()
+    assert f"{PERSON} has all patches of this study" in texts(app)
+
+
+@pytest.mark.parametrize("role", ["reviewer", "annotator"])
+def test_others_may_not_manage_people(study: Study, role: str) -> None:
+    token = signed_in_token(study, role, name=role)
+    assert not accounts.may(accounts.signed_in(study, token), "manage_people")

@@ -1,0 +1,133 @@
+"""Downloads and pictures behind the real gate, for every role."""
+
+import io
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.testclient import TestClient
+
+from allinsam.store import Study
+from allinsam.workflow.export_columns import COLUMNS
+from allinsam.workflow.reporting import EXPORTS
+from tests.finished import finished_study
+from tests.people import signed_in_token
+from tests.studies import LEAD, PERSON, PODOCYTES, SIZE_PX
+from webapp import export_routes, session
+from webapp.gate import Gate
+from webapp.outlines import HALO, REFERENCE, found_and_reference
+
+PICTURE = "/api/runs/2/patches/1/podocyte.png"
+PEOPLE = {"lead": LEAD, "annotator": PERSON, "reviewer": None}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    return finished_study(tmp_path_factory.mktemp("finished") / "study")
+
+
+@pytest.fixture(scope="module")
+def tokens(study: Study) -> dict[str, str]:
+    return {role: signed_in_token(study, role, person_id) for role, person_id in PEOPLE.items()}
+
+
+@pytest.fixture
+def client(study: Study, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
+    monkeypatch.setenv(session.STUDY_VARIABLE, str(study.folder))
+    yield TestClient(Starlette(routes=export_routes.routes, middleware=[Middleware(Gate)]))
+
+
+def sign_in(client: TestClient, tokens: dict[str, str], role: str) -> None:
+    client.cookies.clear()
+    if role in tokens:
+        client.cookies.set(session.COOKIE, tokens[role])
+
+
+@pytest.mark.parametrize(
+    ("role", "table", "picture"),
+    [("lead", 200, 200), ("reviewer", 403, 200), ("annotator", 403, 403), ("stranger", 401, 401)],
+)
+def test_who_may_have_what(
+    client: TestClient, tokens: dict[str, str], role: str, table: int, picture: int
+) -> None:
+    sign_in(client, tokens, role)
+    assert client.get("/api/export/objects.csv").status_code == table
+    assert client.get(PICTURE).status_code == picture
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_every_table_comes_as_a_file(client: TestClient, tokens: dict[str, str], name: str) -> None:
+    sign_in(client, tokens, "lead")
+    answer = client.get(f"/api/export/{name}.csv")
+    assert answer.headers["content-type"] == "text/csv; charset=utf-8"
+    assert answer.headers["content-disposition"].startswith(f'attachment; filename="small-study_{name}_20')
+    assert "no-store" in answer.headers["cache-control"]
+    table = pd.read_csv(io.BytesIO(answer.content))
+    assert list(table.columns) == list(COLUMNS[name]) and len(table) > 0
+
+
+def test_a_table_has_pseudonyms_and_no_names(client: TestClient, tokens: dict[str, str]) -> None:
+    sign_in(client, tokens, "lead")
+    for name in EXPORTS:
+        assert b"some lead" not in client.get(f"/api/export/{name}.csv").content
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/export/account.csv",
+        "/api/runs/99/patches/1/podocyte.png",
+        "/api/runs/2/patches/99/podocyte.png",
+        "/api/runs/2/patches/1/nobody.png",
+    ],
+)
+def test_what_is_not_there_is_said_in_words(client: TestClient, tokens: dict[str, str], path: str) -> None:
+    sign_in(client, tokens, "lead")
+    answer = client.get(path)
+    assert answer.status_code == 404
+    assert answer.headers["content-type"].startswith("text/plain") and len(answer.text) > 10
+
+
+def test_nothing_outside_the_study_can_be_asked_for(client: TestClient, tokens: dict[str, str]) -> None:
+    sign_in(client, tokens, "lead")
+    for name in ("..%2f..%2fserver", "%2e%2e"):
+        assert client.get(f"/api/export/{name}.csv").status_code == 404
+
+
+def test_the_picture_shows_found_and_missed(client: TestClient, tokens: dict[str, str]) -> None:
+    """The run found the first two of four podocytes: all four have a dashed outline, two a solid one."""
+    sign_in(client, tokens, "reviewer")
+    answer = client.get(PICTURE)
+    assert answer.headers["content-type"] == "image/png" and "private" in answer.headers["cache-control"]
+    picture = cv2.cvtColor(cv2.imdecode(np.frombuffer(answer.content, np.uint8), 1), cv2.COLOR_BGR2RGB)
+    assert picture.shape == (2 * SIZE_PX, 2 * SIZE_PX, 3)
+    for number, (x, y) in enumerate(PODOCYTES):
+        around = picture[2 * y - 26 : 2 * y + 26, 2 * x - 26 : 2 * x + 26].reshape(-1, 3).astype(int)
+        assert (around.min(axis=1) > 235).any()  # white dashes
+        yellow = (around[:, 0] > 200) & (around[:, 1] > 180) & (around[:, 2] < 120)
+        assert yellow.any() == (number < 2)
+
+
+def test_outlines_run_along_the_edge_of_the_mask() -> None:
+    """A square of 10 px at (20, 20): its outline lies at 40 and 60 of the doubled picture."""
+    grey = np.full((40, 40, 3), 128, np.uint8)
+    labels = np.zeros((40, 40), np.int32)
+    labels[20:30, 20:30] = 1
+    empty = np.zeros_like(labels)
+    content = found_and_reference(grey, labels, empty, "#F0E442")
+    picture = cv2.cvtColor(cv2.imdecode(np.frombuffer(content, np.uint8), 1), cv2.COLOR_BGR2RGB).astype(int)
+    yellow = (picture[..., 0] > 180) & (picture[..., 2] < 120)
+    rows, columns = np.nonzero(yellow)
+    assert (rows.min(), rows.max()) == (columns.min(), columns.max())
+    assert abs(rows.min() - 39) <= 1 and abs(rows.max() - 60) <= 1
+    assert not yellow[45:55, 45:55].any()
+    dark = np.abs(picture - np.array(HALO)).sum(axis=2) < 60
+    assert dark.any()
+    dashes = found_and_reference(grey, empty, labels, "#F0E442")
+    picture = cv2.imdecode(np.frombuffer(dashes, np.uint8), 1).astype(int)
+    white = np.abs(picture - np.array(REFERENCE)).sum(axis=2) < 60
+    assert 0 < white.sum() < yellow.sum()

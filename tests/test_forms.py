@@ -1,0 +1,48 @@
+from dataclasses import fields
+
+import pytest
+
+from allinsam.__main__ import _settings, build_parser
+from allinsam.errors import InputError
+from allinsam.jobs import _flags
+from allinsam.training.settings import TrainingSettings
+from webapp.forms import CHOICES, FIRST, help_of, label_of, settings_arguments
+
+
+def through_the_command_line(arguments: dict) -> TrainingSettings:
+    return _settings(build_parser().parse_args(["experiment", *_flags(arguments)]))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"mocl": False, "adapter_epochs": 3},
+        {"dice_weights_denominator": True, "augmentation": False},
+        {"learning_rate": 3e-5, "budget_minutes": 2.5, "adapter_width": 24, "seed": 0},
+        {"mocl_mode": "product", "backbone": "vit_b", "precision": "float32"},
+    ],
+)
+def test_what_is_chosen_reaches_the_job_unchanged(changed: dict) -> None:
+    values = TrainingSettings(**changed).to_dict()
+    values.pop("settings_version")
+    assert through_the_command_line(settings_arguments(values)) == TrainingSettings(**changed)
+
+
+def test_a_value_out_of_range_is_refused_at_the_door() -> None:
+    with pytest.raises(InputError, match="adapter_epochs is 0"):
+        settings_arguments({"adapter_epochs": 0})
+
+
+@pytest.mark.parametrize("setting", fields(TrainingSettings), ids=lambda setting: setting.name)
+def test_every_setting_says_where_its_default_comes_from(setting) -> None:
+    assert label_of(setting.name)
+    text = help_of(setting)
+    assert f"Default {'empty' if setting.default is None else setting.default}" in text
+    assert setting.metadata["source"] in text
+    if setting.name in CHOICES:
+        assert setting.default in CHOICES[setting.name]
+
+
+def test_the_settings_that_stand_first_exist() -> None:
+    assert set(FIRST) <= {setting.name for setting in fields(TrainingSettings)}
