@@ -71,6 +71,7 @@ ROUTES = {
     "/media/none.png": (401, 404),
     "/component/none/index.html": (401, 404),
     "/api/none": (401, 200),
+    "/favicon.ico": (401, 200),
     "/assets/page.css": (200, 200),
     "/assets/../api/none": (401, 200),
     "/sign-in/": (303, 301),

@@ -21,7 +21,7 @@ from allinsam.errors import AllinsamError
 from webapp.session import COOKIE, study_from_environment
 
 # Everything else needs a sign-in.
-OPEN_PATHS = ("/sign-in", "/set-password", "/api/health", "/_stcore/health", "/favicon.ico")
+OPEN_PATHS = ("/sign-in", "/set-password", "/api/health", "/_stcore/health")
 OPEN_FOLDER = "/assets/"
 
 # Paths whose answers hold patient images or annotations: never kept by a proxy or another account.
