@@ -67,8 +67,18 @@ def sign_in_state(account: dict | None, simulated: bool) -> str:
     return "active" if account["has_password"] else "invited, no password yet"
 
 
+def offer_link(study: Study, name: str, role: str, group: str) -> None:
+    """Make a one-time link and draw the page anew, with the link at its top."""
+    try:
+        st.session_state["new_link"] = (name, accounts.invite(study, name, role, group))
+    except AllinsamError as error:
+        st.error(str(error))
+        return
+    st.rerun()
+
+
 def show_link(name: str, token: str) -> None:
-    """Kept for this run of the page only: the store has no more than its hash."""
+    """Shown in one run of the page only: the store has no more than its hash."""
     with st.container(border=True):
         st.markdown(f"**One-time link for {name}.** Send it to them alone; it sets their password.")
         st.code(link_of(token), language=None, wrap_lines=True)
@@ -91,10 +101,7 @@ def show_invite(study: Study) -> None:
     if name.strip().lower() in taken:
         st.error(f"There is already an account {name.strip()!r}. For a forgotten password, make a new link.")
         return
-    try:
-        show_link(name.strip(), accounts.invite(study, name, role, group))
-    except AllinsamError as error:
-        st.error(str(error))
+    offer_link(study, name.strip(), role, group)
 
 
 def show_accounts(study: Study, person: SignedIn, known: dict[str, dict]) -> None:
@@ -118,7 +125,7 @@ def show_accounts(study: Study, person: SignedIn, known: dict[str, dict]) -> Non
         st.caption("A deactivated person is signed out at once; their work stays.")
         if new_link:
             # The group of an account that exists is not changed by inviting it again.
-            show_link(account["name"], accounts.invite(study, account["name"], account["role"], "student"))
+            offer_link(study, account["name"], account["role"], INVITED_GROUPS[0])
 
 
 def show_assign(study: Study, known: dict[str, dict]) -> None:
@@ -164,6 +171,8 @@ def main() -> None:
     page_head("People", "Who takes part, and what is in their queue.")
     if note := st.session_state.pop("assigned", None):
         st.success(note)
+    if link := st.session_state.pop("new_link", None):
+        show_link(*link)
     known = accounts_of(study)
     show_list(study, known)
     left, middle, right = st.columns(3)

@@ -3,6 +3,8 @@
 annotating   acts in, masks from boxes, molecular evidence, the next patch
 learning     splits, frozen label sets, training runs, evaluation, prediction
 reporting    tables behind the agreement, comparison and export pages
+assigning    patches into people's queues
+progress     how far a study is, and how long training will take
 checking     is the study what its acts and hashes say it is?
 demo         the simulated study every page can be tried on
 """
