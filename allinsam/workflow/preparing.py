@@ -56,6 +56,26 @@ def sign_thresholds(study: Study, method: str, person_id: str) -> list[dict[str,
     return signed
 
 
+def sign_threshold(
+    study: Study, slide_id: int, marker: str, value: float, method: str, person_id: str
+) -> dict[str, Any]:
+    """Sign a slide's threshold as a new version; what was annotated under the old one keeps it.
+
+    Raises:
+        InputError: the value is outside the slide's grey levels, or is the one signed already.
+    """
+    brightest = float(slide_channel(study, slide_id, marker).max())
+    if not 0 <= value <= brightest:
+        raise InputError(f"A threshold of {value:g} is outside the slide's grey levels, 0 to {brightest:g}.")
+    with study.science.write() as db:
+        study_store.get_person(db, person_id)
+        current = thresholds.current_threshold(db, slide_id, marker)
+        if current is not None and current["value"] == value:
+            raise InputError(f"{value:g} is signed already, as version {current['version']}. Move it first.")
+        thresholds.add_threshold(db, slide_id, marker, value, method, signed_by=person_id)
+        return thresholds.current_threshold(db, slide_id, marker) or {}
+
+
 def embed_patches(
     study: Study,
     report: Report,

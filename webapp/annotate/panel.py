@@ -2,9 +2,7 @@
 
 import html
 from collections.abc import Callable
-from datetime import datetime
 from typing import Any
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import streamlit as st
 
@@ -13,6 +11,7 @@ from allinsam.workflow.desk import Desk
 from webapp import views
 from webapp.annotate import bench as benches
 from webapp.annotate.bench import Bench, attempt
+from webapp.clock import local_time
 from webapp.surfaces.scene import Scene, Thing, Window, window_at
 
 MARKS = {"proposed": "○", "accepted": "✓", "rejected": "✕"}
@@ -35,16 +34,6 @@ def saved_line(desk: Desk) -> str:
     if desk.saved_at is None:
         return "Nothing drawn yet"
     return f"Saved {local_time(desk.saved_at)}, {desk.n_acts} acts"
-
-
-def local_time(stamp: str) -> str:
-    """A UTC stamp as the clock on the person's wall shows it."""
-    moment = datetime.fromisoformat(stamp)
-    try:
-        moment = moment.astimezone(ZoneInfo(st.context.timezone or "UTC"))
-    except (ZoneInfoNotFoundError, ValueError):
-        return f"{moment:%H:%M:%S} UTC"
-    return f"{moment:%H:%M:%S}"
 
 
 def status(desk: Desk, mine: list[dict[str, Any]]) -> None:

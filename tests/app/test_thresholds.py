@@ -1,0 +1,122 @@
+"""The thresholds page: what is unsigned comes first, and a signature is a new version."""
+
+import json
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from allinsam.errors import InputError
+from allinsam.store import Study, thresholds
+from allinsam.workflow.annotating import ActLog
+from allinsam.workflow.desk import Desk
+from allinsam.workflow.preparing import sign_threshold
+from tests.app.conftest import OpenPage
+from tests.people import signed_in_token
+from tests.studies import BRIGHT, DIM, LEAD, PERSON, PODOCYTES, THRESHOLD, NoCache, box_of, small_study
+from webapp import session
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    """Two slides with two markers each, nothing signed."""
+    return small_study(tmp_path / "study", signed=False)
+
+
+def signed(study: Study) -> list[tuple]:
+    with study.science.read() as db:
+        return [
+            (row["slide"], row["marker"], row["version"], row["value"], row["method"], row["signed_by"])
+            for row in thresholds.list_thresholds(db)
+        ]
+
+
+def pictures(page: AppTest) -> str:
+    return next(element.value for element in page.get("html") if "t-panes" in element.value)
+
+
+def test_the_page_starts_at_the_first_unsigned_with_otsu(open_page: OpenPage, study: Study) -> None:
+    sign_threshold(study, 1, "GATA3", 90.0, "by eye", LEAD)
+    page = open_page("thresholds", role="lead")
+    assert not page.exception
+    assert page.selectbox(key="pair").format_func(page.selectbox(key="pair").value) == "○ slide-1, WT1"
+    # Two grey levels: Otsu cuts just above the darker one.
+    assert page.slider(key="slide_to").value == pytest.approx(DIM, abs=1)
+    assert page.get("progress")[0].proto.text == "1 of 4 signed"
+    assert "Not signed yet" in page.info[0].value
+
+
+def test_signing_makes_versions_and_next_leads_on(open_page: OpenPage, study: Study) -> None:
+    page = open_page("thresholds", role="lead")
+    page.number_input(key="type_in").set_value(120.0).run()
+    assert page.slider(key="slide_to").value == 120.0
+    assert "threshold=120" in pictures(page)
+    page.button(key="sign").click().run()
+    assert signed(study) == [("slide-1", "GATA3", 1, 120.0, "by eye", LEAD)]
+    assert "Version 1" in page.success[0].value and page.button(key="sign").disabled
+    otsu = page.button(key="method_otsu")
+    otsu.click().run()
+    page.button(key="sign").click().run()
+    assert [row[2:5] for row in signed(study)] == [
+        (1, 120.0, "by eye"),
+        (2, pytest.approx(DIM, abs=1), "otsu"),
+    ]
+    table = page.dataframe[0].value
+    assert table["No."].tolist() == [2, 1] and table["Signed by"].tolist() == ["some lead"] * 2
+
+
+def test_the_slider_moves_number_and_picture(open_page: OpenPage) -> None:
+    page = open_page("thresholds", role="lead")
+    page.slider(key="slide_to").set_value(77.0).run()
+    assert page.number_input(key="type_in").value == 77.0
+    assert "threshold=77" in pictures(page) and "layer=marker" in pictures(page)
+    bars = json.loads(page.get("plotly_chart")[0].proto.spec)
+    assert bars["layout"]["yaxis"]["type"] == "log"
+
+
+def test_a_new_version_says_what_was_made_under_the_old_one(
+    tmp_path: Path, open_page: OpenPage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = small_study(tmp_path / "annotated")
+    desk = Desk(study, 1, PERSON, ActLog("tab", "test"), NoCache())
+    desk.draw_boxes(1, [box_of(centre) for centre in PODOCYTES])
+    desk.fetch_masks()
+    desk.accept(desk.acceptable())
+    monkeypatch.setenv(session.STUDY_VARIABLE, str(study.folder))
+    page = open_page("thresholds", token=signed_in_token(study, "reviewer", LEAD))
+    page.selectbox(key="pair").set_value(1).run()
+    assert "is signed and shown to people" in page.success[0].value
+    page.slider(key="slide_to").set_value(THRESHOLD + 30).run()
+    assert page.warning[0].value.startswith("4 nuclei were annotated under version 1 (100)")
+    page.button(key="sign").click().run()
+    assert page.dataframe[0].value["Nuclei"].tolist() == [0, 4]
+
+
+def test_next_unsigned_goes_round(open_page: OpenPage, study: Study) -> None:
+    for slide_id, marker in ((1, "WT1"), (2, "GATA3")):
+        sign_threshold(study, slide_id, marker, 90.0, "by eye", LEAD)
+    page = open_page("thresholds", role="lead")
+    assert page.selectbox(key="pair").value == 0
+    page.button(key="next_unsigned").click().run()
+    assert page.selectbox(key="pair").value == 3
+    page.button(key="next_unsigned").click().run()
+    assert page.selectbox(key="pair").value == 0
+
+
+def test_annotators_have_no_such_page(open_page: OpenPage, study: Study) -> None:
+    with pytest.raises(ValueError, match="Could not find a navigation page"):
+        open_page("thresholds", role="annotator")
+    assert signed(study) == []
+
+
+@pytest.mark.parametrize("value", [-1.0, BRIGHT + 1.0, float("nan")])
+def test_a_threshold_outside_the_grey_levels_is_refused(study: Study, value: float) -> None:
+    with pytest.raises(InputError, match="outside the slide's grey levels"):
+        sign_threshold(study, 1, "WT1", value, "by eye", LEAD)
+    assert signed(study) == []
+
+
+def test_the_same_value_is_not_signed_twice(study: Study) -> None:
+    assert sign_threshold(study, 1, "WT1", 90.0, "by eye", LEAD)["version"] == 1
+    with pytest.raises(InputError, match="signed already, as version 1"):
+        sign_threshold(study, 1, "WT1", 90.0, "by eye", LEAD)
