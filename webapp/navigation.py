@@ -37,7 +37,7 @@ def pages_for(role: str) -> list[st.Page]:
     return [
         st.Page(PAGES_FOLDER / f"{name}.py", title=title, default=name == "home")
         for name, title, _ in PAGES
-        if name in page_names(role) and (PAGES_FOLDER / f"{name}.py").exists()
+        if name in page_names(role)
     ]
 
 
