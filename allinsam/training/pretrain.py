@@ -40,6 +40,7 @@ from allinsam.training.pretraining_tissue import StainFrame, render, simulate_fr
 log = logging.getLogger(__name__)
 WINDOW_HW = (128, 256)
 HELD_BACK_EVERY = 18
+LONGEST_STEP_S = 60.0  # what is counted of a step at most
 CROP_PX = CROP_TOKENS * PATCH_PX
 
 
@@ -573,7 +574,7 @@ def _train_process(rank: int, settings: PretrainSettings, run: Run, meeting: str
     stream = settings.seed + 1_000_003 * step + 7919 * rank
     frames = [simulate_frame(stream * 10_000 + index) for index in range(settings.frames)]
     rng = np.random.default_rng(settings.seed + step)
-    started, saved_at, losses = time.monotonic() - elapsed * 60, elapsed, [0.0]
+    step_started, saved_at, losses = time.monotonic(), elapsed, [0.0]
 
     def save() -> None:
         score = held_back_score(_on_cpu(average), held_back)
@@ -588,7 +589,10 @@ def _train_process(rank: int, settings: PretrainSettings, run: Run, meeting: str
             "average": average.state_dict(),
             "optimizer": optimizer.state_dict(),
         }
-        torch.save(state | {"step": step, "elapsed_minutes": elapsed}, run.checkpoint)
+        # Renamed when whole: a run killed while saving keeps its earlier checkpoint.
+        unfinished = run.checkpoint.with_suffix(".partial")
+        torch.save(state | {"step": step, "elapsed_minutes": elapsed}, unfinished)
+        unfinished.replace(run.checkpoint)
         figures = {
             "step": step,
             "minutes": round(elapsed, 2),
@@ -607,7 +611,10 @@ def _train_process(rank: int, settings: PretrainSettings, run: Run, meeting: str
                 loss = loss + 0.4 * promptless_loss(sam, batch, features, rng)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        elapsed = average_gradients(parameters, (time.monotonic() - started) / 60, settings.processes)
+        # A paused process or a sleeping laptop must not use up the schedule.
+        elapsed += min(time.monotonic() - step_started, LONGEST_STEP_S) / 60
+        step_started = time.monotonic()
+        elapsed = average_gradients(parameters, elapsed, settings.processes)
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         step += 1
