@@ -30,9 +30,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--study", type=Path, default=None)
     parser.add_argument("--seed", type=int, default=2023)
+    parser.add_argument("--minutes", type=float, default=None, help="budget of each training")
     parser.add_argument("--quick", action="store_true", help="a small study and two epochs: a smoke test")
     args = parser.parse_args(arguments)
-    settings = TrainingSettings(seed=args.seed)
+    settings = TrainingSettings(seed=args.seed, budget_minutes=args.minutes)
     if args.quick:
         settings = TrainingSettings(seed=args.seed, adapter_epochs=2, corrective_epochs=1)
     with tempfile.TemporaryDirectory() as scratch:

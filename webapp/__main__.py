@@ -20,7 +20,7 @@ from types import FrameType
 
 from allinsam.accounts import INVITED_GROUPS, invite
 from allinsam.errors import AllinsamError, InputError
-from allinsam.jobs import beat_as
+from allinsam.jobs import beat_as, list_views, submit
 from allinsam.locking import only_one
 from allinsam.store import Study, open_study
 from allinsam.store.accounts import list_accounts
@@ -244,6 +244,7 @@ def run(args: argparse.Namespace, folder: Path) -> int:
             if not announced and is_healthy(host, args.port):
                 announced = True
                 announce(study, url, lead_link(study, url, args.lead_group))
+                embed_ahead(study)
             time.sleep(POLL_S)
     finally:
         stop_all([p for p in (demo.process, *(child.process for child in children)) if p is not None])
@@ -286,6 +287,17 @@ def is_healthy(host: str, port: int) -> bool:
         return False
     finally:
         connection.close()
+
+
+def embed_ahead(study: Study) -> None:
+    """Queue the embeddings of new patches, so that the first box on each is answered at once."""
+    with study.science.read() as db:
+        patches, simulated = len(list_patches(db)), get_study(db)["simulated"]
+    embedded = sum(1 for _ in study.embeddings_folder.iterdir())
+    waiting = any(view.verb == "embed" and view.is_active for view in list_views(study))
+    # The demo embeds its patches while it is made.
+    if embedded < patches and not simulated and not waiting:
+        submit(study, "embed", {}, None)
 
 
 def announce(study: Study, url: str, link: str | None) -> None:

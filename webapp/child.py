@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 from allinsam.__main__ import main as command_line
+from allinsam.compute import cores, use_threads
 from allinsam.errors import AllinsamError
 from allinsam.jobs import run_worker
 from allinsam.store import open_study
@@ -25,6 +26,8 @@ def serve(study: Path, address: str, port: int, trusted_proxies: str) -> int:
     """Serve the study until told to stop."""
     import uvicorn
 
+    # A quarter of the cores for masks: trainings and other visitors need the rest.
+    use_threads(max(1, cores() // 4))
     os.environ[STUDY_VARIABLE] = str(study)
     uvicorn.run(
         "webapp.server:app",

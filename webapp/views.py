@@ -85,6 +85,7 @@ def outlined(
     image: np.ndarray,
     shapes: Iterable[tuple[np.ndarray, str]],
     scale: int = 2,
+    line_px: int = 1,
 ) -> np.ndarray:
     """A picture with masks (bool (H, W)) or boxes (4,) drawn on it, each in its colour with a dark halo."""
     size = (image.shape[1] * scale, image.shape[0] * scale)
@@ -94,8 +95,8 @@ def outlined(
         rings = mask_to_polygons(shape) if shape.ndim == 2 else [_corners(shape)]
         # 4 fractional bits; OpenCV's coordinate 0 is the first pixel's centre, ours its edge.
         paths = [np.round((ring * scale - 0.5) * 16).astype(np.int32)[:, None] for ring in rings]
-        cv2.polylines(picture, paths, True, HALO, 3, cv2.LINE_AA, shift=4)
-        cv2.polylines(picture, paths, True, rgb(colour), 1, cv2.LINE_AA, shift=4)
+        cv2.polylines(picture, paths, True, HALO, line_px + 2, cv2.LINE_AA, shift=4)
+        cv2.polylines(picture, paths, True, rgb(colour), line_px, cv2.LINE_AA, shift=4)
     return picture
 
 

@@ -66,7 +66,7 @@ def label_set_people(db: Database, label_set_id: int) -> set[str]:
 
 
 def add_run(db: Database, **fields: Any) -> int:
-    """Fields: name, kind, label_set_id, split_id, settings (a dict), settings_version, backbone and its hash."""
+    """Fields: name, kind, label_set_id, split_id, settings (a dict) and version, backbone and its hash."""
     fields["settings"] = json.dumps(fields["settings"], sort_keys=True)
     return int(db["run"].insert({**fields, "state": "running", "created_at": utc_now()}).last_pk)
 

@@ -97,7 +97,7 @@ def _zoom(bench: Bench, desk: Desk) -> None:
         on_change=lambda: benches.set_zoom(bench, desk, st.session_state["zoom"]),
         disabled=bench.tool in benches.EDIT_TOOLS and bench.edited is not None,
     )
-    if bench.zoom > 1 and bench.tool not in benches.EDIT_TOOLS:
+    if bench.zoom > 1 and bench.edited is None:
         for name, (dx, dy) in ARROWS.items():
             # The button shows its key, which is the arrow.
             st.button(
@@ -164,6 +164,7 @@ def view_popover() -> None:
             key="view_size",
             persist_state="session",
         )
+        st.caption("Medium suits a screen of 1366 px, Large one of 1700, Extra large one of 2100.")
         st.segmented_control(
             "Colour of the marker",
             list(TINTS),

@@ -20,15 +20,19 @@ STEPS = (
     "<b>2.</b> <b>Drag a box</b> round it in the left picture, touching its edge on all four sides.",
     "<b>3.</b> Look at the outline that appears: <b>keep</b> it (A), mend it, or drop it (X).",
 )
-STEPS_WITHOUT_MARKER = ("<b>1.</b> Find a nucleus of the chosen class.", *STEPS[1:])
+STEPS_WITHOUT_MARKER = (
+    "<b>1.</b> Find a nucleus of the chosen class.",
+    "<b>2.</b> <b>Drag a box</b> round it, touching its edge on all four sides.",
+    STEPS[2],
+)
 STEPS_BY_HAND = (STEPS[0], "<b>2.</b> <b>Draw round</b> it in one stroke in the left picture.", STEPS[2])
 # Boxes to learn from: how far each side lies outside (+) or inside (-) the nucleus, as a share of its size.
 EXAMPLES = {
-    "Good: touches the edge": (0.04, "#1b7f5a"),
-    "Too tight: cuts the nucleus": (-0.24, "#b3541e"),
-    "Too loose: much else is inside": (0.6, "#b3541e"),
+    "✓ Good: touches the edge": (0.04, "#1b6b4a"),
+    "✕ Too tight: cuts the nucleus": (-0.2, "#9c4312"),
+    "✕ Too loose: much else inside": (0.55, "#9c4312"),
 }
-EXAMPLE_PX = 120
+EXAMPLE_PX, EXAMPLE_LINE = 120, "#F0E442"
 
 
 def first_steps(study: Study, person_id: str, assignment: dict[str, Any]) -> None:
@@ -92,10 +96,11 @@ def draw_examples(image: np.ndarray, mask: np.ndarray) -> dict[str, bytes]:
         image.shape[:2], 2 * EXAMPLE_PX, max(image.shape[:2]) / (3.2 * float(size.max())), middle
     )
     pictures = {}
-    for name, (share, colour) in EXAMPLES.items():
+    for name, (share, _) in EXAMPLES.items():
         out = np.concatenate([-size * share, size * share])
         shown = window.box_to_pane(box + out).astype(np.float32)
-        pictures[name] = views.png(views.outlined(views.crop(image, window), [(shown, colour)], scale=1))
+        drawn = views.outlined(views.crop(image, window), [(shown, EXAMPLE_LINE)], scale=1, line_px=3)
+        pictures[name] = views.png(drawn)
     return pictures
 
 

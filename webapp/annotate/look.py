@@ -10,7 +10,7 @@ STYLE = """<style>
 .stMainBlockContainer { padding: 4.1rem 1rem .5rem 1rem; }
 .stMainBlockContainer > .stVerticalBlock { gap: .4rem; }
 .st-key-bar button, .st-key-footer button, .st-key-panel button { min-height: 2.1rem; padding: .1rem .6rem; }
-.stMain, .stMain:focus, .stMain:focus-visible { outline: none !important; }
+.stMain::before { box-shadow: none !important; }
 .st-key-card_title button { min-height: 1.8rem; padding: 0 .35rem; min-width: 0; }
 .st-key-card_title { flex-wrap: nowrap; }
 .st-key-desk { align-items: flex-start; }
@@ -24,6 +24,7 @@ STYLE = """<style>
 .pane-note { color: #4d6268; font-size: .85rem; white-space: nowrap; }
 .saved { color: #1b6b4a; font-size: .9rem; }
 .counts, .hint { color: #3c5157; font-size: .92rem; margin: 0; }
+.ready { background: #e6f3ec; color: #1b5e41; border-radius: .3rem; padding: .25rem .5rem; font-size: .9rem; }
 .card-title { font-size: .95rem; white-space: nowrap; }
 .card-title i, .class-state i { display: inline-block; width: .95rem; height: .95rem; margin-right: .35rem;
     border-radius: .2rem; box-shadow: 0 0 0 1px #101018; vertical-align: -.12rem; font: 600 .75rem sans-serif;

@@ -33,7 +33,7 @@ def saved_line(desk: Desk) -> str:
     """True by construction: what the study holds, not what the page has sent."""
     if desk.saved_at is None:
         return "Nothing drawn yet"
-    return f"Saved {local_time(desk.saved_at)}, {desk.n_acts} acts"
+    return f"Saved {local_time(desk.saved_at)}, {desk.n_acts} act{'' if desk.n_acts == 1 else 's'}"
 
 
 def status(desk: Desk, mine: list[dict[str, Any]]) -> None:
@@ -41,6 +41,8 @@ def status(desk: Desk, mine: list[dict[str, Any]]) -> None:
     done = sum(row["state"] == "submitted" for row in mine)
     saved = html.escape(saved_line(desk))
     progress = f'<div class="counts">{done} of {len(mine)} patches handed in</div>'
+    if not desk.state.submitted and not desk.open_points():
+        progress += '<div class="ready">Nothing is open. Found all? Hand it in.</div>'
     st.html(f'<div class="saved" role="status"><b>✓</b> {saved}</div>{progress}')
 
 
@@ -205,7 +207,7 @@ def _settle(bench: Bench, desk: Desk, what: Callable[..., object], argument: obj
 def _editing(bench: Bench, desk: Desk) -> None:
     """What to do with the tool in hand, the other tools, and the way back."""
     if bench.tool == "redraw":
-        st.info("Drag a new box round this nucleus in the left picture.")
+        st.info("Drag a new box round this nucleus in the stained picture.")
         _button("Cancel", "Esc", benches.put_down, (bench, desk), "close")
         return
     st.session_state["edit_tool"] = bench.tool
@@ -236,7 +238,7 @@ EDIT_HINTS = {
     "add": "Paint what belongs to the nucleus. Every stroke is saved.",
     "erase": "Paint over what does not belong to it. Every stroke is saved.",
     "lasso": "Draw round the nucleus in one stroke; it replaces the outline.",
-    "points": "Press the pencil at the upper right of the left picture, click the outline twice, "
+    "points": "Press the pencil at the upper right of the stained picture, click the outline twice, "
     "then drag its points.",
 }
 

@@ -83,18 +83,18 @@ class Memory:
 
 
 def _shows_what_it_should(shown: list[NamedBox], scene: Scene) -> bool:
-    """Boxes of outlines that wait must be there; boxes of kept ones may still be, others not.
+    """Boxes of outlines that wait must be there; boxes of kept and dropped ones may still be, others not.
 
-    Keeping an outline must not reload the canvas: the next box is often being drawn by then.
+    Keeping or dropping must not reload the canvas: the next box is often being drawn by then.
     """
     waiting = {named.object_id: np.asarray(named.box) for named in waiting_boxes(scene)}
-    kept = {thing.object_id for thing in scene.things if thing.state == "accepted"}
+    settled = {thing.object_id for thing in scene.things if thing.state in ("accepted", "rejected")}
     near = SAME_PX / scene.window.scale
     for named in shown:
         if named.object_id in waiting:
             if np.abs(waiting.pop(named.object_id) - named.box).max() > near:
                 return False
-        elif named.object_id not in kept:
+        elif named.object_id not in settled:
             return False
     return not waiting
 
