@@ -32,7 +32,6 @@ from allinsam.sam.compact_v2 import (
 )
 from allinsam.training.pretrain import cut, dice, embed, load_weights, read_images, split_held_back
 
-DEFAULT_WEIGHTS = Path(__file__).resolve().parents[1] / "data" / "compact_sam_v2.safetensors"
 LOOSE_PX = 5
 MIN_AREA_PX = 20
 BATCH = 64
@@ -296,7 +295,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--data", type=Path, required=True, help="folder with monuseg2018_train, dsb2018_stained, ..."
     )
-    parser.add_argument("--weights", type=Path, default=DEFAULT_WEIGHTS)
+    parser.add_argument("--weights", type=Path, required=True, help="a file that pretrain wrote")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument(
         "--sets", nargs="+", default=["monuseg", "dsb", "deepliif"], help="data sets to score"
