@@ -32,6 +32,7 @@ class InstanceSettings:
     min_area_px: float = 10.0  # smaller components are dropped (10 px at 20x)
     split_touching: bool = True  # watershed on the distance transform
     peak_distance_px: float = 5.0  # nearest two nuclei's centres may be
+    whole_objects: bool = True  # a nucleus is cut from all classes together, then gets its likeliest class
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,8 @@ def load_run(
         )
     network = AdaptedSam(loaded, run["class_names"], run["adapter_width"])
     network.load_trained_state(state)
-    return RunModel(network.eval(), loaded.backbone, run["weights_sha256"], run["settings"])
+    instances = InstanceSettings(**run.get("instances", {}))
+    return RunModel(network.eval(), loaded.backbone, run["weights_sha256"], run["settings"], instances)
 
 
 def predict_patch(
@@ -191,22 +193,30 @@ def pad_to_frame(image: torch.Tensor, frame: int) -> torch.Tensor:
 def cut_instances(
     probabilities: np.ndarray, um_per_px: float | None = None, settings: InstanceSettings | None = None
 ) -> list[np.ndarray]:
-    """One int32 label image per class of probabilities (C, H, W); the surer class gets a contested pixel."""
+    """One int32 label image per class of probabilities (C, H, W); no pixel belongs to two classes.
+
+    With `whole_objects` a nucleus goes as a whole to the class of the highest mean probability; without, each
+    contested pixel goes to the surer class, and a nucleus that two classes share falls into parts.
+    """
     settings = settings or InstanceSettings()
     scale = 1.0 if um_per_px is None else REFERENCE_UM_PER_PX / um_per_px
+    peak_distance = settings.peak_distance_px * scale if settings.split_touching else None
+    min_area = settings.min_area_px * scale**2
+    foreground = probabilities.max(0) >= settings.threshold
+    if settings.whole_objects:
+        objects = drop_small(split_objects(foreground, peak_distance), min_area)
+        means = np.stack([mean_per_instance(probability, objects) for probability in probabilities])
+        owner = means.argmax(0)
+        return [_keep_ids(objects, owner == index) for index in range(len(probabilities))]
     winner = probabilities.argmax(0)
     return [
-        _instances(
-            (probability >= settings.threshold) & (winner == index),
-            settings.min_area_px * scale**2,
-            settings.peak_distance_px * scale if settings.split_touching else None,
-        )
-        for index, probability in enumerate(probabilities)
+        drop_small(split_objects(foreground & (winner == index), peak_distance), min_area)
+        for index in range(len(probabilities))
     ]
 
 
-def _instances(mask: np.ndarray, min_area_px: float, peak_distance_px: float | None) -> np.ndarray:
-    """8-connected components, split at waists if `peak_distance_px` is given, no small ones, ids 1..n."""
+def split_objects(mask: np.ndarray, peak_distance_px: float | None = None) -> np.ndarray:
+    """8-connected components of a mask, cut at their waists if `peak_distance_px` is given; ids 1..n."""
     labels, count = ndimage.label(mask, EIGHT_NEIGHBOURS)
     if peak_distance_px is not None and count:
         # The smoothing keeps a ragged outline from making two peaks out of one nucleus.
@@ -217,10 +227,17 @@ def _instances(mask: np.ndarray, min_area_px: float, peak_distance_px: float | N
         markers = np.zeros_like(labels)
         markers[tuple(peaks.T)] = np.arange(1, len(peaks) + 1)
         labels = watershed(-depth, markers, mask=mask)
-    areas = np.bincount(labels.ravel())
-    keep = areas >= min_area_px
-    keep[0] = False
-    new_ids = np.where(keep, keep.cumsum(), 0).astype(np.int32)
+    return labels.astype(np.int32)
+
+
+def drop_small(labels: np.ndarray, min_area_px: float) -> np.ndarray:
+    """Instances of at least `min_area_px`, numbered 1..n again."""
+    return _keep_ids(labels, np.bincount(labels.ravel())[1:] >= min_area_px)
+
+
+def _keep_ids(labels: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    """Instances i + 1 with keep[i], numbered 1..n again."""
+    new_ids = np.concatenate([[0], np.where(keep, keep.cumsum(), 0)]).astype(np.int32)
     return new_ids[labels]
 
 

@@ -84,9 +84,20 @@ def test_zoom_of_a_backbone_that_sees_whole_patches_and_of_one_that_does_not():
 def test_contested_pixel_goes_to_the_surer_class():
     first, second = np.zeros((2, 40, 40), np.float32)
     first[5:20, 5:20], second[5:20, 12:30] = 0.8, 0.9
-    one, two = cut_instances(np.stack([first, second]))
+    one, two = cut_instances(np.stack([first, second]), settings=InstanceSettings(whole_objects=False))
     assert (one > 0).sum() == 15 * 7 and (two > 0).sum() == 15 * 18
     assert not ((one > 0) & (two > 0)).any()
+
+
+def test_a_nucleus_goes_as_a_whole_to_its_likeliest_class():
+    first, second = np.zeros((2, 40, 40), np.float32)
+    nucleus = disc((40, 40), (20, 20), 7)
+    first[nucleus], second[nucleus] = 0.7, 0.6
+    second[:, 24:][nucleus[:, 24:]] = 0.9
+    one, two = cut_instances(np.stack([first, second]))
+    assert ((one > 0) == nucleus).all() and two.max() == 0
+    one, two = cut_instances(np.stack([first, second]), settings=InstanceSettings(whole_objects=False))
+    assert one.max() == 1 and two.max() == 1
 
 
 def test_touching_nuclei_are_split_and_single_ones_are_not():

@@ -13,9 +13,17 @@ from safetensors.torch import load_file
 from tiny import tiny_backbone
 
 from allinsam.errors import InputError, ModelError
-from allinsam.inference import RUN_FILE, WEIGHTS_FILE, load_run, predict_patch, untrained_model
+from allinsam.inference import (
+    RUN_FILE,
+    WEIGHTS_FILE,
+    InstanceSettings,
+    load_run,
+    predict_patch,
+    untrained_model,
+)
 from allinsam.sam.adapter import AdaptedSam
 from allinsam.training import train as train_module
+from allinsam.training.calibration import starting_instances
 from allinsam.training.checkpoints import STATE_FILE
 from allinsam.training.dataset import TrainingPatch, class_names_of, prepare_patch, random_batches
 from allinsam.training.settings import TrainingSettings
@@ -84,11 +92,13 @@ def test_a_finished_folder_predicts_with_the_best_weights(finished):
     model = load_run(result.folder, loaded=tiny_backbone())
     assert model.class_names == ("a", "b")
     patch = drawn_patch(2, "val")
-    scores = validate(model.network, tiny_backbone().backbone, [patch])
+    chosen = starting_instances(drawn_patches()[:2])
+    scores = validate(model.network, tiny_backbone().backbone, [patch], chosen)
     assert scores["dice"] == pytest.approx(result.best["val"], abs=1e-6)
     assert predict_patch(model, patch.image_rgb)["a"].labels.shape == (96, 96)
     run = json.loads((result.folder / RUN_FILE).read_text())
     assert TrainingSettings.from_dict(run["settings"]) == QUICK
+    assert model.instances == InstanceSettings(**run["instances"])
 
 
 def test_loss_falls_on_one_batch():

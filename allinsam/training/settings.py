@@ -40,6 +40,9 @@ class TrainingSettings:
     augmentation: bool = setting(
         True, "", "ours: flips, quarter turns, mild stain shift; the authors have none"
     )
+    calibrate: bool = setting(
+        True, "", "ours: threshold and smallest nucleus chosen on validation patches; authors: 0.5, none"
+    )
     budget_minutes: float | None = setting(None, "minutes, None = no limit", "ours")
     corrective_share: float = setting(0.25, "of the budget", "ours; the rest is the adapter stage's")
     seed: int = setting(2023, "", "authors")

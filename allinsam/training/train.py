@@ -3,6 +3,7 @@
 data -> model -> loop (adapter stage, corrective stage) -> validation -> best weights.
 """
 
+import dataclasses
 import json
 import math
 import time
@@ -17,10 +18,23 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from allinsam.errors import ModelError
-from allinsam.inference import RUN_FILE, WEIGHTS_FILE, cut_instances, frame_zoom, predict_probabilities
+from allinsam.inference import (
+    RUN_FILE,
+    WEIGHTS_FILE,
+    InstanceSettings,
+    cut_instances,
+    frame_zoom,
+    predict_probabilities,
+)
 from allinsam.metrics import METRICS
 from allinsam.sam.adapter import AdaptedSam
 from allinsam.sam.backbones import Backbone, LoadedBackbone, load_backbone
+from allinsam.training.calibration import (
+    calibrate,
+    labelled_instances,
+    small_nucleus_px,
+    starting_instances,
+)
 from allinsam.training.checkpoints import (
     Progress,
     data_hash,
@@ -152,6 +166,8 @@ class _Run:
             for patch, zoom in zip(learnt, zooms, strict=True)
         ]
         self.scored = [patch for patch in patches if patch.part == "val" and patch.labels]
+        self.learnt = learnt
+        self.instances = starting_instances(learnt) if settings.calibrate else InstanceSettings()
         # Width of a cell of the decoder's grid in the patches' own pixels, for MOCL's k.
         self.cell_px = row.frame_px / self.grid_px / float(np.median(zooms))
         frames = frames_per_epoch(self.prepared, self.frame_px)
@@ -295,7 +311,7 @@ class _Run:
     def _close_epoch(self, stage: str, losses: list[float], clock: Callable[[], float], limit: float) -> None:
         """Validate, keep the weights if they are the stage's best, checkpoint, report."""
         progress, begun = self.progress, time.monotonic()
-        scores = validate(self.network, self.loaded.backbone, self.scored)
+        scores = validate(self.network, self.loaded.backbone, self.scored, self.instances)
         self.validation_seconds = time.monotonic() - begun
         clock()
         row = {
@@ -322,46 +338,67 @@ class _Run:
         result = self.result("done")
         weights = load_file(self._best_file(result.best["stage"]))
         write_weights(self.folder / WEIGHTS_FILE, weights)
+        self.network.load_trained_state(weights)
         run = {
             "backbone": self.settings.backbone,
             "weights_sha256": self.loaded.weights_sha256,
             "class_names": list(self.class_names),
             "adapter_width": self.settings.adapter_width,
             "settings": self.settings.to_dict(),
+            "instances": dataclasses.asdict(self._calibrated()),
             "best": result.best,
             "history": result.history,
             "seconds": result.seconds,
         }
         write_text(self.folder / RUN_FILE, json.dumps(run, indent=1))
 
+    def _calibrated(self) -> InstanceSettings:
+        """How the kept network's maps become nuclei, chosen on the validation patches."""
+        if not self.settings.calibrate or not self.scored:
+            return self.instances
+        maps = [
+            predict_probabilities(
+                self.network,
+                patch.image_rgb,
+                frame_zoom(self.loaded.backbone, patch.image_rgb.shape[:2], patch.um_per_px),
+            )
+            for patch in self.scored
+        ]
+        return calibrate(self.instances, small_nucleus_px(self.learnt), self.class_names, self.scored, maps)
 
-def validate(network: AdaptedSam, backbone: Backbone, patches: Sequence[TrainingPatch]) -> dict[str, Any]:
+
+def validate(
+    network: AdaptedSam,
+    backbone: Backbone,
+    patches: Sequence[TrainingPatch],
+    instances: InstanceSettings | None = None,
+) -> dict[str, Any]:
     """Unweighted scores at native size, means over classes: "dice" pooled over patches, "f1" of instances.
 
     A class is scored only on the patches where it was labelled. No patches: an empty dict.
     """
-    overlaps: dict[str, list[float]] = {}
+    counts: dict[str, np.ndarray] = {}
     f1: dict[str, list[float]] = {}
     for patch in patches:
         zoom = frame_zoom(backbone, patch.image_rgb.shape[:2], patch.um_per_px)
         probabilities = predict_probabilities(network, patch.image_rgb, zoom, overlap=0.0)
-        instances = cut_instances(probabilities, patch.um_per_px)
-        for name, found in zip(network.class_names, instances, strict=True):
+        found_by_class = cut_instances(probabilities, patch.um_per_px, instances)
+        for name, found in zip(network.class_names, found_by_class, strict=True):
             if name not in patch.labels:
                 continue
-            truth = patch.labels[name]
-            inter, sizes = overlaps.setdefault(name, [0.0, 0.0]), ((found > 0).sum() + (truth != 0).sum())
-            inter[0] += 2.0 * float(((found > 0) & (truth != 0)).sum())
-            inter[1] += float(sizes)
-            if truth.dtype != bool:
-                f1.setdefault(name, []).append(METRICS["f1_instance"](found, truth))
-    if not overlaps:
+            predicted, true = found > 0, patch.labels[name] != 0
+            both, either = int((predicted & true).sum()), int(predicted.sum()) + int(true.sum())
+            counts[name] = counts.get(name, np.zeros(2)) + (2 * both, either)
+            f1.setdefault(name, []).append(
+                METRICS["f1_instance"](found, labelled_instances(patch.labels[name]))
+            )
+    if not counts:
         return {}
-    dice = {name: (a / b if b else 1.0) for name, (a, b) in overlaps.items()}
+    dice = {name: float(twice / total) if total else 1.0 for name, (twice, total) in counts.items()}
     f1_means = {name: float(np.mean(values)) for name, values in f1.items()}
     return {
         "dice": float(np.mean(list(dice.values()))),
-        "f1": float(np.mean(list(f1_means.values()))) if f1_means else None,
+        "f1": float(np.mean(list(f1_means.values()))),
         "dice_by_class": dice,
         "f1_by_class": f1_means,
     }
