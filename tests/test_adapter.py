@@ -1,11 +1,11 @@
 import pytest
 import torch
-from tiny import tiny_backbone
 
 from allinsam.errors import InputError, ModelError
 from allinsam.sam.adapter import AdaptedSam, PromptAdapter, high_frequencies
 from allinsam.sam.backbones import Backbone, LoadedBackbone
 from allinsam.sam.compact import build_compact
+from tests.tiny import tiny_backbone
 
 # Embedding linear, high-frequency convolution, block linears, up linear, total: the published sizes.
 PUBLISHED = {

@@ -3,7 +3,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_backbone
 
 from allinsam import inference
 from allinsam.errors import InputError, ModelError
@@ -19,6 +18,7 @@ from allinsam.inference import (
     untrained_model,
 )
 from allinsam.training.checkpoints import write_weights
+from tests.tiny import tiny_backbone
 
 
 class Stripes(torch.nn.Module):

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import tiny_backbone
 
 from allinsam.errors import InputError, ModelError
 from allinsam.inference import (
@@ -28,6 +27,7 @@ from allinsam.training.checkpoints import STATE_FILE
 from allinsam.training.dataset import TrainingPatch, class_names_of, prepare_patch, random_batches
 from allinsam.training.settings import TrainingSettings
 from allinsam.training.train import batch_loss, train, validate
+from tests.tiny import tiny_backbone
 
 QUICK = TrainingSettings(
     backbone="tiny",
