@@ -117,15 +117,15 @@ def segment(args: argparse.Namespace) -> Result:
 def train(args: argparse.Namespace) -> Result:
     """Train the adapter on one set of labels."""
     from allinsam.store import open_study
-    from allinsam.workflow import learning
+    from allinsam.workflow import labels, learning
 
     study = open_study(args.study)
     settings = _settings(args)
     recipe = _recipe(args)
     with progress_of(args) as progress:
-        split_id = learning.make_split(study, args.split_seed)
+        split_id = labels.make_split(study, args.split_seed)
         cache = learning.study_cache(study) if recipe.masks == "weak" else None
-        label_set_id = learning.freeze_labels(study, recipe, cache)
+        label_set_id = labels.freeze_labels(study, recipe, cache)
         run_id = learning.train_run(
             study,
             label_set_id,
@@ -153,10 +153,10 @@ def evaluate(args: argparse.Namespace) -> Result:
 def experiment(args: argparse.Namespace) -> Result:
     """The one click: train on the expert's and on the students' labels, evaluate, compare."""
     from allinsam.store import open_study
-    from allinsam.workflow import learning, reporting
+    from allinsam.workflow import labels, learning, reporting
 
     study = open_study(args.study)
-    recipes = [learning.recipe_of(group, masks=args.masks) for group in args.labels]
+    recipes = [labels.recipe_of(group, masks=args.masks) for group in args.labels]
     with progress_of(args) as progress:
         done = learning.one_click(
             study, _settings(args), recipes, args.split_seed, progress.report, progress.should_stop
@@ -401,7 +401,7 @@ def _settings(args: argparse.Namespace) -> Any:
 
 
 def _recipe(args: argparse.Namespace) -> Any:
-    from allinsam.workflow.learning import recipe_of
+    from allinsam.workflow.labels import recipe_of
 
     return recipe_of(args.labels, masks=args.masks, shuffle_classes=args.shuffle_classes)
 

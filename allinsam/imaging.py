@@ -118,6 +118,13 @@ def encode_png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def encode_labels(labels: np.ndarray) -> bytes:
+    """The 16-bit PNG file of a label image, 0 = background."""
+    if labels.max(initial=0) > np.iinfo(np.uint16).max:
+        raise InputError(f"{labels.max()} instances do not fit a 16-bit label image. Cut the image up first.")
+    return encode_png(labels.astype(np.uint16))
+
+
 @contextmanager
 def _one_clear_line(path: Path) -> Iterator[None]:
     """Whatever a damaged file does to its parser, the caller gets one InputError that names the file."""

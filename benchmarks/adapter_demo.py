@@ -15,7 +15,7 @@ from typing import Any
 
 from allinsam.store import open_study
 from allinsam.training.settings import TrainingSettings
-from allinsam.workflow import learning, reporting
+from allinsam.workflow import labels, learning, reporting
 from allinsam.workflow.demo import DemoSettings, build_demo
 from benchmarks.report import figure, print_report
 
@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
         else:
             study = open_study(args.study)
         begun = time.monotonic()
-        recipes = [learning.recipe_of("expert", shuffle_classes=shuffled) for shuffled in (False, True)]
+        recipes = [labels.recipe_of("expert", shuffle_classes=shuffled) for shuffled in (False, True)]
         learning.one_click(study, settings, recipes, report=say)
         minutes = (time.monotonic() - begun) / 60
         means = reporting.mean_scores(study)

@@ -10,7 +10,7 @@ from allinsam.accounts import SignedIn
 from allinsam.errors import AllinsamError
 from allinsam.store import Study, runs
 from allinsam.training.settings import TrainingSettings
-from allinsam.workflow.learning import MASK_SOURCES, reference_recipe
+from allinsam.workflow.labels import MASK_SOURCES, reference_recipe
 from allinsam.workflow.progress import estimate_training, label_standing, study_progress
 from webapp.forms import settings_arguments, settings_form
 from webapp.job_parts import duration, show_jobs

@@ -19,14 +19,8 @@ from allinsam.store import assignments as queue
 from allinsam.store import study as study_rows
 from allinsam.training.settings import TrainingSettings
 from allinsam.workflow.annotating import ActLog, record_acts
-from allinsam.workflow.learning import (
-    SCORED_METRICS,
-    LabelRecipe,
-    freeze_labels,
-    keep_prediction,
-    make_split,
-    read_labels,
-)
+from allinsam.workflow.labels import LabelRecipe, freeze_labels, make_split, read_labels
+from allinsam.workflow.learning import SCORED_METRICS, keep_prediction
 from tests.studies import MESANGIAL, PODOCYTES, disc, small_study
 
 TRUTH, EXPERT, STUDENTS = "sim-truth", "e1", ("s1", "s2")

@@ -8,7 +8,7 @@ from allinsam.store import images
 from allinsam.workflow.annotating import ActLog, record_acts
 from allinsam.workflow.checking import verify
 from tests.studies import PODOCYTES, small_study
-from tests.test_workflow_learning import annotate
+from tests.test_workflow_labels import annotate
 
 
 @pytest.fixture

@@ -1,149 +1,16 @@
-import json
-
-import numpy as np
 import pytest
 
-from allinsam.errors import InputError, NotAllowedError, NotFoundError
-from allinsam.masks import encode_rle
-from allinsam.store import assignments as queue
-from allinsam.store import images, runs
-from allinsam.store import study as study_store
-from allinsam.workflow.annotating import ActLog, record_acts
-from allinsam.workflow.learning import (
-    LabelRecipe,
-    deal_parts,
-    freeze_labels,
-    make_split,
-    read_labels,
-    recipe_of,
-    reference_recipe,
-    score_labels,
-    training_patches,
-)
-from tests.studies import MESANGIAL, PODOCYTES, disc, small_study
-
-
-def annotate(study, person_id, group, patch_id, found, submit="complete"):
-    """Record one person's finished patch: {class id: centres of discs}."""
-    with study.science.write() as db:
-        if person_id not in {p["id"] for p in study_store.list_people(db)}:
-            study_store.add_person(db, person_id, group)
-        assignment_id = queue.add_assignment(db, person_id, patch_id, found)
-    log = ActLog(f"{person_id}-{patch_id}", "test")
-    acts = [log.act("load", 0.0)]
-    for class_id, centres in found.items():
-        for number, centre in enumerate(centres):
-            object_id = f"{person_id}-{patch_id}-{class_id}-{number}"
-            mask = encode_rle(disc(centre))
-            acts.append(log.act("mask_edit", 10.0, object_id, class_id=class_id, mask=mask, tool="polygon"))
-            acts.append(log.act("accept", 20.0, object_id))
-    if submit:
-        acts.append(log.act("submit", 30.0, classes={str(class_id): submit for class_id in found}))
-    record_acts(study, assignment_id, person_id, acts)
-    return assignment_id
+from allinsam.errors import NotAllowedError
+from allinsam.store import runs
+from allinsam.workflow.labels import LabelRecipe, freeze_labels, make_split
+from allinsam.workflow.learning import score_labels, training_patches
+from tests.studies import MESANGIAL, PODOCYTES, small_study
+from tests.test_workflow_labels import annotate
 
 
 @pytest.fixture
 def study(tmp_path):
     return small_study(tmp_path / "study", slides=4, patches_per_slide=2)
-
-
-def test_whole_slides_are_dealt_and_every_condition_is_tested():
-    conditions = {unit: "normal" if unit % 2 else "injured" for unit in range(1, 13)}
-    parts = deal_parts(conditions, dict.fromkeys(conditions, 2), seed=3)
-    assert parts.keys() == conditions.keys()
-    counts = {part: list(parts.values()).count(part) for part in ("train", "val", "test")}
-    assert counts == {"train": 7, "val": 1, "test": 4}
-    assert {conditions[u] for u, part in parts.items() if part == "test"} == {"normal", "injured"}
-    assert parts == deal_parts(conditions, dict.fromkeys(conditions, 2), seed=3)
-    assert any(parts != deal_parts(conditions, dict.fromkeys(conditions, 2), seed=s) for s in range(4, 9))
-
-
-def test_slides_with_every_marker_are_tested_first():
-    conditions = dict.fromkeys(range(6), "normal")
-    richness = {0: 1, 1: 1, 2: 2, 3: 2, 4: 2, 5: 1}
-    parts = deal_parts(conditions, richness, seed=0)
-    assert {u for u, part in parts.items() if part in ("val", "test")} == {2, 3, 4}
-
-
-def test_a_split_keeps_slides_whole_and_is_made_once(study):
-    split_id = make_split(study, seed=1)
-    assert make_split(study, seed=1) == split_id
-    with study.science.read() as db:
-        parts = runs.split_parts(db, split_id)
-        slides = {p["id"]: p["slide_id"] for p in images.list_patches(db)}
-    by_slide = {slide: {parts[p] for p in parts if slides[p] == slide} for slide in set(slides.values())}
-    assert len(parts) == 8 and all(len(found) == 1 for found in by_slide.values())
-    assert set(parts.values()) == {"train", "val", "test"}
-
-
-def test_labels_are_what_was_submitted_and_a_missing_class_is_absent(study):
-    annotate(study, "e1", "expert", 1, {1: PODOCYTES[:2], 2: MESANGIAL[:1]})
-    annotate(study, "e1", "expert", 2, {1: PODOCYTES[:1]})  # only podocytes asked for
-    annotate(study, "e1", "expert", 3, {1: PODOCYTES}, submit=None)  # not submitted
-    annotate(study, "e1", "expert", 4, {1: (), 2: ()}, submit="nothing_here")
-    annotate(study, "e1", "expert", 5, {1: PODOCYTES[:3]}, submit="unsure")
-    labels = read_labels(study, freeze_labels(study, LabelRecipe(group="expert")))
-    assert set(labels) == {1, 2, 4}
-    assert set(labels[1]) == {"podocyte", "mesangial"} and set(labels[2]) == {"podocyte"}
-    expected = disc(PODOCYTES[0]).astype(int) + 2 * disc(PODOCYTES[1])
-    np.testing.assert_array_equal(labels[1]["podocyte"], expected)
-    assert labels[4]["mesangial"].max() == 0
-
-
-def test_pooled_labels_take_one_student_per_patch_by_seed(study):
-    for person, centres in (("s1", PODOCYTES[:1]), ("s2", PODOCYTES[:2]), ("s3", PODOCYTES[:3])):
-        for patch_id in range(1, 9):
-            annotate(study, person, "student", patch_id, {1: centres})
-    counts = []
-    for seed in range(3):
-        labels = read_labels(study, freeze_labels(study, LabelRecipe(group="student", seed=seed)))
-        counts.append([int(labels[p]["podocyte"].max()) for p in range(1, 9)])
-    assert {n for row in counts for n in row} == {1, 2, 3}
-    again = read_labels(study, freeze_labels(study, LabelRecipe(group="student", seed=0)))
-    assert [int(again[p]["podocyte"].max()) for p in range(1, 9)] == counts[0]
-
-
-def test_frozen_labels_do_not_follow_later_acts_and_are_checked(study):
-    recipe = LabelRecipe(group="expert")
-    annotate(study, "e1", "expert", 1, {1: PODOCYTES[:2]})
-    first = freeze_labels(study, recipe)
-    assert freeze_labels(study, recipe) == first
-    annotate(study, "e1", "expert", 2, {1: PODOCYTES[:1]})
-    second = freeze_labels(study, recipe)
-    assert second != first and set(read_labels(study, first)) == {1}
-    with study.science.read() as db:
-        path = study.labels_path(runs.get_label_set(db, first)["sha256"])
-    path.write_text(path.read_text().replace('"class": "podocyte"', '"class": "mesangial"'))
-    with pytest.raises(NotFoundError, match="missing or changed"):
-        read_labels(study, first)
-
-
-def test_shuffled_classes_keep_outlines_and_counts(study):
-    annotate(study, "e1", "expert", 1, {1: PODOCYTES, 2: MESANGIAL})
-    plain = read_labels(study, freeze_labels(study, LabelRecipe(group="expert")))[1]
-    mixed = read_labels(
-        study, freeze_labels(study, LabelRecipe(group="expert", shuffle_classes=True, seed=2))
-    )[1]
-    for name in ("podocyte", "mesangial"):
-        assert mixed[name].max() == plain[name].max()
-    together = [(x["podocyte"] > 0) | (x["mesangial"] > 0) for x in (plain, mixed)]
-    np.testing.assert_array_equal(*together)
-    assert (mixed["podocyte"] > 0).sum() and ((mixed["podocyte"] > 0) != (plain["podocyte"] > 0)).any()
-
-
-def test_planted_suggestions_and_pas_only_work_are_no_labels(tmp_path):
-    study = small_study(tmp_path / "pas-only", slides=3, guidance="pas_only")
-    with study.science.read() as db:
-        mine = queue.list_assignments(db)[0]
-        classes = list(queue.assignment_classes(db, mine["id"]))
-    log = ActLog("c", "test")
-    states = {str(class_id): "nothing_here" for class_id in classes}
-    record_acts(study, mine["id"], mine["person_id"], [log.act("submit", 0.0, classes=states)])
-    with pytest.raises(InputError, match="No finished patch"):
-        freeze_labels(study, LabelRecipe(people=(mine["person_id"],)))
-    allowed = LabelRecipe(people=(mine["person_id"],), guidances=("pas_only",))
-    assert set(read_labels(study, freeze_labels(study, allowed))) == {mine["patch_id"]}
 
 
 def test_nobody_is_scored_against_their_own_work(study):
@@ -169,14 +36,3 @@ def test_training_patches_leave_the_test_part_out(study):
         parts = runs.split_parts(db, split_id)
     assert len(patches) == sum(part != "test" for part in parts.values())
     assert {patch.part for patch in patches} == {"train", "val"}
-
-
-def test_words_become_recipes_and_bad_ones_are_named(study):
-    assert recipe_of("student", masks="weak").title == "students, weak"
-    assert recipe_of("p-7").people == ("p-7",)
-    assert recipe_of("truth").purposes == ("gold",)
-    assert reference_recipe(study).group == "expert"
-    with pytest.raises(InputError, match="sharp"):
-        recipe_of("expert", masks="sharp")
-    kept = json.loads(json.dumps(LabelRecipe(group="expert").__dict__))
-    assert LabelRecipe.from_dict(kept) == LabelRecipe(group="expert")

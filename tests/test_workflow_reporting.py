@@ -11,7 +11,8 @@ from allinsam.store import study as study_rows
 from allinsam.workflow import reporting
 from allinsam.workflow.annotating import ActLog, record_acts
 from allinsam.workflow.export_columns import COLUMNS, TITLES
-from allinsam.workflow.learning import LabelRecipe, freeze_labels, score_labels
+from allinsam.workflow.labels import LabelRecipe, freeze_labels
+from allinsam.workflow.learning import score_labels
 from tests.finished import EXPERT, MESANGIAL_ID, PODOCYTE, add_scored_run, finish, finished_study
 from tests.studies import LEAD, MESANGIAL, PERSON, PODOCYTES, SIZE_PX, disc
 

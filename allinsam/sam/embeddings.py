@@ -7,8 +7,6 @@ holds half-precision features and a checksum; a file that is damaged or does not
 import hashlib
 import json
 import logging
-import os
-import tempfile
 import threading
 from collections import OrderedDict
 from concurrent.futures import Future
@@ -20,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from allinsam.files import write_file
 from allinsam.sam.frames import cover
 from allinsam.sam.segmenter import PREPROCESSING_VERSION, PatchEmbedding, Segmenter, as_image
 
@@ -107,17 +106,7 @@ class EmbeddingCache:
     def _write(self, key: str, embedding: PatchEmbedding, halved: torch.Tensor) -> None:
         content = save({"features": halved}, metadata=self._describe(key, embedding.frames, halved))
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            descriptor, temporary = tempfile.mkstemp(dir=self.folder, prefix=key[:12], suffix=".tmp")
-            try:
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(temporary, self.path(key))
-            except OSError:
-                Path(temporary).unlink(missing_ok=True)
-                raise
+            write_file(self.path(key), content)
         except OSError as error:
             log.warning("Embedding %s was not kept on disk: %s", self.path(key), error)
 

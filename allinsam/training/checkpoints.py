@@ -2,8 +2,8 @@
 
 import dataclasses
 import hashlib
+import io
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from allinsam.errors import InputError, ModelError
+from allinsam.files import write_file
 from allinsam.training.dataset import TrainingPatch
 
 STATE_FILE = "checkpoint.json"
@@ -43,25 +44,12 @@ class Checkpoint:
 
 def write_text(path: Path, text: str) -> None:
     """Write so that `path` holds the old text or the new, never a part."""
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    write_file(path, text.encode("utf-8"))
 
 
 def write_weights(path: Path, weights: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """safetensors, whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    save_file(weights, part, metadata=metadata)
-    _flush(part)
-    part.replace(path)
-
-
-def _flush(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    write_file(path, save(weights, metadata=metadata))
 
 
 def save_checkpoint(
@@ -76,11 +64,9 @@ def save_checkpoint(
     names = {"weights": f"checkpoint-{tag}.safetensors", "optimizer": f"checkpoint-{tag}.pt"}
     write_weights(folder / names["weights"], weights)
     # Tensors and plain numbers only, so that it can be read back without running code from the file.
-    torch.save(
-        {"optimizer": optimizer.state_dict(), "random_state": torch.get_rng_state()},
-        folder / names["optimizer"],
-    )
-    _flush(folder / names["optimizer"])
+    content = io.BytesIO()
+    torch.save({"optimizer": optimizer.state_dict(), "random_state": torch.get_rng_state()}, content)
+    write_file(folder / names["optimizer"], content.getvalue())
     state = {"identity": identity, "files": names, "progress": dataclasses.asdict(progress)}
     write_text(folder / STATE_FILE, json.dumps(state))
     remove_checkpoints(folder, keep=names.values())

@@ -1,9 +1,6 @@
 """Acts in, masks from boxes, the marker's evidence for each mask, and the queue."""
 
 import hashlib
-import io
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -11,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from allinsam import acts as act_rules
 from allinsam.acts import AssignmentState, Replay
 from allinsam.errors import InputError, NotAllowedError, NotFoundError
-from allinsam.imaging import read_channel, read_rgb
+from allinsam.files import write_file
+from allinsam.imaging import encode_png, read_channel, read_rgb
 from allinsam.masks import encode_rle
 from allinsam.records import Act
 from allinsam.registration import identity_matrix, warp_to_pas
@@ -39,29 +36,12 @@ class Recorded:
 
 def write_image(study: Study, image: np.ndarray) -> str:
     """Store an image losslessly as PNG under the sha256 of its file; returns the sha256."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG", compress_level=3)
-    content = buffer.getvalue()
+    content = encode_png(image)
     sha256 = hashlib.sha256(content).hexdigest()
     path = study.image_path(sha256)
     if not path.exists():
         write_file(path, content)
     return sha256
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file so that it is there in full or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".part-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def record_acts(study: Study, assignment_id: int, person_id: str, acts: Sequence[Act]) -> Recorded:

@@ -1,41 +1,42 @@
-"""From annotations to a trained and scored model: splits, frozen label sets, runs, evaluation."""
+"""From frozen labels to a trained and scored model: runs, evaluation, and the one click."""
 
 import hashlib
-import json
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from allinsam.errors import InputError, NotAllowedError, NotFoundError
-from allinsam.imaging import read_rgb
+from allinsam.files import write_file
+from allinsam.imaging import encode_labels, read_channel, read_rgb
 from allinsam.inference import RunModel, load_run, predict_patch, untrained_model
-from allinsam.masks import decode_rle, encode_rle, instances_to_labels
 from allinsam.metrics import score_all
-from allinsam.prompts import mask_to_box
-from allinsam.records import GROUPS, Mask
 from allinsam.sam.backbones import LoadedBackbone, load_backbone
 from allinsam.sam.embeddings import EmbeddingCache
 from allinsam.sam.segmenter import Segmenter
 from allinsam.store import Study, images, runs
-from allinsam.store import acts as act_store
-from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
 from allinsam.training.dataset import TrainingPatch
 from allinsam.training.settings import TrainingSettings
 from allinsam.training.train import train
-from allinsam.workflow.annotating import read_patch, write_file
+from allinsam.workflow.annotating import read_patch
+from allinsam.workflow.labels import (
+    LabelRecipe,
+    freeze_labels,
+    make_split,
+    read_labels,
+    reference_recipe,
+)
 
 Report = Callable[[float, float, str, dict[str, Any]], None]
 ShouldStop = Callable[[], bool]
 
-SHARES = {"train": 6, "val": 1, "test": 3}
+# What the network before training depends on.
+START_SETTINGS = ("backbone", "adapter_width", "seed", "device")
 SCORED_METRICS = ("f1_instance", "dice", "iou", "pq", "aji")
-MASK_SOURCES = ("edited", "weak")
 
 
 def say_nothing(done: float, total: float, message: str, detail: Mapping[str, Any]) -> None:
@@ -44,233 +45,6 @@ def say_nothing(done: float, total: float, message: str, detail: Mapping[str, An
 
 def never() -> bool:
     return False
-
-
-# ------------------------------------------------------------------------------------------ splits
-
-
-def make_split(study: Study, seed: int = 1) -> int:
-    """Deal whole slides into train, val and test (6:1:3), per condition; the same seed gives the same split.
-
-    A patch never shares its slide with another part. Slides with all markers go to val and test
-    first, so that every class is scored. A study with fewer than three slides is split by patch,
-    and the rule says so.
-    """
-    with study.science.read() as db:
-        patches = images.list_patches(db)
-        markers = images.slide_markers(db)
-    by_slide = len({patch["slide_id"] for patch in patches}) >= 3
-    rule = f"{'slide' if by_slide else 'patch'} 6:1:3 of {len(patches)}"
-    with study.science.read() as db:
-        known = runs.find_split(db, rule, seed)
-    if known is not None:
-        return known
-    if len(patches) < 3:
-        raise InputError(f"A split needs at least 3 patches; this study has {len(patches)}. Import more.")
-    unit = "slide_id" if by_slide else "id"
-    count = {row["slide_id"]: 0 for row in markers}
-    for row in markers:
-        count[row["slide_id"]] += 1
-    conditions = {patch[unit]: patch["condition"] for patch in patches}
-    richness = {patch[unit]: count.get(patch["slide_id"], 0) for patch in patches}
-    part_of = deal_parts(conditions, richness, seed)
-    with study.science.write() as db:
-        return runs.add_split(db, rule, seed, {patch["id"]: part_of[patch[unit]] for patch in patches})
-
-
-def deal_parts(conditions: Mapping[int, str], richness: Mapping[int, int], seed: int) -> dict[int, str]:
-    """Unit -> part. Test takes 30 % of each condition (at least one), val one unit in ten (at least one)."""
-    rng = np.random.default_rng(seed)
-    strata = {
-        condition: [int(u) for u in rng.permutation([u for u in conditions if conditions[u] == condition])]
-        for condition in sorted(set(conditions.values()))
-    }
-    for units in strata.values():
-        units.sort(key=lambda unit: -richness[unit])  # stable: random among equals
-    parts: dict[int, str] = {}
-    for units in strata.values():
-        for _ in range(max(1, round(0.3 * len(units))) if len(units) > 1 else 0):
-            parts[units.pop(0)] = "test"
-    wanted = max(1, round(0.1 * len(conditions)))
-    for _ in range(wanted):
-        fullest = max(strata.values(), key=lambda units: (len(units), -sorted(conditions).index(units[0])))
-        parts[fullest.pop(0)] = "val"
-    parts.update({unit: "train" for units in strata.values() for unit in units})
-    if "test" not in parts.values():
-        parts[max(unit for unit, part in parts.items() if part == "train")] = "test"
-    return parts
-
-
-# -------------------------------------------------------------------------------------- label sets
-
-
-@dataclass(frozen=True)
-class LabelRecipe:
-    """Which finished annotations become labels.
-
-    masks: "edited" takes each mask as it was accepted; "weak" runs SAM on each first box again.
-    Of several people who finished a patch one is drawn by `seed` ("pooled").
-    """
-
-    group: str | None = None
-    people: tuple[str, ...] | None = None
-    masks: str = "edited"
-    rule: str = "pooled"
-    purposes: tuple[str, ...] = ("production",)
-    guidances: tuple[str, ...] = ("if", "threshold")
-    shuffle_classes: bool = False  # a control: every nucleus keeps its outline and gets a random class
-    seed: int = 1
-
-    def __post_init__(self) -> None:
-        if self.masks not in MASK_SOURCES:
-            raise InputError(f"Unknown masks {self.masks!r}. Choose one of {list(MASK_SOURCES)}.")
-        if self.rule != "pooled":
-            raise InputError(f"Unknown label rule {self.rule!r}. Choose 'pooled'.")
-        if (self.group is None) == (self.people is None):
-            raise InputError("A label recipe names either a group or people, not both.")
-
-    @property
-    def title(self) -> str:
-        """How pages call labels made by this recipe."""
-        who = self.group if self.group else ", ".join(self.people or ())
-        plural = {"student": "students", "expert": "expert", "truth": "truth"}.get(who, who)
-        return (
-            plural
-            + (", weak" if self.masks == "weak" else "")
-            + (", shuffled" if self.shuffle_classes else "")
-        )
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "LabelRecipe":
-        lists = ("people", "purposes", "guidances")
-        return cls(**{k: tuple(v) if k in lists and v is not None else v for k, v in values.items()})
-
-
-def reference_recipe(study: Study) -> LabelRecipe:
-    """What models are scored against: the simulated truth where there is one, else the expert's labels."""
-    with study.science.read() as db:
-        groups = {person["group"] for person in study_store.list_people(db)}
-    if "truth" in groups:
-        return LabelRecipe(group="truth", purposes=("gold",))
-    return LabelRecipe(group="expert")
-
-
-def freeze_labels(study: Study, recipe: LabelRecipe, cache: EmbeddingCache | None = None) -> int:
-    """Freeze the labels a recipe gives today as a manifest with a hash; returns the label set's id.
-
-    A class that is neither complete nor "nothing here" is missing, never empty.
-    """
-    chosen = _choose_assignments(study, recipe)
-    if not chosen:
-        raise InputError(
-            f"No finished patch matches the labels {recipe.title!r}. Let {recipe.group or 'them'} submit "
-            "at least one patch, or choose other labels."
-        )
-    with study.science.read() as db:
-        names = {c["id"]: c["name"] for c in study_store.list_classes(db)}
-        rows = {a: act_store.current_annotations(db, a) for a in {c["assignment_id"] for c in chosen}}
-        patches = {patch["id"]: patch for patch in images.list_patches(db)}
-    if recipe.masks == "weak" and cache is None:
-        raise InputError("Weak labels run SAM on every box; give an embedding cache.")
-    lines, members = [], []
-    for claim in sorted(chosen, key=lambda c: (patches[c["patch_id"]]["name"], c["class_id"])):
-        patch = patches[claim["patch_id"]]
-        mine = [row for row in rows[claim["assignment_id"]] if row["class_id"] == claim["class_id"]]
-        objects = _label_objects(study, patch, mine, recipe, cache)
-        lines.append(
-            {
-                "patch_id": patch["id"],
-                "patch": patch["name"],
-                "class": names[claim["class_id"]],
-                "image_sha256": patch["image_sha256"],
-                "person": claim["person_id"],
-                "objects": objects,
-            }
-        )
-        keys = {key: claim[key] for key in ("patch_id", "class_id", "assignment_id")}
-        members += [{**keys, "annotation_id": row["id"]} for row in mine] or [{**keys, "annotation_id": None}]
-    if recipe.shuffle_classes:
-        _shuffle(lines, recipe.seed)
-    text = "\n".join(json.dumps(line, sort_keys=True) for line in [{"recipe": asdict(recipe)}, *lines]) + "\n"
-    sha256 = hashlib.sha256(text.encode()).hexdigest()
-    write_file(study.labels_path(sha256), text.encode())
-    with study.science.write() as db:
-        return runs.add_label_set(db, asdict(recipe), sha256, members)
-
-
-def _choose_assignments(study: Study, recipe: LabelRecipe) -> list[dict[str, Any]]:
-    """The (assignment, class) claims a recipe takes: per patch one finished person, drawn by the seed."""
-    with study.science.read() as db:
-        claims = [
-            row
-            for row in queue.all_assignment_classes(db)
-            if row["assignment_state"] == "submitted"
-            and row["state"] in ("complete", "nothing_here")
-            and row["purpose"] in recipe.purposes
-            and (row["guidance"] in recipe.guidances or row["group"] == "truth")
-            and (row["group"] == recipe.group or row["person_id"] in (recipe.people or ()))
-        ]
-    chosen = []
-    for patch_id in sorted({claim["patch_id"] for claim in claims}):
-        finished = sorted({c["assignment_id"] for c in claims if c["patch_id"] == patch_id})
-        rng = np.random.default_rng([recipe.seed, patch_id])
-        drawn = finished[int(rng.integers(len(finished)))]
-        chosen += [claim for claim in claims if claim["assignment_id"] == drawn]
-    return chosen
-
-
-def _label_objects(
-    study: Study,
-    patch: Mapping[str, Any],
-    rows: Sequence[Mapping[str, Any]],
-    recipe: LabelRecipe,
-    cache: EmbeddingCache | None,
-) -> list[dict[str, Any]]:
-    stored = [Mask(r["mask_height_px"], r["mask_width_px"], r["mask_counts"]).as_rle() for r in rows]
-    if recipe.masks == "weak" and rows:
-        boxes = [
-            json.loads(row["first_box"]) if row["first_box"] else mask_to_box(decode_rle(rle)).tolist()
-            for row, rle in zip(rows, stored, strict=True)
-        ]
-        embedding = cache.get(read_patch(study, patch["id"]))
-        found = cache.segmenter.masks_from_boxes(embedding, np.array(boxes, np.float32))
-        stored = [encode_rle(mask) for mask in found.masks]
-    return [
-        {"object_id": row["object_id"], "annotation_id": row["id"], "mask": rle}
-        for row, rle in zip(rows, stored, strict=True)
-    ]
-
-
-def _shuffle(lines: list[dict[str, Any]], seed: int) -> None:
-    """Deal the nuclei of each patch anew among the classes labelled on it, keeping every class's count."""
-    rng = np.random.default_rng(seed)
-    for patch_id in sorted({line["patch_id"] for line in lines}):
-        mine = [line for line in lines if line["patch_id"] == patch_id]
-        pool = [thing for line in mine for thing in line["objects"]]
-        order = iter([pool[i] for i in rng.permutation(len(pool))])
-        for line in mine:
-            line["objects"] = [next(order) for _ in line["objects"]]
-
-
-def read_labels(study: Study, label_set_id: int) -> dict[int, dict[str, np.ndarray]]:
-    """Patch id -> class name -> label image (H, W), from the frozen manifest. A missing class is absent."""
-    with study.science.read() as db:
-        label_set = runs.get_label_set(db, label_set_id)
-        sizes = {p["id"]: (p["height_px"], p["width_px"]) for p in images.list_patches(db)}
-    path = study.labels_path(label_set["sha256"])
-    content = path.read_bytes() if path.exists() else b""
-    if hashlib.sha256(content).hexdigest() != label_set["sha256"]:
-        raise NotFoundError(
-            f"The frozen labels {path.name} are missing or changed. Restore them or freeze again."
-        )
-    labels: dict[int, dict[str, np.ndarray]] = {}
-    for line in content.decode().splitlines()[1:]:
-        row = json.loads(line)
-        masks = [decode_rle(thing["mask"]) for thing in row["objects"]]
-        size_hw = sizes[row["patch_id"]]
-        image = instances_to_labels(masks, np.ones(len(masks))) if masks else np.zeros(size_hw, np.int32)
-        labels.setdefault(row["patch_id"], {})[row["class"]] = image
-    return labels
 
 
 # ---------------------------------------------------------------------------------- runs and scores
@@ -359,36 +133,47 @@ def load_run_model(study: Study, run_id: int, loaded: LoadedBackbone | None = No
     """The network of a run; an "untrained" run is the network its training would start from."""
     with study.science.read() as db:
         run = runs.get_run(db, run_id)
+    settings = run["settings"]
+    # A run that was trained on a GPU can be looked at without one.
+    device = "cpu" if settings["device"] == "cpu" else "auto"
+    loaded = loaded or load_backbone(settings["backbone"], device=device)
     if run["kind"] == "untrained":
-        loaded = loaded or load_backbone(run["backbone"])
-        return untrained_model(loaded, run["settings"]["class_names"], seed=run["settings"]["seed"])
+        width, seed = settings["adapter_width"], settings["seed"]
+        return untrained_model(loaded, settings["class_names"], width, seed)
     if run["state"] != "finished":
         raise NotFoundError(f"Run {run_id} is {run['state']}; only a finished run can predict.")
     return load_run(study.run_folder(run_id), loaded=loaded)
+
+
+def _test_labels(
+    study: Study, reference_id: int, parts: Mapping[int, str]
+) -> dict[int, dict[str, np.ndarray]]:
+    """The reference's labels on the test part of a split."""
+    labels = read_labels(study, reference_id)
+    truth = {patch_id: by_class for patch_id, by_class in labels.items() if parts.get(patch_id) == "test"}
+    if not truth:
+        raise InputError(
+            "The reference has no label on the test part of this split. Annotate some of its patches, or "
+            "choose another reference or seed of the split."
+        )
+    return truth
 
 
 def evaluate_run(
     study: Study,
     run_id: int,
     reference_id: int,
-    split_id: int | None = None,
     report: Report = say_nothing,
     should_stop: ShouldStop = never,
 ) -> list[dict[str, Any]]:
     """Score a run on the test part, from PAS alone, against a reference; keeps and returns the rows."""
     model = load_run_model(study, run_id)
     with study.science.read() as db:
-        split_id = split_id or runs.get_run(db, run_id)["split_id"]
+        split_id = runs.get_run(db, run_id)["split_id"]
         parts = runs.split_parts(db, split_id)
         patches = {p["id"]: p for p in images.list_patches(db)}
         class_ids = {c["name"]: c["id"] for c in study_store.list_classes(db)}
-    truth = {
-        p: by_class for p, by_class in read_labels(study, reference_id).items() if parts.get(p) == "test"
-    }
-    if not truth:
-        raise InputError(
-            "The reference has no label on the test part of this split. Choose another reference."
-        )
+    truth = _test_labels(study, reference_id, parts)
     rows: list[dict[str, Any]] = []
     for step, (patch_id, by_class) in enumerate(sorted(truth.items())):
         if should_stop():
@@ -416,10 +201,15 @@ def _score_rows(keys: Mapping[str, Any], found: np.ndarray, truth: np.ndarray) -
     return [{**keys, "metric": metric, "value": value, "n": n} for metric, value in scores.items()]
 
 
+def _people_of_both(study: Study, label_set_id: int, reference_id: int) -> set[str]:
+    with study.science.read() as db:
+        return runs.label_set_people(db, label_set_id) & runs.label_set_people(db, reference_id)
+
+
 def score_labels(study: Study, label_set_id: int, reference_id: int, split_id: int | None = None) -> None:
     """Score people's labels against a reference that holds none of their own work, and keep the rows."""
+    both = _people_of_both(study, label_set_id, reference_id)
     with study.science.read() as db:
-        both = runs.label_set_people(db, label_set_id) & runs.label_set_people(db, reference_id)
         class_ids = {c["name"]: c["id"] for c in study_store.list_classes(db)}
     if both:
         raise NotAllowedError(
@@ -453,11 +243,7 @@ def prediction_path(study: Study, run_id: int, patch_id: int, class_name: str) -
 
 def keep_prediction(study: Study, run_id: int, patch_id: int, class_name: str, labels: np.ndarray) -> None:
     """Keep a prediction's instances (16-bit PNG), so that pages can draw them beside the reference."""
-    path = prediction_path(study, run_id, patch_id, class_name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".part")
-    Image.fromarray(labels.astype(np.uint16)).save(temporary, format="PNG")
-    temporary.replace(path)
+    write_file(prediction_path(study, run_id, patch_id, class_name), encode_labels(labels))
 
 
 def read_prediction(study: Study, run_id: int, patch_id: int, class_name: str) -> np.ndarray:
@@ -465,7 +251,7 @@ def read_prediction(study: Study, run_id: int, patch_id: int, class_name: str) -
     path = prediction_path(study, run_id, patch_id, class_name)
     if not path.exists():
         raise NotFoundError(f"Run {run_id} has no prediction for this patch. Evaluate the run again.")
-    return np.asarray(Image.open(path)).astype(np.int32)
+    return read_channel(path).astype(np.int32)
 
 
 # ---------------------------------------------------------------------------------------- one click
@@ -475,16 +261,18 @@ def add_untrained_run(study: Study, split_id: int, settings: TrainingSettings) -
     """The baseline every trained run is compared with: the same network before training."""
     loaded = load_backbone(settings.backbone)
     with study.science.write() as db:
-        class_names = [c["name"] for c in study_store.list_classes(db)]
+        class_names = sorted(c["name"] for c in study_store.list_classes(db))
+        start = {name: getattr(settings, name) for name in START_SETTINGS} | {"class_names": class_names}
         for run in runs.list_runs(db):
-            if run["kind"] == "untrained" and run["split_id"] == split_id:
+            same = run["split_id"] == split_id and run["backbone_sha256"] == loaded.weights_sha256
+            if run["kind"] == "untrained" and same and run["settings"] == start:
                 return run["id"]
         run_id = runs.add_run(
             db,
             name="untrained",
             kind="untrained",
             split_id=split_id,
-            settings={"class_names": sorted(class_names), "seed": settings.seed},
+            settings=start,
             settings_version=settings.settings_version,
             backbone=loaded.backbone.name,
             backbone_sha256=loaded.weights_sha256,
@@ -507,8 +295,10 @@ def one_click(
     (one per recipe) and the untrained baseline.
     """
     split_id = make_split(study, split_seed)
-    cache = EmbeddingCache(study.embeddings_folder, Segmenter(load_backbone(settings.backbone)))
+    cache = study_cache(study) if any(recipe.masks == "weak" for recipe in recipes) else None
     reference_id = freeze_labels(study, reference_recipe(study))
+    with study.science.read() as db:
+        _test_labels(study, reference_id, runs.split_parts(db, split_id))  # said now, not after the training
     label_sets = [freeze_labels(study, recipe, cache) for recipe in recipes]
     steps = len(recipes) + 1
     trained: list[int] = []
@@ -529,7 +319,7 @@ def one_click(
         if should_stop():
             return {"split": split_id, "reference": reference_id, "runs": trained, "untrained": None}
         evaluate_run(study, run_id, reference_id, report=say_nothing, should_stop=should_stop)
-        if label_set_id != reference_id:
+        if not _people_of_both(study, label_set_id, reference_id):
             score_labels(study, label_set_id, reference_id, split_id)
     report(steps - 1, steps, "scoring the untrained model", {})
     untrained = add_untrained_run(study, split_id, settings)
@@ -555,15 +345,6 @@ def same_run(study: Study, label_set_id: int, split_id: int, settings: TrainingS
 # ------------------------------------------------------------------------- for the command line and pages
 
 
-def recipe_of(labels: str, **options: Any) -> LabelRecipe:
-    """A recipe from a word: a group (expert, student, truth) or a person's id."""
-    if labels == "truth":
-        options["purposes"] = ("gold",)
-    if labels in GROUPS:
-        return LabelRecipe(group=labels, **options)
-    return LabelRecipe(people=(labels,), **options)
-
-
 def study_cache(study: Study) -> EmbeddingCache:
     """The embedding cache of the study's pinned backbone."""
     with study.science.read() as db:
@@ -585,11 +366,9 @@ def evaluate_all(
     if missing or not chosen:
         raise NotFoundError(f"No finished run {missing[0] if missing else ''} to evaluate. Train one first.")
     reference_id = freeze_labels(study, reference_recipe(study))
-    for split_id in sorted({finished[run_id]["split_id"] for run_id in chosen}):
-        settings = TrainingSettings.from_dict(
-            next(r["settings"] for r in finished.values() if r["kind"] == "adapter")
-        )
-        baseline = add_untrained_run(study, split_id, settings)
+    trained = [finished[run_id] for run_id in chosen if finished[run_id]["kind"] != "untrained"]
+    for run in trained:
+        baseline = add_untrained_run(study, run["split_id"], TrainingSettings.from_dict(run["settings"]))
         chosen = [*chosen, *([baseline] if baseline not in chosen else [])]
     for step, run_id in enumerate(chosen):
 
@@ -608,7 +387,8 @@ def predict_file(
     out.mkdir(parents=True, exist_ok=True)
     rows = []
     for name, prediction in found.items():
-        Image.fromarray(prediction.labels.astype(np.uint16)).save(out / f"{name}.png")
+        file_name = re.sub(r"[^\w .+-]", "_", name)  # a class may be called "CD3/CD20"
+        write_file(out / f"{file_name}.png", encode_labels(prediction.labels))
         areas = np.bincount(prediction.labels.ravel())[1:]
         for number, (area, score) in enumerate(zip(areas, prediction.scores, strict=True), start=1):
             ys, xs = np.nonzero(prediction.labels == number)

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from allinsam.errors import InputError, NotFoundError
-from allinsam.imaging import read_channel
+from allinsam.files import write_file
+from allinsam.imaging import encode_labels, read_channel
 from allinsam.masks import decode_rle, instances_to_labels
 from allinsam.metrics import METRICS
 from allinsam.prompts import jitter_boxes, labels_to_boxes
@@ -121,7 +121,7 @@ def segment_instances(
     ]
     if out is not None:
         labels = instances_to_labels(masks, scores) if masks else np.zeros(truth.shape, np.int32)
-        Image.fromarray(labels.astype(np.uint16)).save(out)
+        write_file(out, encode_labels(labels))
     support = {}
     for marker in markers:
         evidence = marker_evidence(study, patch["id"], marker)

@@ -9,7 +9,7 @@ from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
 from allinsam.training.settings import TrainingSettings
-from allinsam.workflow.learning import SHARES
+from allinsam.workflow.labels import SHARES
 
 # Seconds to learn from one patch once, until a run on this machine has shown its own pace: the compact SAM
 # on two laptop cores. Larger models are slower in proportion to their size.

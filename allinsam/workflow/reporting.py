@@ -13,6 +13,7 @@ import pandas as pd
 from allinsam.agreement import class_agreement, pairwise_agreement, summarise
 from allinsam.comparison import cluster_bootstrap, equivalence_test, holm, paired_test
 from allinsam.errors import InputError, NotFoundError
+from allinsam.files import write_file
 from allinsam.masks import decode_rle, instances_to_labels, rle_area
 from allinsam.records import Mask
 from allinsam.store import Study, images, runs
@@ -20,9 +21,10 @@ from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
 from allinsam.timing import active_seconds, model_wait_seconds, seconds_per_object
-from allinsam.workflow.annotating import read_patch, write_file
+from allinsam.workflow.annotating import read_patch
 from allinsam.workflow.export_columns import COLUMNS
-from allinsam.workflow.learning import LabelRecipe, read_labels, read_prediction
+from allinsam.workflow.labels import LabelRecipe, read_labels
+from allinsam.workflow.learning import START_SETTINGS, read_prediction
 
 SPREADSHEET_COMMANDS = ("=", "+", "-", "@", "\t", "\r")
 PEOPLES_PURPOSES = ("production",)
@@ -230,12 +232,23 @@ def newest_experiment(study: Study, scores: pd.DataFrame) -> pd.DataFrame:
     titled = [{label_of[run["id"]]: run for run in reversed(group)} for group in groups]
     chosen = next((g for g in titled if len(g) > 1), titled[0] if titled else {})
     run_ids = {run["id"] for run in chosen.values()}
-    splits = {run["split_id"] for run in chosen.values()}
-    run_ids |= {
-        run["id"] for run in known if run["kind"] == "untrained" and (not splits or run["split_id"] in splits)
-    }
+    run_ids |= {run["id"] for run in _baseline_of(list(chosen.values()), known)}
     shown = models[models["run_id"].isin(run_ids)]
     return shown[shown["reference_id"] == shown["reference_id"].max()]
+
+
+def _baseline_of(
+    chosen: Sequence[Mapping[str, Any]], known: Sequence[Mapping[str, Any]]
+) -> Sequence[Mapping[str, Any]]:
+    """The untrained model that these runs of one split began as; else the split's newest; none if there is
+    none."""
+    untrained = [run for run in known if run["kind"] == "untrained"]
+    if not chosen:
+        return untrained[-1:]
+    of_split = [run for run in untrained if run["split_id"] == chosen[0]["split_id"]]
+    start = [chosen[0]["settings"].get(name) for name in START_SETTINGS]
+    alike = [run for run in of_split if [run["settings"].get(name) for name in START_SETTINGS] == start]
+    return (alike or of_split)[-1:]
 
 
 def run_differences(study: Study, a: int, b: int) -> list[str]:

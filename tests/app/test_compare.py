@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from allinsam.store import Study
-from allinsam.workflow.learning import LabelRecipe
+from allinsam.workflow.labels import LabelRecipe
 from tests.app.conftest import OpenPage
 from tests.app.finished_pages import button, texts
 from tests.finished import MESANGIAL_ID, PODOCYTE, add_scored_run, finished_study
