@@ -37,6 +37,7 @@ NEEDS_OBJECT = frozenset(
 )
 CLASS_STATE_OF_KIND = {"nothing_here": "nothing_here", "unsure": "unsure", "skip": "skipped"}
 LONGEST_TEXT = 2000
+CHANGES_CLASSES = frozenset({"box", "submit", *CLASS_STATE_OF_KIND})
 SETTLED = ("complete", "nothing_here", "unsure", "skipped")
 
 
@@ -93,13 +94,20 @@ class AnnotationRow:
 
 
 class Replay:
-    """Applies acts one by one and says which annotation rows each of them adds."""
+    """Applies acts one by one and says which annotation rows each of them adds.
+
+    An act changes one object or the classes' states, so undo goes over the acts of that object alone:
+    a long assignment must not make its own next act slow.
+    """
 
     def __init__(self, acts: Iterable[Act] = ()) -> None:
-        self._acts: list[Act] = []
+        self._acts_of: dict[str, list[Act]] = {}
+        self._class_acts: list[Act] = []
+        self._undoable: dict[ActId, Act] = {}
         self._undone: set[ActId] = set()
-        self._undo_stack: list[ActId] = []
-        self._redo_stack: list[ActId] = []
+        # Ordered sets: what is taken back is nearly always the last, but need not be.
+        self._undo_stack: dict[ActId, None] = {}
+        self._redo_stack: dict[ActId, None] = {}
         self._objects: dict[str, ObjectState] = {}
         self._class_states: dict[int, str] = {}
         self._submitted = False
@@ -118,18 +126,29 @@ class Replay:
 
     def apply(self, act: Act) -> list[AnnotationRow]:
         """Take one act in; an act of an unknown kind changes nothing."""
-        before = {thing.object_id: thing for thing in self.state.accepted()}
-        self._acts.append(act)
         act_id = (act.client, act.seq)
+        if act.kind in ("undo", "redo"):
+            changed = self._undoable.get(_target(act))
+        else:
+            changed = act
+        object_id = _object_id(changed)
+        before = self._objects.get(object_id)
         if act.kind in ("undo", "redo"):
             self._undo_or_redo(act)
         else:
-            if act.kind in UNDOABLE:
-                self._undo_stack.append(act_id)
-                self._redo_stack.clear()
+            self._keep(act_id, act)
             self._step(act)
-        after = {thing.object_id: thing for thing in self.state.accepted()}
-        return _changed_rows(act_id, before, after)
+        return _changed_rows(act_id, before, self._objects.get(object_id))
+
+    def _keep(self, act_id: ActId, act: Act) -> None:
+        if act.kind in UNDOABLE:
+            self._undoable[act_id] = act
+            self._undo_stack[act_id] = None
+            self._redo_stack.clear()
+        if act.kind in NEEDS_OBJECT:
+            self._acts_of.setdefault(_object_id(act), []).append(act)
+        if act.kind in CHANGES_CLASSES:
+            self._class_acts.append(act)
 
     def _undo_or_redo(self, act: Act) -> None:
         target = _target(act)
@@ -140,13 +159,30 @@ class Replay:
         )
         if target not in take:
             return
-        take.remove(target)
-        give.append(target)
+        del take[target]
+        give[target] = None
         (self._undone.add if act.kind == "undo" else self._undone.discard)(target)
-        self._objects, self._class_states, self._submitted = {}, {}, False
-        for earlier in self._acts:
-            if earlier.kind not in ("undo", "redo") and self._is_effective(earlier):
-                self._step(earlier)
+        changed = self._undoable[target]
+        if changed.kind in NEEDS_OBJECT:
+            self._rebuild_object(_object_id(changed))
+        if changed.kind in CHANGES_CLASSES:
+            self._rebuild_classes()
+
+    def _rebuild_object(self, object_id: str) -> None:
+        thing: ObjectState | None = None
+        for earlier in self._acts_of[object_id]:
+            if self._is_effective(earlier):
+                thing = _object_after(thing, earlier) or thing
+        if thing is None:
+            self._objects.pop(object_id, None)
+        else:
+            self._objects[object_id] = thing
+
+    def _rebuild_classes(self) -> None:
+        self._class_states, self._submitted = {}, False
+        for earlier in self._class_acts:
+            if self._is_effective(earlier):
+                self._step_classes(earlier)
 
     def _is_effective(self, act: Act) -> bool:
         if (act.client, act.seq) in self._undone:
@@ -157,11 +193,16 @@ class Replay:
 
     def _step(self, act: Act) -> None:
         if act.kind in NEEDS_OBJECT:
-            changed = _object_after(self._objects.get(act.object_id or ""), act)
+            changed = _object_after(self._objects.get(_object_id(act)), act)
             if changed is not None:
                 self._objects[changed.object_id] = changed
-                if act.kind == "box" and self._class_states.get(changed.class_id) == "nothing_here":
-                    del self._class_states[changed.class_id]
+        if act.kind in CHANGES_CLASSES:
+            self._step_classes(act)
+
+    def _step_classes(self, act: Act) -> None:
+        if act.kind == "box":
+            if self._class_states.get(int(act.payload["class_id"])) == "nothing_here":
+                del self._class_states[int(act.payload["class_id"])]
         elif act.kind in CLASS_STATE_OF_KIND:
             self._class_states[int(act.payload["class_id"])] = CLASS_STATE_OF_KIND[act.kind]
         elif act.kind == "submit":
@@ -225,13 +266,18 @@ def _with_mask(thing: ObjectState, payload: Mapping[str, Any], origin: str) -> O
 
 
 def _changed_rows(
-    act_id: ActId, before: Mapping[str, ObjectState], after: Mapping[str, ObjectState]
+    act_id: ActId, before: ObjectState | None, after: ObjectState | None
 ) -> list[AnnotationRow]:
-    rows = [AnnotationRow(act_id, "deleted", thing) for key, thing in before.items() if key not in after]
-    rows += [
-        AnnotationRow(act_id, "accepted", thing) for key, thing in after.items() if before.get(key) != thing
-    ]
-    return rows
+    """The row one act adds to the `annotation` table, if the accepted object is another than before."""
+    was = before if before is not None and before.state == "accepted" else None
+    now = after if after is not None and after.state == "accepted" else None
+    if now is not None:
+        return [] if now == was else [AnnotationRow(act_id, "accepted", now)]
+    return [] if was is None else [AnnotationRow(act_id, "deleted", was)]
+
+
+def _object_id(act: Act | None) -> str:
+    return (act.object_id if act is not None else None) or ""
 
 
 def _target(act: Act) -> ActId:

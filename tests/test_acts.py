@@ -2,6 +2,7 @@
 
 import pytest
 
+from allinsam import acts
 from allinsam.acts import Replay, replay, validate
 from allinsam.errors import InputError
 from allinsam.masks import encode_rle
@@ -47,6 +48,19 @@ def test_a_new_gesture_ends_redo() -> None:
     assert player.state.redo_stack == ()
 
 
+def test_undo_costs_the_acts_of_its_object_however_long_the_assignment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    boxes = [act(n, "box", f"object {n}", class_id=1, box=[0, 0, 9, 9]) for n in range(1, 401)]
+    player = Replay([*boxes, act(401, "class", "object 7", class_id=2)])
+    applied = []
+    step = acts._object_after
+    monkeypatch.setattr(acts, "_object_after", lambda thing, act: applied.append(act) or step(thing, act))
+    player.apply(act(402, "undo", act=["tab", 401]))
+    assert [earlier.seq for earlier in applied] == [7]
+    assert player.state.objects["object 7"].class_id == 1 and len(player.state.objects) == 400
+
+
 def test_a_mask_that_answers_an_older_box_comes_too_late() -> None:
     moved = act(2, "move", "a", box=box_of(PODOCYTES[1]))
     state, _ = replay([BOX, moved, shown(3, 1)])
@@ -57,8 +71,8 @@ def test_a_mask_that_answers_an_older_box_comes_too_late() -> None:
 
 
 def test_moving_an_accepted_box_ends_its_row_until_it_is_accepted_again() -> None:
-    acts = [BOX, shown(2, 1), act(3, "accept", "a"), act(4, "move", "a", box=box_of(PODOCYTES[1]))]
-    _, rows = replay([*acts, shown(5, 4), act(6, "accept", "a")])
+    kept = [BOX, shown(2, 1), act(3, "accept", "a"), act(4, "move", "a", box=box_of(PODOCYTES[1]))]
+    _, rows = replay([*kept, shown(5, 4), act(6, "accept", "a")])
     assert [(row.act[1], row.state) for row in rows] == [(3, "accepted"), (4, "deleted"), (6, "accepted")]
 
 
@@ -110,15 +124,15 @@ def test_submit_waits_for_open_proposals() -> None:
 
 
 def test_a_submitted_patch_only_takes_its_submit_back() -> None:
-    acts = [BOX, shown(2, 1), act(3, "accept", "a"), act(4, "submit", classes={"1": "complete"})]
-    state = Replay(acts).state
+    kept = [BOX, shown(2, 1), act(3, "accept", "a"), act(4, "submit", classes={"1": "complete"})]
+    state = Replay(kept).state
     assert state.submitted
     for refused in (act(5, "delete", "a"), act(5, "undo", act=["tab", 3])):
         with pytest.raises(InputError, match="submitted"):
             validate(refused, state, [1], SIZE)
     reopen = act(5, "undo", act=["tab", 4])
     validate(reopen, state, [1], SIZE)
-    assert not Replay([*acts, reopen]).state.submitted
+    assert not Replay([*kept, reopen]).state.submitted
 
 
 def test_an_answer_to_a_box_that_is_gone_changes_nothing() -> None:
