@@ -48,15 +48,25 @@ def style() -> None:
 def patch_chooser(mine: list[dict[str, Any]], now: int, go_to: Callable[[int | None], None]) -> None:
     """Which of one's patches is open; also the progress."""
     names = {row["id"]: _patch_name(row, place, len(mine)) for place, row in enumerate(mine, 1)}
-    st.session_state["patch_choice"] = now
+    # A new chooser for every patch and every tick in its list: one that changes under the browser still
+    # reports its old choice, and the page would jump back to the patch that was just handed in.
+    done = sum(row["state"] == "submitted" for row in mine)
+    key = f"patch_choice_{now}_{done}"
+
+    def chosen() -> None:
+        wanted = st.session_state.get(key)
+        if wanted in names and wanted != now:
+            go_to(wanted)
+
     st.selectbox(
         "Patch",
         list(names),
-        key="patch_choice",
+        index=list(names).index(now) if now in names else None,
+        key=key,
         format_func=names.__getitem__,
         label_visibility="collapsed",
         width=215,
-        on_change=lambda: go_to(st.session_state["patch_choice"]),
+        on_change=chosen,
     )
 
 
