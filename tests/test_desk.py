@@ -7,6 +7,7 @@ import pytest
 from allinsam.acts import ObjectState
 from allinsam.errors import InputError
 from allinsam.store import Study
+from allinsam.store.acts import list_acts
 from allinsam.workflow.annotating import ActLog, next_assignment
 from allinsam.workflow.desk import Desk, final_states
 from tests.studies import MESANGIAL, PERSON, PODOCYTES, DiscSegmenter, NoCache, box_of, disc, small_study
@@ -44,6 +45,16 @@ def test_masks_that_a_crash_left_out_come_at_the_next_opening(study: Study) -> N
     later = desk_at(study, "after the crash")
     assert later.fetch_masks() == 1
     assert later.acceptable() == list(later.state.objects)
+
+
+def test_one_wait_for_several_masks_counts_once(study: Study) -> None:
+    desk = desk_at(study)
+    desk.draw_boxes(1, [box_of(centre) for centre in PODOCYTES[:3]])
+    desk.fetch_masks()
+    with study.science.read() as db:
+        shown = [act for act in list_acts(db, desk.assignment_id) if act.kind == "mask_shown"]
+    # Nothing ticks this clock but looking at it: once before the model and once after.
+    assert [act.payload["model_ms"] for act in shown] == [250.0, 0.0, 0.0]
 
 
 def test_boxes_of_two_classes_get_evidence_from_their_own_markers(study: Study) -> None:

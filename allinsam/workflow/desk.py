@@ -175,6 +175,7 @@ class Desk:
             for thing, payload in zip(own, found, strict=True):
                 payload |= {"answers": list(thing.asked or ()), "model_ms": model_ms}
                 acts.append(self.log.act("mask_shown", self.clock_ms(), thing.object_id, **payload))
+                model_ms = 0.0  # one wait for all of them: it counts once
         self.record(acts)
         return len(acts)
 
