@@ -106,6 +106,17 @@ def embed(args: argparse.Namespace) -> Result:
         return embed_patches(open_study(args.study), progress.report, progress.should_stop)
 
 
+def weights(args: argparse.Namespace) -> Result:
+    """Download a published SAM's weights, or go on with a download that was cut off."""
+    from allinsam.sam.backbones import ensure_weights
+
+    def say(done: int, total: int | None) -> None:
+        printer.report(done, total or 0, f"{done / 1e6:.0f} MB of {args.backbone}")
+
+    printer = Printer()
+    return {"backbone": args.backbone, "path": str(ensure_weights(args.backbone, progress=say))}
+
+
 def segment(args: argparse.Namespace) -> Result:
     """Boxes of a label image's instances -> SAM masks, compared with those instances."""
     from allinsam.store import open_study
@@ -238,6 +249,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], Result]] = {
     "import": import_,
     "threshold": threshold,
     "embed": embed,
+    "weights": weights,
     "segment": segment,
     "train": train,
     "evaluate": evaluate,
@@ -261,6 +273,7 @@ def build_parser() -> argparse.ArgumentParser:
         "demo": _demo_arguments,
         "import": _import_arguments,
         "threshold": _threshold_arguments,
+        "weights": _weights_arguments,
         "segment": _segment_arguments,
         "train": _train_arguments,
         "evaluate": _evaluate_arguments,
@@ -304,6 +317,10 @@ def _threshold_arguments(sub: argparse.ArgumentParser) -> None:
 
     sub.add_argument("--method", choices=sorted(THRESHOLDS), default=None, help="sign where none is signed")
     sub.add_argument("--person", default="lead", help="who signs")
+
+
+def _weights_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--backbone", required=True, help="vit_b, vit_l or vit_h")
 
 
 def _segment_arguments(sub: argparse.ArgumentParser) -> None:

@@ -215,7 +215,10 @@ def _missing(named: Backbone | None, path: Path) -> str:
     if named.weights_url is None:
         return f"{path} is missing, and it comes with the program. Restore it, or install allinsam again."
     size = f"{named.weights_bytes / 1e9:.1f} GB"
-    return f"The weights of {named.name} are not at {path}. Download them first ({size})."
+    return (
+        f"The weights of {named.name} are not at {path}. Download them first ({size}): "
+        f"python -m allinsam weights --backbone {named.name}"
+    )
 
 
 @functools.cache
