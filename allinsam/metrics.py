@@ -317,9 +317,3 @@ def best_f1_pixel(probability: np.ndarray, true: np.ndarray) -> float:
     precision, recall, _ = precision_recall_curve(foreground, np.asarray(probability).ravel())
     total = precision + recall
     return float((2 * precision * recall / np.where(total > 0, total, 1)).max())
-
-
-PROBABILITY_METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
-    "auc_pixel": auc_pixel,
-    "best_f1_pixel": best_f1_pixel,
-}

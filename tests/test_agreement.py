@@ -1,6 +1,7 @@
 import os
 from pathlib import Path
 
+import krippendorff
 import numpy as np
 import pandas as pd
 import pytest
@@ -226,7 +227,6 @@ def test_chance_correction_without_a_choice_is_not_defined():
     )
 )
 def test_alpha_agrees_with_the_krippendorff_package(rows):
-    krippendorff = pytest.importorskip("krippendorff", reason="the krippendorff package is the oracle here")
     table = pd.DataFrame(rows, dtype=object)
     ours = krippendorff_alpha(table)
     if np.isnan(ours):

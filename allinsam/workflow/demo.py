@@ -30,13 +30,13 @@ from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
 from allinsam.thresholding import THRESHOLDS
 from allinsam.workflow.annotating import ActLog, marker_evidence, masks_for_boxes, record_acts, write_image
+from allinsam.workflow.importing import CLASS_LOOK
 
 Report = Callable[[float, float, str], None]
 
 TRUTH = "sim-truth"
 EXPERT = "sim-expert"
 NEWCOMER = "lead"
-CLASS_LOOK = {"podocyte": ("#F0E442", "1"), "mesangial": ("#56B4E9", "2")}
 
 
 @dataclass(frozen=True)
