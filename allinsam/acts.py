@@ -5,12 +5,12 @@ be written together with an act and rebuilt from the acts at any time.
 """
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from allinsam.errors import InputError
+from allinsam.masks import rle_area
 from allinsam.records import ACT_KINDS, Act, Mask, is_box
 
 ActId = tuple[str, int]
@@ -37,6 +37,11 @@ NEEDS_OBJECT = frozenset(
 )
 CLASS_STATE_OF_KIND = {"nothing_here": "nothing_here", "unsure": "unsure", "skip": "skipped"}
 LONGEST_TEXT = 2000
+LONGEST_NAME = 200
+LARGEST_PAYLOAD_BYTES = 5_000_000  # the run-length code of pure noise on 2048 x 2048 px
+LARGEST_NUMBER = 1e15
+ORIGINS_OF_DRAWN = ("drawn", "imported")
+CARRIES_EVIDENCE = frozenset({"mask_shown", "mask_edit", "class"})
 CHANGES_CLASSES = frozenset({"box", "submit", *CLASS_STATE_OF_KIND})
 SETTLED = ("complete", "nothing_here", "unsure", "skipped")
 
@@ -291,13 +296,8 @@ def validate(act: Act, state: AssignmentState, class_ids: Iterable[int], size_hw
     Raises:
         InputError: naming the act and what is wrong with it.
     """
-    where = f"Act {act.seq} ({act.kind})"
-    if act.seq < 1 or not act.client or not math.isfinite(act.client_ms):
-        raise InputError(f"{where} needs a client, a seq from 1 and a finite client_ms. Reload the page.")
-    try:
-        json.dumps(dict(act.payload), allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{where}: its payload cannot be kept as JSON ({error}).") from error
+    validate_frame(act)
+    where = _where(act)
     if act.kind not in ACT_KINDS:
         return
     if state.submitted and act.kind in UNDOABLE - {"submit"}:
@@ -316,6 +316,44 @@ def validate(act: Act, state: AssignmentState, class_ids: Iterable[int], size_hw
         _validate_submit(act, state, set(class_ids), where)
 
 
+def _where(act: Act) -> str:
+    return f"Act {act.seq if _is_whole(act.seq) else '?'} ({act.kind if _is_name(act.kind) else '?'})"
+
+
+def validate_frame(act: Act) -> None:
+    """What every act needs, whatever its kind: what it says must fit the store's columns.
+
+    Raises:
+        InputError: naming the act and what is wrong with it.
+    """
+    where = _where(act)
+    if not _is_whole(act.seq) or act.seq < 1 or not _is_name(act.client) or not _is_number(act.client_ms):
+        raise InputError(f"{where} needs a client, a seq from 1 and a finite client_ms. Reload the page.")
+    if not (_is_name(act.kind) and _is_name(act.surface) and _is_whole(act.payload_version)):
+        raise InputError(f"{where} needs a kind, a surface and a payload version. Reload the page.")
+    if act.object_id is not None and not _is_name(act.object_id):
+        raise InputError(f"{where}: object_id {str(act.object_id)[:40]!r} is no short text. Reload the page.")
+    try:
+        # Encoded too: text cut in the middle of a character could be kept but never exported.
+        size = len(json.dumps(dict(act.payload), allow_nan=False, ensure_ascii=False).encode())
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"{where}: its payload cannot be kept as JSON ({error}).") from error
+    if size > LARGEST_PAYLOAD_BYTES:
+        raise InputError(f"{where}: its payload has {size} bytes, at most {LARGEST_PAYLOAD_BYTES} are kept.")
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= LONGEST_NAME and value.isprintable()
+
+
+def _is_whole(value: Any) -> bool:
+    return type(value) is int and abs(value) < 2**63  # what SQLite holds
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST_NUMBER
+
+
 def _validate_target(act: Act, state: AssignmentState, where: str) -> None:
     named = act.payload.get("act")
     if not isinstance(named, (list, tuple)) or len(named) != 2:
@@ -332,7 +370,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _validate_class(class_id: Any, class_ids: set[int], where: str) -> None:
-    if class_id not in class_ids:
+    if not _is_whole(class_id) or class_id not in class_ids:
         raise InputError(
             f"{where}: class {class_id!r} is not asked for here. Choose one of {sorted(class_ids)}."
         )
@@ -346,6 +384,9 @@ def _validate_object(
         raise InputError(f"{where} needs an object_id.")
     known = act.object_id in state.objects
     if act.kind == "mask_shown" and not known:
+        _validate_evidence(payload, where)
+        _validate_source(payload, where)
+        _validate_mask(payload.get("mask"), size_hw, where)
         return  # The box was taken back while the server worked: kept, without effect.
     if act.kind == "box" and known:
         raise InputError(f"{where}: object {act.object_id} exists already. Use a new id for a new box.")
@@ -360,21 +401,61 @@ def _validate_object(
         )
     if act.kind in ("mask_shown", "mask_edit"):
         _validate_mask(payload.get("mask"), size_hw, where)
-    if act.kind == "accept" and state.objects[act.object_id].mask is None:
-        raise InputError(f"{where}: object {act.object_id} has no mask yet. Wait for it or draw it by hand.")
+    if act.kind in CARRIES_EVIDENCE:
+        _validate_evidence(payload, where)
+    if act.kind == "mask_shown":
+        _validate_source(payload, where)
+        if state.submitted and state.objects[act.object_id].mask is not None:
+            raise InputError(f"{where}: this patch is submitted. Reopen it first to change it.")
+    if act.kind == "mask_edit" and payload.get("origin", "drawn") not in ORIGINS_OF_DRAWN:
+        raise InputError(f"{where}: origin {payload['origin']!r} is not one of {list(ORIGINS_OF_DRAWN)}.")
+    if act.kind == "accept":
+        mask = state.objects[act.object_id].mask
+        if mask is None:
+            raise InputError(
+                f"{where}: object {act.object_id} has no mask yet. Wait for it or draw it by hand."
+            )
+        if rle_area(mask.as_rle()) == 0:
+            raise InputError(f"{where}: the mask of {act.object_id} is empty. Draw it by hand or delete it.")
+
+
+def _validate_evidence(payload: Mapping[str, Any], where: str) -> None:
+    for name in ("threshold_id", "registration_id"):
+        if payload.get(name) is not None and not _is_whole(payload[name]):
+            raise InputError(f"{where}: {name} {payload[name]!r} is no row's number. Reload the page.")
+    support = payload.get("molecular_support")
+    if support is not None and not (_is_number(support) and 0 <= support <= 1):
+        raise InputError(f"{where}: molecular_support {support!r} is not from 0 to 1. Reload the page.")
+
+
+def _validate_source(payload: Mapping[str, Any], where: str) -> None:
+    """Which model made a mask, how sure it was, and the act that it answers."""
+    if not all(_is_name(payload.get(name)) for name in ("backbone", "weights_sha256")):
+        raise InputError(f"{where} needs the backbone and the weights_sha256 that made its mask.")
+    if not _is_number(payload.get("predicted_iou")):
+        raise InputError(f"{where}: predicted_iou {payload.get('predicted_iou')!r} is not a number.")
+    answers = payload.get("answers", ("", 1))
+    is_act = isinstance(answers, (list, tuple)) and len(answers) == 2
+    if not (is_act and isinstance(answers[0], str) and _is_whole(answers[1])):
+        raise InputError(f"{where} must name the act it answers as [client, seq], not {answers!r}.")
 
 
 def _validate_mask(rle: Any, size_hw: tuple[int, int], where: str) -> None:
-    if not isinstance(rle, Mapping) or list(rle.get("size", ())) != list(size_hw):
+    sides = rle.get("size") if isinstance(rle, Mapping) else None
+    if not isinstance(sides, (list, tuple)) or list(sides) != list(size_hw):
         found = rle.get("size") if isinstance(rle, Mapping) else rle
         raise InputError(f"{where}: the mask is {found!r}, the patch is {list(size_hw)} px high and wide.")
     if not isinstance(rle.get("counts"), str) or not rle["counts"]:
         raise InputError(f"{where}: the mask has no run lengths. Draw it again.")
+    try:
+        rle_area(dict(rle))
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
 
 
 def _validate_submit(act: Act, state: AssignmentState, class_ids: set[int], where: str) -> None:
     classes = act.payload.get("classes")
-    if not isinstance(classes, Mapping) or {int(key) for key in classes} != class_ids:
+    if not isinstance(classes, Mapping) or sorted(map(str, classes)) != sorted(map(str, class_ids)):
         raise InputError(f"{where} must give a state for each of the classes {sorted(class_ids)}.")
     for class_id, class_state in classes.items():
         if class_state not in SETTLED:

@@ -61,7 +61,9 @@ def _read_rle(rle: dict) -> tuple[tuple[int, int], np.ndarray]:
         raise InputError(
             f"Not run lengths: {str(counts)[:60]!r}. Export the mask again as COCO RLE."
         ) from error
-    if height < 0 or width < 0 or (runs < 0).any() or runs.sum() != height * width:
+    # Each run by itself too: the sum of huge runs may overflow to just the right one.
+    size = height * width
+    if min(height, width) < 0 or ((runs < 0) | (runs > size)).any() or runs.sum() != size:
         raise InputError(
             f"Run-length code for {height} x {width} px covers {int(runs.sum())} px, not {height * width}. "
             "The mask is damaged or belongs to another image; export it again."
@@ -83,8 +85,10 @@ def _unpack_runs(counts: str) -> list[int]:
             )
         value |= (code & 0x1F) << shift
         shift += 5
-        if code & 0x20:
+        if code & 0x20 and shift < 64:
             continue
+        if code & 0x20:
+            raise InputError("Run-length code has a run beyond any image. Export the mask again as COCO RLE.")
         if code & 0x10:
             value -= 1 << shift
         runs.append(value + runs[-2] if len(runs) > 2 else value)

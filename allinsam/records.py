@@ -85,7 +85,7 @@ def is_box(value: Any, size_hw: tuple[int, int] | None = None) -> bool:
     """True for four finite numbers x0 < x1, y0 < y1, inside the patch if its size is given."""
     if not isinstance(value, (list, tuple)) or len(value) != 4:
         return False
-    if not all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in value):
+    if not all(isinstance(v, (int, float)) and not isinstance(v, bool) and abs(v) < math.inf for v in value):
         return False
     x0, y0, x1, y1 = value
     if not (x0 < x1 and y0 < y1):

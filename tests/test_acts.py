@@ -1,5 +1,8 @@
 """What acts add up to, without a database."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from allinsam import acts
@@ -97,6 +100,24 @@ REFUSED = {
     "submit without a class": act(1, "submit", classes={"1": "complete"}),
     "submit in an unknown state": act(1, "submit", classes={"1": "complete", "2": "done"}),
     "seq 0": act(0, "load"),
+    "a huge coordinate": act(1, "box", "a", class_id=1, box=[0, 0, 10**400, 9]),
+    "a class that is a list": act(1, "box", "a", class_id=[1], box=[0, 0, 9, 9]),
+    "a class that is true": act(1, "box", "a", class_id=True, box=[0, 0, 9, 9]),
+    "an id that is no text": act(1, "box", 5, class_id=1, box=[0, 0, 9, 9]),  # type: ignore[arg-type]
+    "damaged run lengths": act(1, "mask_edit", "a", class_id=1, mask={**RLE, "counts": RLE["counts"][:-2]}),
+    "no run lengths": act(1, "mask_edit", "a", class_id=1, mask={**RLE, "counts": "P" * 40}),
+    "a size that is a number": act(1, "mask_edit", "a", class_id=1, mask={**RLE, "size": 512}),
+    "an unknown origin": act(1, "mask_edit", "a", class_id=1, mask=RLE, origin="sam"),
+    "evidence that is text": act(1, "mask_edit", "a", class_id=1, mask=RLE, molecular_support="much"),
+    "a mask of no model": act(1, "mask_shown", "a", mask=RLE, predicted_iou=0.9),
+    "a mask of unknown quality": replace(shown(1, 1), payload={**shown(1, 1).payload, "predicted_iou": None}),
+    "an answer to no act": replace(shown(1, 1), payload={**shown(1, 1).payload, "answers": [[]]}),
+    "a text cut inside a character": act(1, "comment", text="a\ud83d"),
+    "a payload of many megabytes": act(1, "load", note="x" * 6_000_000),
+    "a submit of no class": act(1, "submit", classes={"x": "complete"}),
+    "a submit with a class twice": act(
+        1, "submit", classes={"1": "complete", " 1": "skipped", "2": "complete"}
+    ),
 }
 
 
@@ -104,6 +125,40 @@ REFUSED = {
 def test_what_cannot_be_kept_is_refused_by_name(what: str) -> None:
     with pytest.raises(InputError, match=rf"Act {REFUSED[what].seq} \({REFUSED[what].kind}\)"):
         validate(REFUSED[what], Replay().state, [1, 2], SIZE)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"seq": 2**63},
+        {"seq": True},
+        {"seq": "1"},
+        {"client": "\ud800"},
+        {"client_ms": 10**400},
+        {"client_ms": None},
+        {"kind": 5},
+        {"surface": None},
+        {"payload_version": "x"},
+    ],
+    ids=str,
+)
+def test_what_does_not_fit_a_column_is_refused_as_input(field: dict) -> None:
+    with pytest.raises(InputError, match=r"Act .* needs"):
+        validate(replace(BOX, **field), Replay().state, [1, 2], SIZE)
+
+
+def test_an_empty_mask_is_not_accepted() -> None:
+    empty = replace(shown(2, 1), payload={**shown(2, 1).payload, "mask": encode_rle(np.zeros(SIZE, bool))})
+    with pytest.raises(InputError, match="empty"):
+        validate(act(3, "accept", "a"), Replay([BOX, empty]).state, [1], SIZE)
+
+
+def test_a_late_mask_changes_nothing_that_was_submitted() -> None:
+    state = Replay(
+        [BOX, shown(2, 1), act(3, "accept", "a"), act(4, "submit", classes={"1": "complete"})]
+    ).state
+    with pytest.raises(InputError, match="submitted"):
+        validate(shown(5, 1), state, [1], SIZE)
 
 
 def test_accept_needs_a_mask() -> None:

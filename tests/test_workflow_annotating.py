@@ -96,6 +96,18 @@ def test_one_bad_act_leaves_nothing_of_its_call(study: Study) -> None:
     assert next_assignment(study, PERSON)["state"] == "waiting"
 
 
+@pytest.mark.parametrize("source", ["threshold_id", "registration_id"])
+def test_evidence_from_nowhere_is_refused_before_an_accept_would_fail_on_it(
+    study: Study, source: str
+) -> None:
+    log = ActLog("tab", "test")
+    outline = log.act(
+        "mask_edit", 1.0, OBJECT, class_id=1, mask=encode_rle(disc((100, 100))), **{source: 999}
+    )
+    with pytest.raises(InputError, match="not there"):
+        record_acts(study, first_assignment(study), PERSON, [outline])
+
+
 def test_somebody_elses_assignment_is_refused(study: Study) -> None:
     with pytest.raises(NotAllowedError, match=LEAD):
         record_acts(study, first_assignment(study), LEAD, [Act("tab", 1, "load", 0.0)])

@@ -45,6 +45,14 @@ def stored_act(db: Database, client: str, seq: int) -> tuple[int, Act] | None:
     return None
 
 
+def has_sources(db: Database, threshold_id: Any, registration_id: Any) -> bool:
+    """Whether the threshold and the registration an act names are there; None names none."""
+    query = """SELECT (:threshold IS NULL OR EXISTS (SELECT 1 FROM threshold WHERE id = :threshold))
+        AND (:registration IS NULL OR EXISTS (SELECT 1 FROM registration WHERE id = :registration))"""
+    named = {"threshold": threshold_id, "registration": registration_id}
+    return bool(db.execute(query, named).fetchone()[0])
+
+
 def act_summary(db: Database, assignment_id: int) -> tuple[int, str | None]:
     """How many acts an assignment has, and when the last one was received."""
     row = db.execute(

@@ -64,8 +64,10 @@ def record_acts(study: Study, assignment_id: int, person_id: str, acts: Sequence
         acknowledged: list[int] = []
         unknown: list[str] = []
         for act in acts:
+            act_rules.validate_frame(act)
             if not _is_repeat(db, assignment_id, act):
                 act_rules.validate(act, player.state, class_ids, size_hw)
+                _check_sources(db, act)
                 act_id = act_store.insert_act(db, assignment_id, act)
                 act_store.insert_annotations(db, assignment_id, act_id, player.apply(act))
             acknowledged.append(act.seq)
@@ -74,6 +76,14 @@ def record_acts(study: Study, assignment_id: int, person_id: str, acts: Sequence
         state = player.state
         _update_progress(db, assignment, state, bool(acts))
     return Recorded(tuple(acknowledged), tuple(unknown), state)
+
+
+def _check_sources(db: Any, act: Act) -> None:
+    """Refuse evidence from nowhere now: the annotation row of a later accept could not be written."""
+    if act.kind not in act_rules.CARRIES_EVIDENCE:
+        return
+    if not act_store.has_sources(db, act.payload.get("threshold_id"), act.payload.get("registration_id")):
+        raise InputError(f"Act {act.seq} ({act.kind}) names a threshold or registration that is not there.")
 
 
 def _is_repeat(db: Any, assignment_id: int, act: Act) -> bool:
