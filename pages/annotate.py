@@ -49,18 +49,23 @@ def open_desk(study: Study, person_id: str, assignment_id: int) -> Desk:
     return Desk(study, assignment_id, person_id, act_log(), cache)
 
 
-def picture_urls(study: Study, desk: Desk, at: Bench, view: bar.ViewSettings) -> Any:
-    """A layer's address for a window of this patch."""
-    row = desk.classes[bench.class_in_hand(at, desk)]
-    patch_id = desk.assignment["patch_id"]
+def picture_urls(study: Study, desk: Desk, at: Bench, view: bar.ViewSettings) -> bench.Urls:
+    """A layer's address for a window of this patch, with the marker of a class: else of the one in hand."""
+    patch_id, slide_id = desk.assignment["patch_id"], desk.assignment["slide_id"]
     with study.science.read() as db:
-        signed = thresholds.current_threshold(db, desk.assignment["slide_id"], row["marker"], patch_id)
+        signed = {
+            class_id: thresholds.current_threshold(db, slide_id, row["marker"], patch_id)
+            for class_id, row in desk.classes.items()
+        }
 
-    def url(layer: str, window: Window) -> str | None:
-        if layer == "bright" and signed is None:
+    def url(layer: str, window: Window, class_id: int | None = None) -> str | None:
+        class_id = class_id or bench.class_in_hand(at, desk)
+        threshold = signed[class_id]
+        if layer == "bright" and threshold is None:
             return None
-        asked = View(patch_id, layer, window, row["marker"], view.contrast, view.tint)
-        return asked.url(version=f"-{signed['id']}" if signed and layer != "pas" else "")
+        marker = desk.classes[class_id]["marker"]
+        asked = View(patch_id, layer, window, marker, view.contrast, view.tint)
+        return asked.url(version=f"-{threshold['id']}" if threshold and layer != "pas" else "")
 
     return url
 
@@ -80,9 +85,10 @@ def work(study: Study, person_id: str, assignment_id: int) -> None:
     mine = queue_of(study, person_id)
     bar.show(at, desk, mine, go_to)
     with st.container(key="desk", horizontal=True, gap="small", wrap=False):
-        with st.container(key="panes", width=2 * view.pane_px + 16):
+        scene = bench.scene(at, desk, view, key, urls)
+        panes = 1 if scene.marker_url is None else 2
+        with st.container(key="panes", width=panes * (view.pane_px + 16) - 16):
             bar.pane_titles(desk, at, view)
-            scene = bench.scene(at, desk, view, key, urls)
             SURFACES[SURFACE](scene, lambda gestures: bench.take(at, desk, gestures))
             if desk.state.submitted:
                 panel.handed_in(at, desk, lambda: go_on(study, desk))

@@ -29,19 +29,23 @@ def choose(everything: list[dict[str, Any]]) -> dict[str, Any]:
     unsigned = [place for place, pair in enumerate(everything) if pair["signed"] is None]
     state = st.session_state
     # Where it starts is kept: signing must not jump to the next by itself.
-    state["pair"] = min(state.setdefault("pair_at", unsigned[0] if unsigned else 0), len(everything) - 1)
+    now = min(state.setdefault("pair_at", unsigned[0] if unsigned else 0), len(everything) - 1)
+    done = len(everything) - len(unsigned)
+    # A new chooser for every tick in its list: an older one would report a name that is gone.
+    key = f"pair_{now}_{done}"
     with st.container(horizontal=True, vertical_alignment="center"):
         st.selectbox(
             "Slide and marker",
             range(len(everything)),
-            key="pair",
+            index=now,
+            key=key,
             format_func=lambda place: parts.pair_name(everything[place]),
-            on_change=lambda: state.update(pair_at=state["pair"]),
+            on_change=lambda: state.update(pair_at=state.get(key, now)),
             label_visibility="collapsed",
             width=260,
         )
-        later = [place for place in unsigned if place > state["pair"]]
-        following = (later or [place for place in unsigned if place != state["pair"]] or [None])[0]
+        later = [place for place in unsigned if place > now]
+        following = (later or [place for place in unsigned if place != now] or [None])[0]
         st.button(
             "Next unsigned",
             key="next_unsigned",
@@ -50,9 +54,8 @@ def choose(everything: list[dict[str, Any]]) -> dict[str, Any]:
             disabled=following is None,
             on_click=lambda: state.update(pair_at=following),
         )
-        done = len(everything) - len(unsigned)
         st.progress(done / len(everything), text=f"{done} of {len(everything)} signed", width=220)
-    return everything[state["pair"]]
+    return everything[now]
 
 
 def value_in_hand(pair: dict[str, Any], found: dict[str, Any]) -> str:

@@ -14,6 +14,8 @@ from allinsam.errors import InputError
 from allinsam.masks import mask_to_polygons
 from webapp.surfaces.scene import Thing, Window
 
+# A window asked for by URL must not make a picture of gigabytes from a small patch.
+LARGEST_EMPTY_SIDE_PX = 1024
 MARGIN_GREY = 236  # beyond the patch
 HALO, DARK = (16, 16, 24), "#101018"
 # The marker is shown in grey: outlines keep their colour on it, also for colour-blind eyes.
@@ -35,6 +37,8 @@ def crop(image: np.ndarray, window: Window, fill: int = MARGIN_GREY) -> np.ndarr
     """The window of an image (H, W) or (H, W, 3), at the size of the pane."""
     height, width = image.shape[:2]
     x0, y0, side = window.x0, window.y0, window.side_px
+    if side > max(height, width, LARGEST_EMPTY_SIDE_PX):
+        raise InputError(f"A window of {side} px is larger than the patch of {width} x {height} px.")
     part = np.full((side, side, *image.shape[2:]), fill, image.dtype)
     left, top, right, bottom = max(0, x0), max(0, y0), min(width, x0 + side), min(height, y0 + side)
     if left < right and top < bottom:

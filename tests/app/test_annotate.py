@@ -194,7 +194,7 @@ def test_a_submitted_patch_is_only_looked_at_until_it_is_reopened(
         desk.do("nothing_here", class_id=class_id)
     desk.submit()
     page = open_page("annotate", role="annotator")
-    page.selectbox(key="patch_choice").set_value(1).run()
+    page.selectbox[0].set_value(1).run()
     assert surface.scene.tool == "none"
     assert "Handed in" in texts(page) and kinds(study)[-1] == "submit"
     page.button(key="reopen").click().run()

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 
@@ -37,6 +38,12 @@ SMALLEST_EDIT_SIDE_PX = 40
 EDIT_TOOLS = ("add", "erase", "lasso", "points")
 ARMS_WITH_MARKER = ("if", "threshold", "suggestion")
 ARMS_WITH_OUTLINE = ("threshold", "suggestion")
+
+
+class Urls(Protocol):
+    """A layer's address for a window of the patch, with the marker of a class (else of the one in hand)."""
+
+    def __call__(self, layer: str, window: Window, class_id: int | None = None) -> str | None: ...
 
 
 @dataclass
@@ -162,8 +169,8 @@ def tidy(bench: Bench, desk: Desk) -> None:
 
 
 def step_selection(bench: Bench, desk: Desk, step: int) -> None:
-    """Select the next (1) or the previous (-1) nucleus, round and round."""
-    ids = [thing.object_id for thing in visible(desk)]
+    """Select the next (1) or the previous (-1) nucleus of the list, round and round."""
+    ids = [thing.object_id for thing in sorted(visible(desk), key=lambda thing: thing.state != "proposed")]
     if ids:
         now = ids.index(bench.selected) if bench.selected in ids else (-1 if step > 0 else 0)
         bench.selected = ids[(now + step) % len(ids)]
@@ -303,7 +310,7 @@ def scene(
     desk: Desk,
     view: ViewSettings,
     key: str,
-    urls: Callable[[str, Window], str | None],
+    urls: Urls,
 ) -> Scene:
     """What the surface shows. `urls` gives a layer's address, None where this person may not see it."""
     window = window_of(bench, desk, view.pane_px)

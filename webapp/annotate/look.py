@@ -6,6 +6,8 @@ from typing import Any
 
 import streamlit as st
 
+# Streamlit disables its buttons while the server is away, the canvas would go on taking boxes: nobody
+# must draw what cannot be saved.
 STYLE = """<style>
 .stMainBlockContainer { padding: 4.1rem 1rem .5rem 1rem; }
 .stMainBlockContainer > .stVerticalBlock { gap: .4rem; }
@@ -34,6 +36,12 @@ STYLE = """<style>
 .loupe { display: flex; gap: 6px; }
 .loupe span { position: relative; width: 90px; height: 90px; }
 .loupe img { position: absolute; top: 0; left: 0; border-radius: .2rem; }
+.st-key-things { max-height: 9.4rem; overflow-y: auto; }
+.stApp:has(.st-key-submit button:disabled) .st-key-pas_pane { pointer-events: none; }
+.stApp:has(.st-key-submit button:disabled) .st-key-pas_pane::after { position: absolute; inset: 0;
+    content: "No connection to the server. All that is saved is safe. Drawing goes on when it is back.";
+    z-index: 30; background: rgba(255, 255, 255, .82); padding: 30% 20%; font-weight: 600;
+    text-align: center; }
 .st-key-things .stButtonGroup button, .st-key-things button { min-height: 1.7rem; padding: 0 .45rem; }
 .steps { display: flex; gap: 1.6rem; background: #e9f4f5; border-left: .3rem solid #0d6b7a;
     padding: .4rem .8rem; border-radius: .3rem; }

@@ -1,6 +1,7 @@
 """Beside and below the panes: the nuclei drawn so far, the selected one, and handing the patch in."""
 
 import html
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -10,9 +11,9 @@ from allinsam.acts import ObjectState
 from allinsam.workflow.desk import Desk
 from webapp import views
 from webapp.annotate import bench as benches
-from webapp.annotate.bench import Bench, attempt
+from webapp.annotate.bench import Bench, Urls, attempt
 from webapp.clock import local_time
-from webapp.surfaces.scene import Scene, Thing, Window, window_at
+from webapp.surfaces.scene import Scene, Thing, window_at
 
 MARKS = {"proposed": "○", "accepted": "✓", "rejected": "✕"}
 STATES = {"proposed": "to check", "accepted": "kept", "rejected": "dropped"}
@@ -46,7 +47,7 @@ def status(desk: Desk, mine: list[dict[str, Any]]) -> None:
     st.html(f'<div class="saved" role="status"><b>✓</b> {saved}</div>{progress}')
 
 
-def show(bench: Bench, desk: Desk, scene: Scene, urls: Callable[[str, Window], str | None]) -> None:
+def show(bench: Bench, desk: Desk, scene: Scene, urls: Urls) -> None:
     if bench.trouble:
         st.error(bench.trouble)
     _things(bench, desk, scene)
@@ -79,16 +80,20 @@ def _things(bench: Bench, desk: Desk, scene: Scene) -> None:
         )
     if not scene.things:
         return
-    names = {thing.object_id: _name(thing) for thing in scene.things}
-    st.session_state["picked"] = bench.selected
-    with st.container(key="things", height=150 if len(names) > 12 else "content", border=False):
+    # Those to check first: of many nuclei only the first rows are in view.
+    ordered = sorted(scene.things, key=lambda thing: thing.state != "proposed")
+    names = {thing.object_id: _name(thing) for thing in ordered}
+    # New pills whenever a name changes: older ones may still report a name that is gone.
+    key = f"picked_{zlib.crc32('/'.join(names.values()).encode())}"
+    st.session_state[key] = bench.selected
+    with st.container(key="things"):
         st.pills(
             "Nuclei",
             list(names),
-            key="picked",
+            key=key,
             format_func=names.__getitem__,
             label_visibility="collapsed",
-            on_change=lambda: setattr(bench, "selected", st.session_state["picked"]),
+            on_change=lambda: setattr(bench, "selected", st.session_state.get(key)),
             disabled=bench.edited is not None,
         )
 
@@ -98,9 +103,7 @@ def _name(thing: Thing) -> str:
     return f"{thing.letter}{thing.number} {MARKS[thing.state]}{doubt}"
 
 
-def _card(
-    bench: Bench, desk: Desk, scene: Scene, thing: ObjectState, urls: Callable[[str, Window], str | None]
-) -> None:
+def _card(bench: Bench, desk: Desk, scene: Scene, thing: ObjectState, urls: Urls) -> None:
     """The selected nucleus: enlarged, its doubts, and what can be done with it."""
     shown = next(t for t in scene.things if t.object_id == thing.object_id)
     name = html.escape(desk.classes[thing.class_id]["name"])
@@ -132,7 +135,7 @@ def _card(
         _actions(bench, desk, thing)
 
 
-def _loupe(desk: Desk, shown: Thing, thing: ObjectState, urls: Callable[[str, Window], str | None]) -> None:
+def _loupe(desk: Desk, shown: Thing, thing: ObjectState, urls: Urls) -> None:
     box = benches.extent(thing)
     if box is None:
         return
@@ -142,7 +145,7 @@ def _loupe(desk: Desk, shown: Thing, thing: ObjectState, urls: Callable[[str, Wi
     over = views.data_url(views.overlay_svg([shown], window, boxes=True, tags=False))
     cells = []
     for layer in ("pas", "marker"):
-        url = urls(layer, window)
+        url = urls(layer, window, thing.class_id)
         if url is not None and (layer == "pas" or desk.assignment["guidance"] in benches.ARMS_WITH_MARKER):
             size = f'width="{LOUPE_PX}" height="{LOUPE_PX}" alt=""'
             cells.append(f'<span><img src="{html.escape(url)}" {size}><img src="{over}" {size}></span>')
