@@ -244,7 +244,7 @@ def test_the_contour_arm_draws_outlines_by_hand(
     token = signed_in_token(arm, "annotator", PERSON)
     monkeypatch.setenv(session.STUDY_VARIABLE, str(arm.folder))
     page = open_page("annotate", token=token)
-    assert surface.scene.tool == "lasso" and "Draw round" in texts(page)
+    assert surface.scene.tool == "lasso" and "Draw round each podocyte nucleus" in texts(page)
     angles = np.linspace(0, 2 * np.pi, 60, endpoint=False)
     x, y = PODOCYTES[0]
     surface.does(page, Stroked(np.column_stack([x + 10 * np.cos(angles), y + 10 * np.sin(angles)])))

@@ -17,7 +17,7 @@ STYLE = """<style>
 .st-key-card_title { flex-wrap: nowrap; }
 .st-key-desk { align-items: flex-start; }
 .st-key-panes { flex: none; gap: .15rem; }
-.st-key-panel { min-width: 188px; gap: .3rem; }
+.st-key-panel { min-width: 188px; max-width: 340px; gap: .3rem; }
 .st-key-card { gap: .3rem; }
 .st-key-titles .stSlider { padding: 0; margin: -.35rem 0 -.5rem 0; }
 .st-key-titles [data-testid="stSliderTickBar"] { display: none; }

@@ -55,10 +55,9 @@ def show(bench: Bench, desk: Desk, scene: Scene, urls: Urls) -> None:
     if selected is not None:
         _card(bench, desk, scene, selected, urls)
     elif not scene.things and not desk.state.submitted:
-        colour = desk.classes[bench.class_id]["name"]
-        st.html(
-            f'<p class="hint">Drag a box round each {html.escape(colour)} nucleus in the left picture.</p>'
-        )
+        name = html.escape(desk.classes[bench.class_id]["name"])
+        how = "Draw round" if bench.tool == "lasso" else "Drag a box round"
+        st.html(f'<p class="hint">{how} each {name} nucleus in the stained picture.</p>')
 
 
 def _things(bench: Bench, desk: Desk, scene: Scene) -> None:
