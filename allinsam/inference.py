@@ -21,6 +21,8 @@ RUN_FILE = "run.json"
 WEIGHTS_FILE = "adapter.safetensors"
 # Resolution at which the pixel lengths below are given (20x).
 REFERENCE_UM_PER_PX = 0.5
+# Probabilities of equal classes may differ by as much.
+ROUNDING = 1e-5
 EIGHT_NEIGHBOURS = np.ones((3, 3), bool)
 
 
@@ -193,10 +195,12 @@ def pad_to_frame(image: torch.Tensor, frame: int) -> torch.Tensor:
 def cut_instances(
     probabilities: np.ndarray, um_per_px: float | None = None, settings: InstanceSettings | None = None
 ) -> list[np.ndarray]:
-    """One int32 label image per class of probabilities (C, H, W); no pixel belongs to two classes.
+    """One int32 label image per class of probabilities (C, H, W), apart from each other.
 
     With `whole_objects` a nucleus goes as a whole to the class of the highest mean probability; without, each
-    contested pixel goes to the surer class, and a nucleus that two classes share falls into parts.
+    contested pixel goes to the surer class, and a nucleus that two classes share falls into parts. Only where
+    classes are equal but for rounding, as in an untrained network, does each of them get it: the order of the
+    classes must not decide.
     """
     settings = settings or InstanceSettings()
     scale = 1.0 if um_per_px is None else REFERENCE_UM_PER_PX / um_per_px
@@ -206,12 +210,11 @@ def cut_instances(
     if settings.whole_objects:
         objects = drop_small(split_objects(foreground, peak_distance), min_area)
         means = np.stack([mean_per_instance(probability, objects) for probability in probabilities])
-        owner = means.argmax(0)
-        return [_keep_ids(objects, owner == index) for index in range(len(probabilities))]
-    winner = probabilities.argmax(0)
+        return [_keep_ids(objects, mean >= means.max(0) - ROUNDING) for mean in means]
+    highest = probabilities.max(0) - ROUNDING
     return [
-        drop_small(split_objects(foreground & (winner == index), peak_distance), min_area)
-        for index in range(len(probabilities))
+        drop_small(split_objects(foreground & (probability >= highest), peak_distance), min_area)
+        for probability in probabilities
     ]
 
 

@@ -100,6 +100,17 @@ def test_a_nucleus_goes_as_a_whole_to_its_likeliest_class():
     assert one.max() == 1 and two.max() == 1
 
 
+@pytest.mark.parametrize("whole_objects", [True, False])
+def test_classes_that_are_equal_both_get_the_nucleus(whole_objects):
+    """An untrained network's maps are the same for every class: its first class is not the better one."""
+    probability = np.where(disc((40, 40), (20, 20), 8), 0.9, 0.1).astype(np.float32)
+    one, two = cut_instances(
+        np.stack([probability, probability + np.float32(1e-7)]),
+        settings=InstanceSettings(whole_objects=whole_objects),
+    )
+    assert one.max() == 1 and np.array_equal(one, two)
+
+
 def test_touching_nuclei_are_split_and_single_ones_are_not():
     mask = disc((60, 80), (30, 25), 9) | disc((60, 80), (30, 41), 9) | disc((60, 80), (10, 70), 7)
     probability = np.where(mask, 0.9, 0.1).astype(np.float32)[None]

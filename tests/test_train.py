@@ -101,6 +101,16 @@ def test_a_finished_folder_predicts_with_the_best_weights(finished):
     assert model.instances == InstanceSettings(**run["instances"])
 
 
+def test_without_validation_the_last_stage_is_kept(tmp_path, monkeypatch):
+    """However large its loss: adapter and corrective losses are no common scale."""
+    corrective = train_module.corrective_loss
+    monkeypatch.setattr(train_module, "corrective_loss", lambda *args: 10 + corrective(*args))
+    short = replace(QUICK, adapter_epochs=1, corrective_epochs=1)
+    result = train(short, [drawn_patch(0)], tmp_path, loaded=tiny_backbone())
+    first, last = result.history
+    assert first["val"] is None and result.best == last and last["stage"] == "corrective"
+
+
 def test_loss_falls_on_one_batch():
     torch.manual_seed(0)
     network = AdaptedSam(tiny_backbone(), ["a", "b"])

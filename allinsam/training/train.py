@@ -330,11 +330,15 @@ class _Run:
 
     def result(self, state: str) -> TrainingResult:
         best = self.progress.best
-        chosen = max(best.values(), key=lambda row: row["selection"]) if best else {}
+        if any(row["val"] is None for row in best.values()):
+            # The stages' training losses are no common scale: the last stage has the last word.
+            chosen = list(best.values())[-1]
+        else:
+            chosen = max(best.values(), key=lambda row: row["selection"]) if best else {}
         return TrainingResult(self.folder, state, chosen, self.progress.history, self.progress.seconds)
 
     def finish(self) -> None:
-        """Keep the best weights of all stages and what is needed to use them; drop the rest."""
+        """Write the best weights of all stages and what is needed to use them."""
         result = self.result("done")
         weights = load_file(self._best_file(result.best["stage"]))
         write_weights(self.folder / WEIGHTS_FILE, weights)
