@@ -1,5 +1,6 @@
 """The real ASGI application: who gets what, sign-in and sign-out, foreign pages, headers."""
 
+import asyncio
 import importlib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -134,6 +135,25 @@ def test_an_open_websocket_ends_with_the_sign_in(
             while True:
                 socket.receive_bytes()
     assert end.value.code == gate.SIGNED_OUT_CODE
+
+
+def test_a_busy_websocket_ends_with_the_sign_in_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "WEBSOCKET_RECHECK_S", 0.02)
+    sent = []
+
+    async def message_every_ms() -> dict:
+        await asyncio.sleep(0.001)
+        return {"type": "websocket.receive", "bytes": b"a gesture"}
+
+    async def send(message: dict) -> None:
+        sent.append(message)
+
+    async def visit() -> list[str]:
+        receive = gate.until_signed_out(message_every_ms, send, lambda: False)
+        return [(await receive())["type"] for _ in range(200)]
+
+    assert "websocket.disconnect" in asyncio.run(visit())
+    assert sent[0] == {"type": "websocket.close", "code": gate.SIGNED_OUT_CODE}
 
 
 @pytest.mark.parametrize(

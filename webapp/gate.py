@@ -4,9 +4,11 @@ import asyncio
 import base64
 import hashlib
 import re
+import time
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from sqlite3 import OperationalError
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -51,6 +53,9 @@ class Gate:
             person = _put_person(scope)
         except AllinsamError as error:
             return await PlainTextResponse(str(error), 503)(scope, receive, send)
+        except OperationalError as error:  # full or read-only disk, damaged file
+            text = f"The study's folder cannot be used now: {error}. Tell the study lead."
+            return await PlainTextResponse(text, 503)(scope, receive, send)
         if scope["method"] not in SAFE_METHODS and not same_site(Headers(scope=scope)):
             refusal = PlainTextResponse(
                 "This request did not come from this app's own pages. Open the app anew and try again.", 403
@@ -63,7 +68,7 @@ class Gate:
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             allowed = _put_person(scope) is not None and same_site(Headers(scope=scope))
-        except AllinsamError:
+        except (AllinsamError, OperationalError):
             allowed = False
         if not allowed:
             await receive()
@@ -84,13 +89,18 @@ def same_site(headers: Headers) -> bool:
 
 def until_signed_out(receive: Receive, send: Send, still_in: Callable[[], bool]) -> Receive:
     """A `receive` that ends an open websocket within seconds of the end of its sign-in."""
+    checked_at = time.monotonic()
 
     async def receive_while_signed_in() -> Message:
+        nonlocal checked_at
         waiting = asyncio.ensure_future(receive())
         while True:
-            done, _ = await asyncio.wait({waiting}, timeout=WEBSOCKET_RECHECK_S)
-            if done:
+            # Counted over messages too: a busy page would never leave a gap long enough.
+            left_s = checked_at + WEBSOCKET_RECHECK_S - time.monotonic()
+            done, _ = await asyncio.wait({waiting}, timeout=max(0.0, left_s))
+            if done and left_s > 0:
                 return waiting.result()
+            checked_at = time.monotonic()
             if not still_in():
                 waiting.cancel()
                 await send({"type": "websocket.close", "code": SIGNED_OUT_CODE})
