@@ -123,6 +123,8 @@ def test_a_browser_keeps_a_picture_until_what_it_shows_changes(study: Study, vis
         ("/api/patches/1/view.png?layer=gold", 400, "'gold'"),
         ("/api/patches/1/view.png?px=100000", 400, "px = 100000"),
         ("/api/patches/1/view.png?side=nan", 400, "side"),
+        ("/api/patches/1/view.png?side=100000", 400, "larger than the patch"),
+        (f"/api/patches/{10**30}/view.png", 404, "No patch"),
         ("/api/patches/1/view.png?x0=left", 400, "'left'"),
         ("/api/patches/1/view.png?layer=marker&marker=CD31", 404, "CD31"),
         ("/api/patches/1/view.png?layer=marker&marker=WT1&tint=pink", 400, "'pink'"),

@@ -96,6 +96,8 @@ def _asked_view(request: Request) -> View:
     layer = query.get("layer", "pas")
     if layer not in LAYERS:
         raise InputError(f"Unknown layer {layer!r}. Choose one of {', '.join(LAYERS)}.")
+    if request.path_params["patch_id"] >= 2**63:  # more than the store's numbers hold
+        raise NotFoundError(f"No patch {request.path_params['patch_id']} in this study.")
     side, px = _number(query, "side", 512, 1, 100_000), _number(query, "px", 512, 1, LARGEST_PANE_PX)
     x0, y0 = (_number(query, name, 0, -100_000, 1_000_000) for name in ("x0", "y0"))
     threshold = _number(query, "threshold", 0.0, 0, 65_535) if "threshold" in query else None
