@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from allinsam.errors import InputError, NotAllowedError
+from allinsam.errors import InputError, NotAllowedError, NotFoundError
 from allinsam.masks import decode_rle, encode_rle
 from allinsam.records import Act
 from allinsam.store import Study, assignments
@@ -106,6 +106,15 @@ def test_evidence_from_nowhere_is_refused_before_an_accept_would_fail_on_it(
     )
     with pytest.raises(InputError, match="not there"):
         record_acts(study, first_assignment(study), PERSON, [outline])
+
+
+def test_no_empty_study_takes_the_place_of_one_that_was_moved_away(study: Study) -> None:
+    moved = study.science.path.rename(study.folder / "elsewhere.sqlite")
+    with pytest.raises(NotFoundError, match="is gone"):
+        next_assignment(study, PERSON)
+    assert not study.science.path.exists()
+    moved.rename(study.science.path)
+    assert next_assignment(study, PERSON) is not None
 
 
 def test_somebody_elses_assignment_is_refused(study: Study) -> None:

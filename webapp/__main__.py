@@ -19,7 +19,7 @@ from sqlite3 import OperationalError
 from types import FrameType
 
 from allinsam.accounts import INVITED_GROUPS, invite
-from allinsam.errors import AllinsamError, InputError
+from allinsam.errors import AllinsamError, InputError, NotFoundError
 from allinsam.jobs import beat_as, list_views, submit
 from allinsam.locking import only_one
 from allinsam.store import Study, open_study
@@ -176,7 +176,7 @@ def anybody_can_sign_in(folder: Path) -> bool:
     try:
         with Study(folder).server.read() as db:
             return any(account["has_password"] for account in list_accounts(db))
-    except OperationalError:
+    except (NotFoundError, OperationalError):
         return False
 
 

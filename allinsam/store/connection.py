@@ -10,7 +10,7 @@ from pathlib import Path
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
-from allinsam.errors import InputError
+from allinsam.errors import InputError, NotFoundError
 
 BUSY_TIMEOUT_S = 10.0
 
@@ -61,7 +61,7 @@ class DatabaseFile:
 
     def create_or_migrate(self) -> None:
         """Bring the file to the newest schema; refuse a file written by a newer version."""
-        db = self._connect()
+        db = self._connect(create=True)
         try:
             applied = {migration.name for migration in self.migrations.applied(db)}
             known = {migration.name for migration in self.migrations._migrations}
@@ -75,8 +75,17 @@ class DatabaseFile:
         finally:
             db.conn.close()
 
-    def _connect(self) -> Database:
-        conn = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+    def _connect(self, create: bool = False) -> Database:
+        # Not connect(path): for a file that was moved away it would leave an empty one in its place.
+        address = f"{self.path.resolve().as_uri()}?mode={'rwc' if create else 'rw'}"
+        try:
+            conn = sqlite3.connect(address, timeout=BUSY_TIMEOUT_S, isolation_level=None, uri=True)
+        except sqlite3.OperationalError as error:
+            if self.path.exists():
+                raise
+            raise NotFoundError(
+                f"{self.path} is gone. Put it back, and stop the app before moving it."
+            ) from error
         db = Database(conn)
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
