@@ -19,7 +19,7 @@ from allinsam.workflow import labels, learning, reporting
 from allinsam.workflow.demo import DemoSettings, build_demo
 from benchmarks.report import figure, print_report
 
-LABELS = ("expert", "expert, shuffled classes", "untrained")
+LABELS = ("expert", "expert, shuffled", "untrained")
 
 
 def say(done: float, total: float, message: str, detail: Any = None) -> None:
