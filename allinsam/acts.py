@@ -42,7 +42,9 @@ LARGEST_PAYLOAD_BYTES = 5_000_000  # the run-length code of pure noise on 2048 x
 LARGEST_NUMBER = 1e15
 ORIGINS_OF_DRAWN = ("drawn", "imported")
 CARRIES_EVIDENCE = frozenset({"mask_shown", "mask_edit", "class"})
-CHANGES_CLASSES = frozenset({"box", "submit", *CLASS_STATE_OF_KIND})
+# Acts that put a nucleus into a class, and so take back that there is none.
+PUTS_INTO_CLASS = frozenset({"box", "class", "mask_edit"})
+CHANGES_CLASSES = frozenset({"submit", *PUTS_INTO_CLASS, *CLASS_STATE_OF_KIND})
 SETTLED = ("complete", "nothing_here", "unsure", "skipped")
 
 
@@ -205,7 +207,9 @@ class Replay:
             self._step_classes(act)
 
     def _step_classes(self, act: Act) -> None:
-        if act.kind == "box":
+        if act.kind in PUTS_INTO_CLASS:
+            if act.payload.get("class_id") is None:
+                return
             if self._class_states.get(int(act.payload["class_id"])) == "nothing_here":
                 del self._class_states[int(act.payload["class_id"])]
         elif act.kind in CLASS_STATE_OF_KIND:
@@ -229,6 +233,8 @@ def _object_after(thing: ObjectState | None, act: Act) -> ObjectState | None:
         box = tuple(float(v) for v in payload["box"])
         return ObjectState(act.object_id or "", int(payload["class_id"]), "proposed", box, box, asked=act_id)
     if act.kind == "mask_edit" and thing is None:
+        if "class_id" not in payload:  # it mended an object whose box has been taken back since
+            return None
         drawn = ObjectState(act.object_id or "", int(payload["class_id"]), "proposed", origin="drawn")
         return _with_mask(drawn, payload, payload.get("origin", "drawn"))
     if thing is None:
@@ -300,7 +306,7 @@ def validate(act: Act, state: AssignmentState, class_ids: Iterable[int], size_hw
     where = _where(act)
     if act.kind not in ACT_KINDS:
         return
-    if state.submitted and act.kind in UNDOABLE - {"submit"}:
+    if state.submitted and act.kind in UNDOABLE:
         raise InputError(f"{where}: this patch is submitted. Reopen it first to change it.")
     if act.kind in NEEDS_OBJECT:
         _validate_object(act, state, set(class_ids), size_hw, where)

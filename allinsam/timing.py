@@ -8,7 +8,8 @@ took, and
 - a gap counts for `idle_cutoff_s` at most: reading without moving is work, but a coffee is not;
 - from `blur` until the next act that a person makes is one gap, whatever the page shows meanwhile;
 - from `pause` to `resume` nothing counts;
-- the gap before a `load` does not count: nobody was on the page, and its clock starts anew.
+- the gap before a `load`, or to an act of another `client`, does not count: each page load has a clock of
+  its own.
 
 The cut-off is a choice, so report a result at several (15, 30, 60, 120 s): the acts are kept, not their sum.
 """
@@ -58,11 +59,14 @@ def _counted_gaps(acts: Sequence[Mapping], idle_cutoff_s: float) -> Iterator[tup
             f"An idle cut-off of {idle_cutoff_s} s is not usable. Give seconds above 0, such as 60."
         )
     before_ms: float | None = None
+    client: object = None
     paused, away = False, False
     held_ms = 0.0  # time away so far, not yet capped
     for act in acts:
         kind, now_ms = act["kind"], _client_ms(act)
-        gap_ms = 0.0 if before_ms is None or kind == "load" else max(0.0, now_ms - before_ms - _model_ms(act))
+        starts_anew = before_ms is None or kind == "load" or act.get("client") != client
+        client = act.get("client")
+        gap_ms = 0.0 if starts_anew else max(0.0, now_ms - before_ms - _model_ms(act))
         before_ms = now_ms
         if kind == "load":
             paused, away, held_ms = False, False, 0.0

@@ -194,3 +194,27 @@ def test_an_answer_to_a_box_that_is_gone_changes_nothing() -> None:
     validate(shown(1, 1, "gone"), Replay().state, [1], SIZE)
     state, rows = replay([shown(1, 1, "gone")])
     assert state.objects == {} and rows == []
+
+
+def test_an_edit_of_a_box_taken_back_changes_nothing():
+    rle = {"size": [4, 4], "counts": "052"}
+    acts = [
+        Act("c", 1, "box", 1.0, {"class_id": 1, "box": [0, 0, 2, 2]}, "a"),
+        Act("c", 2, "mask_edit", 2.0, {"mask": rle, "tool": "polygon"}, "a"),
+        Act("c", 3, "undo", 3.0, {"act": ["c", 1]}),
+    ]
+    state, rows = replay(acts)
+    assert state.objects == {} and rows == []
+
+
+@pytest.mark.parametrize("kind", ["box", "class", "mask_edit"])
+def test_a_nucleus_put_into_a_class_takes_back_that_there_is_none(kind):
+    rle = {"size": [4, 4], "counts": "052"}
+    into = {"class_id": 2, "box": [0, 0, 2, 2], "mask": rle, "tool": "polygon"}
+    acts = [
+        Act("c", 1, "box", 1.0, {"class_id": 1, "box": [0, 0, 2, 2]}, "a"),
+        Act("c", 2, "nothing_here", 2.0, {"class_id": 2}),
+        Act("c", 3, kind, 3.0, into, "a" if kind == "class" else "b"),
+    ]
+    assert replay(acts[:2])[0].class_states == {2: "nothing_here"}
+    assert replay(acts)[0].class_states == {}

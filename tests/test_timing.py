@@ -163,3 +163,15 @@ def test_an_act_without_a_clock_and_a_cut_off_of_nothing_are_refused():
         active_seconds([{"kind": "box", "client_ms": None}])
     with pytest.raises(InputError, match="cut-off"):
         active_seconds(TWO_NUCLEI, idle_cutoff_s=0)
+
+
+def test_two_pages_have_two_clocks():
+    acts = [
+        {"kind": "load", "client": "a", "client_ms": 1_000.0, "payload": {}},
+        {"kind": "box", "client": "a", "client_ms": 4_000.0, "payload": {}, "object_id": "1"},
+        {"kind": "load", "client": "b", "client_ms": 900_000.0, "payload": {}},
+        {"kind": "accept", "client": "a", "client_ms": 5_000.0, "payload": {}, "object_id": "1"},
+        {"kind": "submit", "client": "a", "client_ms": 7_000.0, "payload": {}},
+    ]
+    # 3 s to the box, none across the clocks, 2 s to the submission.
+    assert active_seconds(acts) == 5.0

@@ -153,3 +153,22 @@ def test_words_become_recipes_and_bad_ones_are_named(study):
         recipe_of("expert", masks="sharp")
     kept = json.loads(json.dumps(LabelRecipe(group="expert").__dict__))
     assert LabelRecipe.from_dict(kept) == LabelRecipe(group="expert")
+
+
+def test_few_slides_are_dealt_by_glomerulus(tmp_path):
+    few = small_study(tmp_path / "few", slides=2, patches_per_slide=3)
+    with few.science.write() as db:
+        for patch in images.list_patches(db):
+            # Two patches of each slide show one glomerulus.
+            number = 1 if patch["name"].endswith(("p1", "p2")) else 2
+            db["patch"].update(patch["id"], {"glomerulus": f"g{number}"})
+    split_id = make_split(few, seed=4)
+    with few.science.read() as db:
+        parts = runs.split_parts(db, split_id)
+        patches = images.list_patches(db)
+    by_glomerulus = {}
+    for patch in patches:
+        key = (patch["slide_id"], patch["glomerulus"])
+        by_glomerulus.setdefault(key, set()).add(parts[patch["id"]])
+    assert len(by_glomerulus) == 4 and all(len(found) == 1 for found in by_glomerulus.values())
+    assert set(parts.values()) == {"train", "val", "test"}

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from sqlite_utils import Database
 
 from allinsam.errors import InputError, NotFoundError
 from allinsam.files import write_file
@@ -31,29 +32,43 @@ def make_split(study: Study, seed: int = 1) -> int:
     """Deal whole slides into train, val and test (6:1:3), per condition; the same seed gives the same split.
 
     A patch never shares its slide with another part. Slides with all markers go to val and test
-    first, so that every class is scored. A study with fewer than three slides is split by patch,
-    and the rule says so.
+    first, so that every class is scored. A study with fewer than three slides is split by glomerulus
+    (by patch where none is named), and the rule says so.
     """
     with study.science.read() as db:
         patches = images.list_patches(db)
         markers = images.slide_markers(db)
-    by_slide = len({patch["slide_id"] for patch in patches}) >= 3
-    rule = f"{'slide' if by_slide else 'patch'} 6:1:3 of {len(patches)}"
+    unit, unit_of = _units(patches)
+    rule = f"{unit} 6:1:3 of {len(patches)}"
     with study.science.read() as db:
         known = runs.find_split(db, rule, seed)
     if known is not None:
         return known
-    if len(patches) < 3:
-        raise InputError(f"A split needs at least 3 patches; this study has {len(patches)}. Import more.")
-    unit = "slide_id" if by_slide else "id"
+    if len(set(unit_of.values())) < 3:
+        raise InputError(
+            f"A split needs at least 3 slides, glomeruli or patches apart; this study has "
+            f"{len(set(unit_of.values()))}. Import more."
+        )
     count = {row["slide_id"]: 0 for row in markers}
     for row in markers:
         count[row["slide_id"]] += 1
-    conditions = {patch[unit]: patch["condition"] for patch in patches}
-    richness = {patch[unit]: count.get(patch["slide_id"], 0) for patch in patches}
+    conditions = {unit_of[patch["id"]]: patch["condition"] for patch in patches}
+    richness = {unit_of[patch["id"]]: count.get(patch["slide_id"], 0) for patch in patches}
     part_of = deal_parts(conditions, richness, seed)
     with study.science.write() as db:
-        return runs.add_split(db, rule, seed, {patch["id"]: part_of[patch[unit]] for patch in patches})
+        return runs.add_split(db, rule, seed, {p: part_of[of] for p, of in unit_of.items()})
+
+
+def _units(patches: Sequence[Mapping[str, Any]]) -> tuple[str, dict[int, int]]:
+    """What is dealt as one piece, and patch id -> its piece: slides, or glomeruli where slides are few."""
+    if len({patch["slide_id"] for patch in patches}) >= 3:
+        return "slide", {patch["id"]: patch["slide_id"] for patch in patches}
+    first: dict[tuple[int, str], int] = {}
+    unit_of = {}
+    for patch in patches:
+        name = patch["glomerulus"] or f"patch {patch['id']}"
+        unit_of[patch["id"]] = first.setdefault((patch["slide_id"], name), patch["id"])
+    return ("glomerulus" if any(patch["glomerulus"] for patch in patches) else "patch"), unit_of
 
 
 def deal_parts(conditions: Mapping[int, str], richness: Mapping[int, int], seed: int) -> dict[int, str]:
@@ -147,16 +162,17 @@ def freeze_labels(study: Study, recipe: LabelRecipe, cache: EmbeddingCache | Non
 
     A class that is neither complete nor "nothing here" is missing, never empty.
     """
-    chosen = _choose_assignments(study, recipe)
+    # One read: a patch that is reopened meanwhile is in as it was, or not at all.
+    with study.science.read() as db:
+        chosen = _choose_assignments(db, recipe)
+        names = {c["id"]: c["name"] for c in study_store.list_classes(db)}
+        rows = {a: act_store.current_annotations(db, a) for a in {c["assignment_id"] for c in chosen}}
+        patches = {patch["id"]: patch for patch in images.list_patches(db)}
     if not chosen:
         raise InputError(
             f"No finished patch matches the labels {recipe.title!r}. Let {recipe.group or 'them'} submit "
             "at least one patch, or choose other labels."
         )
-    with study.science.read() as db:
-        names = {c["id"]: c["name"] for c in study_store.list_classes(db)}
-        rows = {a: act_store.current_annotations(db, a) for a in {c["assignment_id"] for c in chosen}}
-        patches = {patch["id"]: patch for patch in images.list_patches(db)}
     if recipe.masks == "weak" and cache is None:
         raise InputError("Weak labels run SAM on every box; give an embedding cache.")
     lines, members = [], []
@@ -185,18 +201,17 @@ def freeze_labels(study: Study, recipe: LabelRecipe, cache: EmbeddingCache | Non
         return runs.add_label_set(db, asdict(recipe), sha256, members)
 
 
-def _choose_assignments(study: Study, recipe: LabelRecipe) -> list[dict[str, Any]]:
+def _choose_assignments(db: Database, recipe: LabelRecipe) -> list[dict[str, Any]]:
     """The (assignment, class) claims a recipe takes: per patch one finished person, drawn by the seed."""
-    with study.science.read() as db:
-        claims = [
-            row
-            for row in queue.all_assignment_classes(db)
-            if row["assignment_state"] == "submitted"
-            and row["state"] in ("complete", "nothing_here")
-            and row["purpose"] in recipe.purposes
-            and (row["guidance"] in recipe.guidances or row["group"] == "truth")
-            and (row["group"] == recipe.group or row["person_id"] in (recipe.people or ()))
-        ]
+    claims = [
+        row
+        for row in queue.all_assignment_classes(db)
+        if row["assignment_state"] == "submitted"
+        and row["state"] in ("complete", "nothing_here")
+        and row["purpose"] in recipe.purposes
+        and (row["guidance"] in recipe.guidances or row["group"] == "truth")
+        and (row["group"] == recipe.group or row["person_id"] in (recipe.people or ()))
+    ]
     chosen = []
     for patch_id in sorted({claim["patch_id"] for claim in claims}):
         finished = sorted({c["assignment_id"] for c in claims if c["patch_id"] == patch_id})
