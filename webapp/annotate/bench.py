@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from sqlite3 import OperationalError
 from typing import Protocol
 
 import numpy as np
@@ -89,6 +90,9 @@ def attempt(bench: Bench, what: Callable[..., object], *args: object, **kwargs: 
         what(*args, **kwargs)
     except AllinsamError as error:
         bench.trouble = str(error)
+        return False
+    except OperationalError as error:  # full disk, or somebody else holds the file for long
+        bench.trouble = f"Not saved: {error}. Try again; if it stays so, tell the study lead."
         return False
     return True
 
