@@ -42,8 +42,12 @@ def status(desk: Desk, mine: list[dict[str, Any]]) -> None:
     done = sum(row["state"] == "submitted" for row in mine)
     saved = html.escape(saved_line(desk))
     progress = f'<div class="counts">{done} of {len(mine)} patches handed in</div>'
-    if not desk.state.submitted and not desk.open_points():
-        progress += '<div class="ready">Nothing is open. Found all? Hand it in.</div>'
+    # Outlines of a class that was set aside may still wait; they are not handed in as nuclei.
+    waiting = any(thing.state == "proposed" for thing in desk.state.objects.values())
+    if not desk.state.submitted and not desk.open_points() and not waiting:
+        progress += '<div class="ready">All checked. Boxed every nucleus? Then hand it in.</div>'
+    elif not desk.state.submitted and not desk.open_points():
+        progress += '<div class="ready">Can be handed in; outlines still to check do not count.</div>'
     st.html(f'<div class="saved" role="status"><b>✓</b> {saved}</div>{progress}')
 
 
