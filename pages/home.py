@@ -44,6 +44,12 @@ def show_own_work(study: Study, person: SignedIn) -> None:
             number = min(mine.finished + 1, mine.assigned)
             verb = "Continue" if following["state"] == "open" else "Start"
             label = f"{verb}: patch {following['patch']} ({number} of {mine.assigned})"
+            # What waits behind the button, for who has never drawn here.
+            if not mine.finished:
+                st.markdown(
+                    "A patch is a small picture of stained kidney tissue. You mark cell nuclei, the dark "
+                    "spots, in it. The page says how, and every step is saved at once."
+                )
             page_button(person, "annotate", label, primary=True)
         st.progress(mine.finished / mine.assigned, text=f"{mine.finished} of {mine.assigned} patches done")
         minutes = own_minutes(str(study.folder), person.person_id, annotation_state(study))
