@@ -25,7 +25,7 @@ from allinsam.training import train as train_module
 from allinsam.training.calibration import starting_instances
 from allinsam.training.checkpoints import STATE_FILE
 from allinsam.training.dataset import TrainingPatch, class_names_of, prepare_patch, random_batches
-from allinsam.training.settings import TrainingSettings
+from allinsam.training.settings import AUTHORS, TrainingSettings
 from allinsam.training.train import batch_loss, train, validate
 from tests.tiny import tiny_backbone
 
@@ -250,6 +250,15 @@ def test_an_unknown_setting_is_refused_and_known_ones_go_round():
     assert TrainingSettings.from_dict(QUICK.to_dict()) == QUICK
     with pytest.raises(InputError, match="'learning_rat'"):
         TrainingSettings.from_dict({"learning_rat": 1e-3})
+
+
+def test_the_authors_recipe_differs_from_the_default_where_it_should():
+    given = {name for name, value in AUTHORS.to_dict().items() if value != TrainingSettings().to_dict()[name]}
+    assert given == {
+        "backbone", "adapter_width", "adapter_epochs", "corrective_epochs", "learning_rate",
+        "decoder_learning_rate", "augmentation", "calibrate", "precision",
+    }  # fmt: skip
+    assert (AUTHORS.mocl_mode, AUTHORS.k, AUTHORS.mocl_base, AUTHORS.batch_size) == ("average", 100, 1.5, 1)
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,8 @@ def test_a_class_with_nothing_there_counts_as_labelled(tmp_path) -> None:
 def test_without_a_run_the_time_is_a_guess(empty_study: Study) -> None:
     settings = TrainingSettings(adapter_epochs=10, corrective_epochs=5)
     estimate = estimate_training(empty_study, settings, [10, 20])
-    expected = GUESSED_SECONDS["compact"] * 15 * 0.6 * 30 / 60
+    # Three networks are scored on 0.3 of 20 patches, each at the cost of one epoch.
+    expected = GUESSED_SECONDS["compact"] * (15 * 0.6 * 30 + 3 * 0.3 * 20) / 60
     assert (estimate.minutes, estimate.measured) == (pytest.approx(expected), False)
 
 
@@ -73,9 +74,10 @@ def test_with_a_run_the_time_follows_its_pace(study: Study) -> None:
     estimate = estimate_training(study, settings, [10])
     # 4 slides of 2 patches: one slide of each condition for test, one for validation, one to train on.
     assert estimate.measured
-    assert estimate.minutes == pytest.approx(40 / (4 * 2) * 4 * 6 / 60)
+    assert estimate.minutes == pytest.approx(40 / (4 * 2) * (4 * 6 + 2 * 3) / 60)
 
 
 def test_no_training_is_estimated_longer_than_its_budget(study: Study) -> None:
     settings = TrainingSettings(adapter_epochs=10_000, budget_minutes=3)
-    assert estimate_training(study, settings, [10, 10]).minutes == 6
+    scoring = 40 / (4 * 2) * 3 * 3 / 60
+    assert estimate_training(study, settings, [10, 10]).minutes == pytest.approx(6 + scoring)

@@ -93,3 +93,18 @@ class TrainingSettings:
     @property
     def corrective(self) -> CorrectiveSettings:
         return CorrectiveSettings(self.mocl_mode, self.k, self.mocl_base, self.dice_weights_denominator)
+
+
+# The released recipe, for comparison: the largest encoder, one learning rate, nothing added. MOCL came with
+# other code, whose second half of 101 epochs stands for its stage here; nothing released joins the two.
+AUTHORS = TrainingSettings(
+    backbone="vit_h",
+    adapter_width=None,
+    adapter_epochs=500,
+    corrective_epochs=51,
+    learning_rate=2e-4,
+    decoder_learning_rate=2e-4,
+    augmentation=False,
+    calibrate=False,
+    precision="float32",
+)

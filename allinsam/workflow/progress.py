@@ -127,7 +127,9 @@ class Estimate:
 
 
 def estimate_training(study: Study, settings: TrainingSettings, label_patches: Sequence[int]) -> Estimate:
-    """Minutes to train once on each of these numbers of labelled patches, at most the budget each."""
+    """Minutes to train once on each of these numbers of labelled patches, at most the budget each, and to
+    score the runs and the untrained network on the test patches.
+    """
     with study.science.read() as db:
         pace = next(
             (p for run in reversed(runs.list_runs(db)) if (p := _pace(db, run, settings.backbone))), None
@@ -137,6 +139,9 @@ def estimate_training(study: Study, settings: TrainingSettings, label_patches: S
     share = SHARES["train"] / sum(SHARES.values())
     limit = settings.budget_minutes or float("inf")
     minutes = sum(min(limit, seconds * epochs * max(1, n * share) / 60.0) for n in label_patches)
+    tested = max(label_patches, default=0) * SHARES["test"] / sum(SHARES.values())
+    # Finding the nuclei of a patch, with its frames overlapping by half, costs about one epoch of it.
+    minutes += (len(label_patches) + 1) * tested * seconds / 60.0
     return Estimate(minutes, pace is not None)
 
 

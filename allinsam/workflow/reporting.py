@@ -136,15 +136,18 @@ def times_by_assignment(study: Study) -> pd.DataFrame:
 
 
 def times_by_person(study: Study) -> pd.DataFrame:
-    """Per person: patches, objects, median seconds per object, median active minutes per patch."""
+    """Per person and over submitted patches: their number, objects, median seconds per object and minutes."""
     return summarise_times(*work_times(study))
 
 
 def summarise_times(by_patch: pd.DataFrame, by_object: pd.DataFrame) -> pd.DataFrame:
-    """The tables of `work_times` per person."""
+    """The tables of `work_times` per person; a patch that is still open has no time yet."""
     columns = ["person_id", "group", "patches", "objects", "median_s_per_object", "median_min_per_patch"]
+    by_patch = by_patch[by_patch["state"] == "submitted"]
     if by_patch.empty:
         return pd.DataFrame(columns=columns)
+    done = by_patch.set_index(["person_id", "patch"]).index
+    by_object = by_object[by_object.set_index(["person_id", "patch"]).index.isin(done)]
     table = (
         by_patch.groupby(["person_id", "group"])
         .agg(patches=("patch", "nunique"), objects=("objects", "sum"), active=("active_s", "median"))

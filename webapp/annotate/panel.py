@@ -65,21 +65,22 @@ def show(bench: Bench, desk: Desk, scene: Scene, urls: Urls) -> None:
 
 
 def _things(bench: Bench, desk: Desk, scene: Scene) -> None:
-    waiting = desk.acceptable()
+    doubtful = {thing.object_id for thing in scene.things if thing.doubtful}
+    waiting = [object_id for object_id in desk.acceptable() if object_id not in doubtful]
     counts = [sum(thing.state == state for thing in scene.things) for state in STATES]
     if scene.things:
         text = ", ".join(f"{n} {name}" for n, name in zip(counts, STATES.values(), strict=True) if n)
         st.html(f'<div class="counts">{text}</div>')
     if len(waiting) > 1 and not desk.state.submitted:
         st.button(
-            f"Keep all {len(waiting)}",
+            f"Keep {len(waiting)} clear ones" if doubtful else f"Keep all {len(waiting)}",
             key="accept_all",
             icon=":material/done_all:",
             shortcut="Shift+A",
             width="stretch",
             on_click=attempt,
             args=(bench, desk.accept, waiting),
-            help="Keep every outline that is still dashed. One undo takes all of them back.",
+            help="Keep every dashed outline but those with a ?, which want a look. One undo takes all back.",
         )
     if not scene.things:
         return
