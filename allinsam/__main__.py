@@ -92,9 +92,18 @@ def threshold(args: argparse.Namespace) -> Result:
     from allinsam.workflow.preparing import sign_thresholds
 
     study = open_study(args.study)
-    signed = sign_thresholds(study, args.method, args.person) if args.method else []
+    signed = sign_thresholds(study, args.method, _person_id(study, args.person)) if args.method else []
     with study.science.read() as db:
         return {"signed": signed, "thresholds": thresholds.list_thresholds(db)}
+
+
+def _person_id(study: Any, name: str) -> str:
+    """The pseudonym of somebody with this sign-in name; a pseudonym stays as it is."""
+    from allinsam.store import accounts
+
+    with study.server.read() as db:
+        account = accounts.find_account(db, name)
+    return account["person_id"] if account else name
 
 
 def embed(args: argparse.Namespace) -> Result:
@@ -316,7 +325,7 @@ def _threshold_arguments(sub: argparse.ArgumentParser) -> None:
     from allinsam.thresholding import THRESHOLDS
 
     sub.add_argument("--method", choices=sorted(THRESHOLDS), default=None, help="sign where none is signed")
-    sub.add_argument("--person", default="lead", help="who signs")
+    sub.add_argument("--person", default="lead", help="who signs: a sign-in name or pseudonym")
 
 
 def _weights_arguments(sub: argparse.ArgumentParser) -> None:

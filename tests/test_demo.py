@@ -19,6 +19,7 @@ from allinsam.workflow.annotating import marker_evidence
 from allinsam.workflow.checking import verify
 from allinsam.workflow.demo import NEWCOMER, TRUTH, build_demo
 from allinsam.workflow.reporting import agreement_tables, objects_table, ratings
+from tests.studies import small_study
 from tests.tiny_demo import TINY, steps_reported, tiny_demo
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -154,3 +155,14 @@ def test_bad_input_is_one_line_and_exit_2(study, capsys, arguments, said):
     assert main([*arguments, *where]) == 2
     printed = capsys.readouterr()
     assert printed.out == "" and said in printed.err and len(printed.err.strip().splitlines()) == 1
+
+
+def test_somebody_signs_thresholds_under_their_own_name(tmp_path, capsys):
+    unsigned = small_study(tmp_path / "study", signed=False)
+    where = ["--study", str(unsigned.folder), "--json"]
+    assert main(["people", *where, "--add", "Ana", "--role", "lead", "--group", "expert"]) == 0
+    added = json.loads(capsys.readouterr().out)
+    pseudonym = next(person["id"] for person in added["people"] if person["name"] == "Ana")
+    assert main(["threshold", *where, "--method", "otsu", "--person", "ana"]) == 0
+    signed = json.loads(capsys.readouterr().out)["thresholds"]
+    assert len(signed) == 4 and {row["signed_by"] for row in signed} == {pseudonym}
