@@ -16,6 +16,7 @@ from skimage.segmentation import watershed
 from allinsam.errors import InputError, ModelError
 from allinsam.sam.adapter import AdaptedSam
 from allinsam.sam.backbones import Backbone, LoadedBackbone, load_backbone
+from allinsam.sam.frames import frame_starts
 
 RUN_FILE = "run.json"
 WEIGHTS_FILE = "adapter.safetensors"
@@ -126,14 +127,6 @@ def frame_zoom(backbone: Backbone, size_hw: tuple[int, int], um_per_px: float | 
     if um_per_px is None or backbone.um_per_px is None:
         return 1.0
     return um_per_px / backbone.um_per_px
-
-
-def frame_starts(length: int, frame: int, overlap: float = 0.0) -> list[int]:
-    """Offsets of the fewest frames that cover `length`; neighbours share at least `overlap` of a frame."""
-    if length <= frame:
-        return [0]
-    count = int(np.ceil((length - frame) / (frame * (1.0 - overlap)))) + 1
-    return [round(start) for start in np.linspace(0, length - frame, count)]
 
 
 @torch.inference_mode()

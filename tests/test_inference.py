@@ -9,7 +9,6 @@ from allinsam.errors import InputError, ModelError
 from allinsam.inference import (
     InstanceSettings,
     cut_instances,
-    frame_starts,
     frame_zoom,
     load_run,
     mean_per_instance,
@@ -17,6 +16,7 @@ from allinsam.inference import (
     predict_probabilities,
     untrained_model,
 )
+from allinsam.sam.frames import frame_starts
 from allinsam.training.checkpoints import write_weights
 from tests.tiny import tiny_backbone
 

@@ -54,8 +54,8 @@ def cover(backbone: Backbone, size_hw: tuple[int, int]) -> tuple[Frame, ...]:
     frame_px = backbone.frame_px
     return tuple(
         Frame(x0, y0, *(min(width, frame_px), min(height, frame_px)) * 2)
-        for y0 in _starts(height, frame_px)
-        for x0 in _starts(width, frame_px)
+        for y0 in frame_starts(height, frame_px, MIN_OVERLAP)
+        for x0 in frame_starts(width, frame_px, MIN_OVERLAP)
     )
 
 
@@ -101,9 +101,12 @@ def _fitted(x0: int, y0: int, width: int, height: int, frame_px: int) -> Frame:
     return Frame(x0, y0, width, height, *scaled)
 
 
-def _starts(length: int, frame_px: int) -> list[int]:
-    """Where frames start along one axis: evenly spread, none beyond the end."""
+def frame_starts(length: int, frame_px: int, overlap: float = 0.0) -> list[int]:
+    """Offsets of the fewest frames that cover `length`, evenly spread, none beyond the end.
+
+    Neighbours share at least `overlap` of a frame.
+    """
     if length <= frame_px:
         return [0]
-    count = math.ceil((length - frame_px) / (frame_px * (1 - MIN_OVERLAP))) + 1
+    count = math.ceil((length - frame_px) / (frame_px * (1.0 - overlap))) + 1
     return [round(start) for start in np.linspace(0, length - frame_px, count)]

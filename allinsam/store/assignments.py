@@ -93,6 +93,15 @@ def all_assignment_classes(db: Database) -> list[dict[str, Any]]:
     )
 
 
+def finished_classes(db: Database) -> list[dict[str, Any]]:
+    """The rows of `all_assignment_classes` that may teach and be scored: handed in, and complete or empty."""
+    return [
+        row
+        for row in all_assignment_classes(db)
+        if row["assignment_state"] == "submitted" and row["state"] in ("complete", "nothing_here")
+    ]
+
+
 def set_progress(
     db: Database, assignment_id: int, state: str, class_states: dict[int, str], submitted_at: str | None
 ) -> None:

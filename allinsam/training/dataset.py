@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from allinsam.errors import InputError
-from allinsam.inference import frame_starts, pad_to_frame, resize_image
+from allinsam.inference import pad_to_frame, resize_image
+from allinsam.sam.frames import frame_starts
 
 PARTS = ("train", "val")
 # Optical density of grey levels: Beer-Lambert, so a factor on it is more or less of the same stain.

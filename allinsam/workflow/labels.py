@@ -205,10 +205,8 @@ def _choose_assignments(db: Database, recipe: LabelRecipe) -> list[dict[str, Any
     """The (assignment, class) claims a recipe takes: per patch one finished person, drawn by the seed."""
     claims = [
         row
-        for row in queue.all_assignment_classes(db)
-        if row["assignment_state"] == "submitted"
-        and row["state"] in ("complete", "nothing_here")
-        and row["purpose"] in recipe.purposes
+        for row in queue.finished_classes(db)
+        if row["purpose"] in recipe.purposes
         and (row["guidance"] in recipe.guidances or row["group"] == "truth")
         and (row["group"] == recipe.group or row["person_id"] in (recipe.people or ()))
     ]

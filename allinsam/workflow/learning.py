@@ -12,9 +12,10 @@ import pandas as pd
 from allinsam.errors import InputError, NotAllowedError, NotFoundError
 from allinsam.files import write_file
 from allinsam.imaging import encode_labels, read_channel, read_rgb
-from allinsam.inference import RunModel, load_run, predict_patch, untrained_model
+from allinsam.inference import WEIGHTS_FILE, RunModel, load_run, predict_patch, untrained_model
 from allinsam.metrics import score_all
 from allinsam.sam.backbones import LoadedBackbone, load_backbone
+from allinsam.sam.download import sha256_of_file
 from allinsam.sam.embeddings import EmbeddingCache
 from allinsam.sam.segmenter import Segmenter
 from allinsam.store import Study, images, runs
@@ -101,7 +102,7 @@ def train_run(
         with study.science.write() as db:
             runs.update_run(db, run_id, state="cancelled")
         return run_id
-    weights = hashlib.sha256((folder / "adapter.safetensors").read_bytes()).hexdigest()
+    weights = sha256_of_file(folder / WEIGHTS_FILE)
     with study.science.write() as db:
         runs.update_run(db, run_id, state="finished", weights_sha256=weights)
     return run_id

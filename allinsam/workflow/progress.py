@@ -95,13 +95,7 @@ def _progress_of(person: Mapping[str, Any], assignments: Sequence[Mapping[str, A
 def label_standing(study: Study) -> list[dict[str, Any]]:
     """Per group and class: people and patches with finished labels, and their objects."""
     with study.science.read() as db:
-        claims = [
-            row
-            for row in queue.all_assignment_classes(db)
-            if row["assignment_state"] == "submitted"
-            and row["state"] in ("complete", "nothing_here")
-            and row["purpose"] == "production"
-        ]
+        claims = [row for row in queue.finished_classes(db) if row["purpose"] == "production"]
         objects = act_store.object_counts(db)
     rows = []
     for group, class_name in sorted({(c["group"], c["class_name"]) for c in claims}):

@@ -37,11 +37,8 @@ def ratings(study: Study) -> dict[str, dict[str, dict[str, np.ndarray]]]:
     with study.science.read() as db:
         claims = [
             row
-            for row in queue.all_assignment_classes(db)
-            if row["assignment_state"] == "submitted"
-            and row["state"] in ("complete", "nothing_here")
-            and row["purpose"] in PEOPLES_PURPOSES
-            and row["group"] != "truth"
+            for row in queue.finished_classes(db)
+            if row["purpose"] in PEOPLES_PURPOSES and row["group"] != "truth"
         ]
         objects = act_store.current_annotations(db)
         patches = {patch["id"]: patch for patch in images.list_patches(db)}
