@@ -1,5 +1,8 @@
 """The compact SAM, position-free: a patch of any size is encoded once, each prompt decoded on a crop of it.
 
+The embedding holds SAM's tokens and, folded into further channels, features of the stem at stride 4: the
+decoder adds them as it brings a mask to stride 2, so that outlines keep what tokens of 8 px blur.
+
 The decoder works on a rectangle of tokens cut from the patch's embedding and placed in SAM's frame of 256 px
 (32 x 32 tokens of 8 px): a crop of 16 x 16 tokens sits in the frame's middle, one of 32 x 32 fills it.
 
@@ -18,6 +21,8 @@ FRAME_PX = 256
 PATCH_PX = 8
 MASK_STRIDE_PX = 2
 CROP_TOKENS = 16
+FINE_WIDTH = 32  # channels at stride 4 that reach the decoder
+FINE_STAGE = 6  # layers of the stem before them
 PRIOR_LIMIT = 4.0
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
@@ -46,6 +51,9 @@ class ConvStem(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
+        self.fine = nn.Conv2d(96, FINE_WIDTH, 1)
+        nn.init.zeros_(self.fine.weight)
+        nn.init.zeros_(self.fine.bias)
         self.net = nn.Sequential(
             nn.Conv2d(3, 32, 3, stride=2, padding=1),
             nn.GELU(),
@@ -61,12 +69,68 @@ class ConvStem(nn.Module):
         )
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.net(image).permute(0, 2, 3, 1)
+        return self.stages(image)[0]
+
+    def stages(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens (B, H/8, W/8, width), and fine features folded to their grid (B, 4 * FINE_WIDTH, H/8, W/8)."""
+        halfway = self.net[:FINE_STAGE](image)
+        fine = nn.functional.pixel_unshuffle(self.fine(halfway), 2)
+        return self.net[FINE_STAGE:](halfway).permute(0, 2, 3, 1), fine
+
+
+class CompactEncoder(ImageEncoderViT):
+    """SAM's encoder whose embedding (B, 256, h, w) also holds the stem's fine features."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        tokens, fine = self.patch_embed.stages(image)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return torch.cat([self.neck(tokens.permute(0, 3, 1, 2)), fine], dim=1)
+
+
+class CompactDecoder(MaskDecoder):
+    """SAM's decoder with the fine features added at stride 4; every prompt may bring a crop of its own."""
+
+    def __init__(self, **options: object) -> None:
+        super().__init__(**options)
+        self.mix_4 = nn.Conv2d(FINE_WIDTH, FINE_WIDTH, 3, padding=1)
+        self.mix_2 = nn.Conv2d(FINE_WIDTH // 2, FINE_WIDTH // 2, 3, padding=1)
+        for mix in (self.mix_4, self.mix_2):
+            nn.init.zeros_(mix.weight)
+            nn.init.zeros_(mix.bias)
+
+    def upscale(self, source: Tensor, fine: Tensor) -> Tensor:
+        """Features (n, 16, 4h, 4w) at stride 2 from tokens (n, 128, h, w) and folded fine features."""
+        first, norm, activation, second, _ = self.output_upscaling
+        coarse = activation(norm(first(source) + nn.functional.pixel_shuffle(fine, 2)))
+        upscaled = activation(second(coarse + self.mix_4(coarse)))
+        return upscaled + self.mix_2(upscaled)
+
+    def predict_masks(
+        self,
+        image_embeddings: Tensor,
+        image_pe: Tensor,
+        sparse_prompt_embeddings: Tensor,
+        dense_prompt_embeddings: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """As SAM's, for one embedding (1, 256, h, w) of all prompts or one of each (n, 256, h, w)."""
+        n = len(sparse_prompt_embeddings)
+        tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight]).expand(n, -1, -1)
+        tokens = torch.cat([tokens, sparse_prompt_embeddings], dim=1)
+        source = image_embeddings[:, : self.transformer_dim] + dense_prompt_embeddings
+        found, source_out = self.transformer(source, image_pe.expand(n, -1, -1, -1), tokens)
+        source_out = source_out.transpose(1, 2).reshape(source.shape)
+        upscaled = self.upscale(source_out, image_embeddings[:, self.transformer_dim :])
+        kernels = torch.stack(
+            [mlp(found[:, 1 + number]) for number, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1
+        )
+        masks = torch.einsum("nkc,nchw->nkhw", kernels, upscaled)
+        return masks, self.iou_prediction_head(found[:, 0])
 
 
 def build_compact_v2() -> Sam:
     """The untrained model; `image_encoder` takes any size that is a multiple of 8 px."""
-    encoder = ImageEncoderViT(
+    encoder = CompactEncoder(
         img_size=FRAME_PX,
         patch_size=PATCH_PX,
         embed_dim=192,
@@ -81,6 +145,7 @@ def build_compact_v2() -> Sam:
         out_chans=128,
     )
     encoder.patch_embed = ConvStem(192)
+    encoder.neck.insert(0, ContextMixer(192))
     frame_tokens = FRAME_PX // PATCH_PX
     prompts = PromptEncoder(
         embed_dim=128,
@@ -88,7 +153,7 @@ def build_compact_v2() -> Sam:
         input_image_size=(FRAME_PX, FRAME_PX),
         mask_in_chans=16,
     )
-    decoder = MaskDecoder(
+    decoder = CompactDecoder(
         num_multimask_outputs=3,
         transformer=TwoWayTransformer(depth=2, embedding_dim=128, mlp_dim=512, num_heads=8),
         transformer_dim=128,
@@ -122,7 +187,7 @@ def decode_crops(
 ) -> tuple[Tensor, Tensor]:
     """Mask logits (n, h*4, w*4) at stride 2 and predicted IoU (n,) from one crop of the embedding per prompt.
 
-    features: (n, 128, h, w), each prompt's own crop; h and w at most 32.
+    features: (n, 256, h, w), each prompt's own crop; h and w at most 32.
     boxes: (n, 4) xyxy px of the CROP; points: coordinates (n, k, 2) px of the crop and labels (n, k).
     prior: (n, 1, 4h, 4w) prior logits, or None. With no prompt at all every nucleus of the crop is meant.
     offset_tokens: (row, column) of the crop in the frame; by default its middle.
@@ -145,12 +210,11 @@ def decode_crops(
     else:
         dense = prompt_encoder.mask_downscaling(prior)
     position = prompt_encoder.get_dense_pe()[:, :, top : top + rows, left : left + columns]
-    # SAM's decoder repeats one image for all prompts; beside a zero image each brings its crop as `dense`.
     logits, iou = sam.mask_decoder(
-        image_embeddings=torch.zeros_like(position),
+        image_embeddings=features,
         image_pe=position,
         sparse_prompt_embeddings=sparse,
-        dense_prompt_embeddings=features + dense,
+        dense_prompt_embeddings=dense,
         multimask_output=False,
     )
     return logits[:, 0], iou[:, 0]

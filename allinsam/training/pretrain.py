@@ -162,7 +162,7 @@ def draw_window(
     else:
         image = images[rng.integers(len(images))]
         labels, nuclear = image.labels, image.nuclear
-        wanted_px = np.exp(rng.uniform(np.log(11), np.log(42)))
+        wanted_px = np.exp(rng.uniform(np.log(10), np.log(44)))
         scale = float(np.clip(wanted_px / image.diameter_px, 0.45, 2.2))
     matrix = warp_matrix(rng, labels.shape, scale, size_hw)
     valid = warp(np.ones(labels.shape, np.uint8), matrix, size_hw, smooth=False).astype(bool)
@@ -213,7 +213,7 @@ def jitter(rng: np.random.Generator, boxes: np.ndarray, size_hw: tuple[int, int]
     """Boxes as people draw them: tight, outward by whole px, or loosely by a share of their size."""
     side = np.concatenate([boxes[:, 2:] - boxes[:, :2]] * 2, axis=1)
     outward = np.array([-1, -1, 1, 1])
-    kind = rng.choice(3, size=(len(boxes), 1), p=[0.45, 0.38, 0.17])
+    kind = rng.choice(3, size=(len(boxes), 1), p=[0.50, 0.38, 0.12])
     px = rng.integers(0, np.where(rng.random((len(boxes), 1)) < 0.6, 5, 3) + 1, size=boxes.shape)
     share = rng.uniform(-0.08, 0.28, boxes.shape) * side
     moved = boxes + outward * np.where(kind == 0, 0, np.where(kind == 1, px, share))
@@ -379,7 +379,7 @@ def mask_loss(logits: Tensor, iou: Tensor, truth: Tensor, weight: Tensor) -> Ten
         mask, real = (logits > 0) & (weight > 0), (truth > 0.5) & (weight > 0)
         union = (mask | real).sum((1, 2))
         true_iou = (mask & real).sum((1, 2)) / union.clamp(min=1)
-    return 2 * entropy + dice.mean() + 0.5 * (iou.float() - true_iou).square().mean()
+    return 2 * entropy + dice.mean() + 2 * (iou.float() - true_iou).square().mean()
 
 
 def prompt_loss(sam: Sam, batch: Batch, features: Tensor, rng: np.random.Generator) -> Tensor:

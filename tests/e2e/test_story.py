@@ -75,6 +75,9 @@ def draw_and_keep(page: Page, study: Study, assignment_id: int, box: np.ndarray)
     expect(page.get_by_role("button", name=re.compile(r"^Keep Shortcut"))).to_be_enabled(timeout=PATIENT)
     page.keyboard.press("a")
     wait_until(lambda: act_kinds(study, assignment_id).count("accept") > before.count("accept"), "the keep")
+    # The page says so too: until then its Keep button is still that of this nucleus.
+    kept = act_kinds(study, assignment_id).count("accept")
+    expect(page.locator(".counts", has_text=f"{kept} kept")).to_be_visible(timeout=PATIENT)
 
 
 def open_annotate(page: Page, live: LiveServer) -> None:
