@@ -116,14 +116,20 @@ def embed(args: argparse.Namespace) -> Result:
 
 
 def weights(args: argparse.Namespace) -> Result:
-    """Download a published SAM's weights, or go on with a download that was cut off."""
-    from allinsam.sam.backbones import ensure_weights
+    """Download a published SAM's weights, or go on with a download that was cut off; compile its encoder."""
+    from allinsam.sam import openvino_encoder
+    from allinsam.sam.backbones import BACKBONES, ensure_weights, load_backbone
 
     def say(done: int, total: int | None) -> None:
         printer.report(done, total or 0, f"{done / 1e6:.0f} MB of {args.backbone}")
 
     printer = Printer()
-    return {"backbone": args.backbone, "path": str(ensure_weights(args.backbone, progress=say))}
+    path = ensure_weights(args.backbone, progress=say)
+    compiled = None
+    if openvino_encoder.is_installed() and BACKBONES[args.backbone].whole_patch:
+        printer.report(0, 1, f"compiling {args.backbone} for this processor, a minute or two")
+        compiled = str(openvino_encoder.prepare(load_backbone(args.backbone, reference=True)))
+    return {"backbone": args.backbone, "path": str(path), "compiled": compiled}
 
 
 def segment(args: argparse.Namespace) -> Result:

@@ -35,3 +35,10 @@ def use_threads(default: int) -> int:
     threads = wanted_threads(default)
     torch.set_num_threads(threads)
     return threads
+
+
+def quick_bf16(device_type: str) -> bool:
+    """Whether this machine multiplies bfloat16 in hardware, at half the time; elsewhere it is emulated."""
+    if device_type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

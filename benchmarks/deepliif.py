@@ -94,7 +94,8 @@ def box_dice(study: Study, patch_id: int, truth: Truth, seeds: list[int | None])
             boxes = jitter_boxes(boxes, LOOSE_PX, truth.labels.shape, np.random.default_rng(seed))
         answers = masks_for_boxes(study, cache, patch_id, MARKER, boxes)
         masks = [decode_rle(answer["mask"]) for answer in answers]
-        ellipses = [inscribed_ellipse(box, truth.labels.shape) for box in boxes]
+        whole = (slice(0, truth.labels.shape[0]), slice(0, truth.labels.shape[1]))
+        ellipses = [inscribed_ellipse(box, whole) for box in boxes]
         for name, shapes in (("masks", masks), ("ellipses", ellipses)):
             pairs = zip(shapes, truth.ids, strict=True)
             found[name].append(float(np.mean([dice(mask, truth.labels == number) for mask, number in pairs])))

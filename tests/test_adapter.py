@@ -3,8 +3,8 @@ import torch
 
 from allinsam.errors import InputError, ModelError
 from allinsam.sam.adapter import AdaptedSam, PromptAdapter, high_frequencies
-from allinsam.sam.backbones import Backbone, LoadedBackbone
-from allinsam.sam.compact import build_compact
+from allinsam.sam.backbones import load_backbone
+from allinsam.sam.compact import decode_crops
 from tests.tiny import tiny_backbone
 
 # Embedding linear, high-frequency convolution, block linears, up linear, total: the published sizes.
@@ -112,17 +112,15 @@ def test_classes_start_as_copies_of_mask_token_0_and_learn_apart():
 
 
 def test_fits_the_convolution_stem_of_the_compact_model():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        sam = build_compact()
-    row = Backbone("compact", "", build_compact, 256, 8, False, None, True, 6, "", "")
-    model = AdaptedSam(LoadedBackbone(row, sam, "", torch.device("cpu")), ["podocyte", "mesangial"])
+    model = AdaptedSam(load_backbone("compact"), ["podocyte", "mesangial"])
     with torch.no_grad():
         output = model(frames(model, 1))
     assert output.logits.shape == (1, 2, 128, 128)
     assert output.embedding.shape == (1, 16, 128, 128)
     # 192 wide, 6 deep, tokens of 8 px, width 6.
     assert count(model.adapter) == (192 * 6 + 6) + (3 * 64 * 6 + 6) + 6 * (36 + 6) + (6 * 192 + 192)
+    names = set(model.trained_state())
+    assert "decoder.mix_2.weight" in names and not any(name.startswith("encoder.") for name in names)
 
 
 def test_normalise_is_sams_own():
@@ -151,3 +149,15 @@ def test_weights_go_round_and_foreign_ones_are_refused():
 def test_class_names_must_be_unique_and_present(names):
     with pytest.raises(InputError, match="unique"):
         AdaptedSam(tiny_backbone(), names)
+
+
+def test_compact_adapter_starts_from_what_the_model_finds_without_prompts():
+    loaded = load_backbone("compact", reference=True)
+    model = AdaptedSam(loaded, ["nucleus"]).eval()
+    torch.nn.init.zeros_(model.adapter.up.weight)
+    torch.nn.init.zeros_(model.adapter.up.bias)
+    images = frames(model, 1)
+    with torch.no_grad():
+        output = model(images)
+        expected, _ = decode_crops(loaded.sam, loaded.sam.image_encoder(images))
+    torch.testing.assert_close(output.logits[:, 0], expected, atol=1e-4, rtol=1e-4)

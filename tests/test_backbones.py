@@ -36,8 +36,14 @@ def test_row_says_what_its_encoder_is(name):
     assert row.name == name
     assert sam.image_encoder.img_size == row.frame_px
     assert sam.prompt_encoder.image_embedding_size == (tokens, tokens)
-    assert tuple(sam.image_encoder.pos_embed.shape[1:3]) == (tokens, tokens)
-    assert row.adapter_width == sam.image_encoder.pos_embed.shape[-1] // 32
+    width = sam.image_encoder.blocks[0].norm1.normalized_shape[0]
+    assert row.adapter_width == width // 32
+    if row.whole_patch:
+        assert tuple(sam.image_encoder.pos_embed.shape[1:]) == (tokens, tokens, width)
+    else:
+        # No place of its own: any part of a patch looks the same to it.
+        assert sam.image_encoder.pos_embed is None
+        assert row.crop_px % row.patch_px == 0 and row.crop_px <= row.frame_px
 
 
 @pytest.mark.parametrize("name", [name for name in BACKBONES if BACKBONES[name].weights_url])
@@ -53,12 +59,24 @@ def test_official_weights_have_an_address_and_a_whole_hash(name):
 def test_compact_loads_with_its_published_weights():
     loaded = load_backbone("compact")
     assert loaded.weights_sha256 == BACKBONES["compact"].weights_sha256
-    assert sum(value.numel() for value in loaded.sam.parameters()) == 4_100_448
+    assert sum(value.numel() for value in loaded.sam.parameters()) == 4_391_792
     assert {value.dtype for value in loaded.sam.state_dict().values()} == {torch.float32}
     assert loaded.device == torch.device("cpu")
     assert not loaded.sam.training
-    stored = load_file(weights_path("compact"))["image_encoder.pos_embed"].float()
-    assert torch.equal(loaded.sam.image_encoder.pos_embed, stored)
+    name = "image_encoder.patch_embed.fine.weight"
+    assert torch.equal(loaded.sam.state_dict()[name], load_file(weights_path("compact"))[name].float())
+
+
+def test_encoder_computes_quicker_unless_the_reference_is_asked_for():
+    quick, reference = load_backbone("compact"), load_backbone("compact", reference=True)
+    pixels = torch.randn(1, 3, 128, 192)
+    with torch.no_grad():
+        expected = reference.sam.image_encoder(pixels)
+        found = quick.sam.image_encoder(pixels)
+    assert type(quick.sam.image_encoder.blocks[0].attn) is not type(
+        reference.sam.image_encoder.blocks[0].attn
+    )
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", [name for name in BACKBONES if name != "compact"])
@@ -74,11 +92,12 @@ def test_architecture_of_a_file_is_told_from_its_tensors(name, tmp_path):
 def test_compact_file_under_another_name_is_known(tmp_path):
     path = tmp_path / "fine_tuned.safetensors"
     tensors = load_file(weights_path("compact"))
-    tensors["image_encoder.pos_embed"] += 1
+    tensors["image_encoder.patch_embed.fine.bias"] += 1
     save_file(tensors, path)
     loaded = load_backbone(str(path))
     assert loaded.backbone.name == "compact"
-    assert torch.equal(loaded.sam.image_encoder.pos_embed, tensors["image_encoder.pos_embed"].float())
+    bias = loaded.sam.image_encoder.patch_embed.fine.bias
+    assert torch.equal(bias, tensors["image_encoder.patch_embed.fine.bias"].float())
 
 
 def test_missing_tensor_is_named(tmp_path):

@@ -51,7 +51,6 @@ def test_a_patch_is_computed_once_and_then_remembered(cache, segmenter):
     first = cache.get(patch())
     assert cache.get(patch()) is first
     assert segmenter.embedded == 1
-    assert first.frames == segmenter.embed(patch()).frames
 
 
 def test_another_process_reads_the_file_and_gets_the_same_masks(cache, segmenter):
@@ -166,3 +165,13 @@ def test_folder_that_cannot_be_written_is_no_obstacle(tmp_path, segmenter, caplo
 def test_image_of_another_kind_is_refused(cache):
     with pytest.raises(InputError, match="RGB as uint8"):
         cache.get(np.zeros((5, 5)))
+
+
+def test_files_of_other_weights_are_dropped_and_ones_own_kept(cache, tmp_path):
+    cache.get(patch())
+    other = EmbeddingCache(cache.folder, Segmenter(tiny_backbone(seed=1)))
+    other.get(patch())
+    assert len(list(cache.folder.iterdir())) == 2
+    assert other.drop_stale() == 1
+    assert only_file(other) == other.path(other.key(patch()))
+    assert EmbeddingCache(tmp_path / "none", cache.segmenter).drop_stale() == 0

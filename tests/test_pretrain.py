@@ -10,7 +10,7 @@ import torch
 
 import allinsam.sam  # noqa: F401  (makes segment_anything importable)
 from allinsam.errors import InputError, ModelError
-from allinsam.sam.compact_v2 import build_compact_v2, crop_origins, decode_crops, ellipse_prior, tokens_for
+from allinsam.sam.compact import build_compact, crop_origins, decode_crops, ellipse_prior
 from allinsam.training import pretrain
 from allinsam.training.pretrain import PretrainSettings, RealImage, Run, Window
 from allinsam.training.pretraining_tissue import render, simulate_frame
@@ -19,7 +19,7 @@ from allinsam.training.pretraining_tissue import render, simulate_frame
 @pytest.fixture(scope="module")
 def sam():
     torch.manual_seed(0)
-    return build_compact_v2().eval()
+    return build_compact().eval()
 
 
 @pytest.fixture
@@ -100,14 +100,27 @@ def test_jittered_boxes_are_tight_or_looser_and_inside():
     boxes = pretrain.jitter(rng, tight, (128, 256))
     assert boxes.min() >= 0
     untouched = np.all(boxes == tight, axis=1).mean()
-    assert 0.4 < untouched < 0.55
+    assert 0.45 < untouched < 0.6
     assert np.all(boxes[:, 3] >= 70 - 0.08 * 20) and np.all(boxes[:, 3] <= 70 + 0.28 * 20)
 
 
 def test_crop_origins_follow_the_box_and_stay_inside():
     boxes = torch.tensor([[0.0, 0.0, 20.0, 20.0], [240.0, 240.0, 272.0, 272.0], [500.0, 500.0, 512.0, 512.0]])
     assert crop_origins(boxes, (64, 64)).tolist() == [[0, 0], [24, 24], [48, 48]]
-    assert tokens_for(60) == 16 and tokens_for(120) == 32
+
+
+def test_correction_points_at_what_an_earlier_mask_got_wrong():
+    rng = np.random.default_rng(0)
+    truth = np.zeros((64, 64), np.float32)
+    truth[20:40, 20:40] = 1
+    for earlier, label, columns in (
+        (np.where(np.arange(64) < 30, truth, 0), 1, range(30, 40)),
+        (np.maximum(truth, (np.arange(64) >= 36) & (truth.max(1, keepdims=True) > 0)), 0, range(40, 64)),
+    ):
+        point, labels = pretrain.correction(rng, truth, earlier * 8 - 4)
+        assert labels.tolist() == [label]
+        assert int(point[0] / 2) in columns and 20 <= int(point[1] / 2) < 40
+    assert pretrain.correction(rng, truth, truth * 8 - 4)[1].tolist() == [-1]
 
 
 def test_cut_takes_each_prompt_its_own_place():
@@ -124,14 +137,14 @@ def test_embedding_of_whole_windows_does_not_depend_on_what_lies_far_away(sam):
     changed[..., 224:] = torch.randn(1, 3, 128, 32)
     with torch.no_grad():
         first, second = sam.image_encoder(image), sam.image_encoder(changed)
-    assert first.shape == (1, 128, 16, 32)
+    assert first.shape == (1, 256, 16, 32)
     assert torch.allclose(first[..., :12], second[..., :12], atol=1e-5)
     assert not torch.allclose(first[..., 28:], second[..., 28:], atol=1e-2)
 
 
 def test_crop_decode_equals_sams_own_decoder_on_a_full_frame(sam):
     torch.manual_seed(2)
-    features = torch.randn(1, 128, 32, 32)
+    features = torch.randn(1, 256, 32, 32)
     boxes = torch.tensor([[100.0, 90.0, 130.0, 128.0], [20.0, 30.0, 60.0, 60.0]])
     prior = ellipse_prior(boxes, (128, 128))
     with torch.no_grad():
@@ -146,7 +159,7 @@ def test_crop_decode_equals_sams_own_decoder_on_a_full_frame(sam):
 
 def test_no_prompt_equals_sams_own_decoder_without_prompts(sam):
     torch.manual_seed(3)
-    features = torch.randn(1, 128, 32, 32)
+    features = torch.randn(1, 256, 32, 32)
     with torch.no_grad():
         logits, _ = decode_crops(sam, features)
         sparse, dense = sam.prompt_encoder(points=None, boxes=None, masks=None)
@@ -185,7 +198,7 @@ def test_a_short_run_writes_weights_that_load_and_resumes(image_folder, tmp_path
     assert torch.load(run.checkpoint, weights_only=True)["step"] > first_step >= 1
     scores = [json.loads(r.message.split(" ", 2)[2]) for r in caplog.records if "held back" in r.message]
     assert len(scores) == 2 and all(0 <= score["tight"] <= 1 for score in scores)
-    assert pretrain.load_weights(run.out).image_encoder.neck[0].weight.dtype == torch.float32
+    assert pretrain.load_weights(run.out).image_encoder.neck[1].weight.dtype == torch.float32
 
 
 def test_weights_of_another_model_are_refused(tmp_path):

@@ -1,3 +1,4 @@
+import dataclasses
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,10 +9,12 @@ import pytest
 import torch
 
 from allinsam.errors import InputError, ModelError
+from allinsam.masks import clean_mask
 from allinsam.prompts import jitter_boxes, labels_to_boxes
-from allinsam.sam import segmenter as segmenter_module
+from allinsam.sam import decoding
 from allinsam.sam.backbones import load_backbone
-from allinsam.sam.segmenter import Segmenter, grown_window
+from allinsam.sam.prompting import Prompt, grown_window
+from allinsam.sam.segmenter import Segmenter, expected_iou
 from tests.tiny import tiny_backbone
 
 DATA = Path(os.environ.get("ALLINSAM_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
@@ -19,7 +22,7 @@ DATA = Path(os.environ.get("ALLINSAM_SHARED_DATA", Path(__file__).resolve().pare
 
 @pytest.fixture(scope="module")
 def tiny():
-    return Segmenter(tiny_backbone())
+    return Segmenter(tiny_backbone(), precision="fp32")
 
 
 @pytest.fixture(scope="module")
@@ -64,15 +67,21 @@ def mean_dice(masks, labels, ids):
     return float(np.mean(scores))
 
 
-def fixed_decoder(monkeypatch, segmenter, low_resolution, score=0.8):
-    """Make the mask decoder answer `low_resolution` logits for every box."""
+def fixed_answer(monkeypatch, patch_logits, score=0.8):
+    """Make the decoder answer these logits of the whole patch, at its stride of 2, for every prompt."""
+    cells = torch.as_tensor(patch_logits, dtype=torch.float32)
 
-    def decode(image_embeddings, image_pe, sparse_prompt_embeddings, **_):
-        count = len(sparse_prompt_embeddings)
-        logits = torch.as_tensor(low_resolution, dtype=torch.float32)
-        return logits.expand(count, 1, *logits.shape), torch.full((count, 1), score)
+    def decode(sam, embedding, position, sparse, dense):
+        n = len(sparse)
+        return decoding.Decoded(embedding, embedding, torch.zeros(n, 1), torch.full((n,), score))
 
-    monkeypatch.setattr(segmenter.loaded.sam.mask_decoder, "forward", decode)
+    def mask_logits(sam, decoded, origins, size):
+        rows = [slice(4 * row, 4 * (row + size[0])) for row in origins[:, 0].tolist()]
+        columns = [slice(4 * column, 4 * (column + size[1])) for column in origins[:, 1].tolist()]
+        return torch.stack([cells[r, c] for r, c in zip(rows, columns, strict=True)])
+
+    monkeypatch.setattr(decoding, "decode", decode)
+    monkeypatch.setattr(decoding, "mask_logits", mask_logits)
 
 
 # ---------------------------------------------------------------- agreement with SAM's own predictor
@@ -80,8 +89,8 @@ def fixed_decoder(monkeypatch, segmenter, low_resolution, score=0.8):
 
 @pytest.mark.parametrize("size_hw", [(50, 81), (120, 77), (64, 64)])
 def test_logits_are_sam_predictors(size_hw):
-    loaded = tiny_backbone(whole_patch=True, box_as_mask=False)
-    segmenter, predictor = Segmenter(loaded), predictor_of(loaded)
+    loaded = tiny_backbone(whole_patch=True)
+    segmenter, predictor = Segmenter(loaded, precision="fp32"), predictor_of(loaded)
     image = noise(*size_hw)
     boxes = np.array([[3, 4, 20, 30], [10.5, 0, 44.25, 49], [0, 0, size_hw[1], size_hw[0]]], np.float32)
 
@@ -101,32 +110,129 @@ def test_logits_are_sam_predictors(size_hw):
 
 
 def test_masks_are_sam_predictors_within_the_grown_box():
-    loaded = tiny_backbone(whole_patch=True, box_as_mask=False)
-    segmenter, predictor = Segmenter(loaded), predictor_of(loaded)
+    loaded = tiny_backbone(whole_patch=True)
+    segmenter, predictor = Segmenter(loaded, precision="fp32"), predictor_of(loaded)
     image, box = noise(100, 90), np.array([10, 20, 60, 70], np.float32)
     predictor.set_image(image)
     expected = predictor.predict(box=box, multimask_output=False)[0][0]
     expected[:, :5] = expected[:, 65:] = expected[:15] = expected[75:] = False
     assert expected.any()
     found = segmenter.masks_from_boxes(segmenter.embed(image), [box]).masks[0]
-    np.testing.assert_array_equal(found, segmenter_module.clean_mask(expected, min_area_px=1))
+    np.testing.assert_array_equal(found, clean_mask(expected, min_area_px=1))
 
 
-def test_box_is_given_as_mask_prompt_too_where_the_row_says_so():
-    image, boxes = noise(64, 64), [[10, 20, 30, 40]]
-    plain, twice = (Segmenter(tiny_backbone(box_as_mask=flag)) for flag in (False, True))
-    logits = [one.logits_from_boxes(one.embed(image), boxes)[0] for one in (plain, twice)]
+@pytest.mark.parametrize("whole_patch", [True, False])
+@pytest.mark.parametrize("size_hw", [(50, 81), (20, 31), (64, 100)])
+def test_quick_answers_are_those_of_sams_own_modules(whole_patch, size_hw):
+    loaded = tiny_backbone(whole_patch=whole_patch)
+    quick, reference = Segmenter(loaded), Segmenter(loaded, reference=True)
+    boxes = [[3, 4, 20, 18], [10.5, 0, 24.25, 19], [0, 0, size_hw[1], size_hw[0]], [1, 1, 2, 2]]
+    embedding = quick.embed(noise(*size_hw))
+    expected, expected_iou = reference.logits_from_boxes(embedding, boxes)
+    logits, predicted_iou = quick.logits_from_boxes(embedding, boxes)
+    seen = np.isfinite(expected)
+    np.testing.assert_array_equal(np.isfinite(logits), seen)
+    assert expected[seen].std() > 0.01
+    np.testing.assert_allclose(logits[seen], expected[seen], atol=1e-5)
+    np.testing.assert_allclose(predicted_iou, expected_iou, atol=1e-5)
+    np.testing.assert_array_equal(
+        quick.masks_from_boxes(embedding, boxes).masks, reference.masks_from_boxes(embedding, boxes).masks
+    )
 
-    # 32 x 32 cells of 2 px over the frame.
-    prompt = torch.full((1, 1, 32, 32), -4.0)
-    prompt[..., 10:20, 5:15] = 4.0
-    predictor = predictor_of(twice.loaded)
+
+def test_compact_answers_are_those_of_sams_own_modules(compact):
+    reference = Segmenter(load_backbone("compact", reference=True), precision="fp32", reference=True)
+    image, labels = nuclei(200, 300, 14)
+    boxes = np.concatenate([labels_to_boxes(labels)[1], [[10, 10, 290, 150]]])
+    found = Segmenter(compact.loaded, precision="fp32")
+    expected, expected_iou = reference.logits_from_boxes(reference.embed(image), boxes)
+    logits, predicted_iou = found.logits_from_boxes(found.embed(image), boxes)
+    seen = np.isfinite(expected)
+    np.testing.assert_allclose(logits[seen], expected[seen], atol=1e-3 * np.ptp(expected[seen]))
+    np.testing.assert_allclose(predicted_iou, expected_iou, atol=1e-3)
+
+
+def test_bf16_changes_masks_little(compact):
+    image, labels = nuclei(200, 200, 10)
+    boxes = labels_to_boxes(labels)[1]
+    full, half = (Segmenter(compact.loaded, precision=precision) for precision in ("fp32", "bf16"))
+    one, other = (segmenter.embed(image) for segmenter in (full, half))
+    assert not torch.equal(one.features, other.features)
+    pairs = zip(
+        full.masks_from_boxes(one, boxes).masks, half.masks_from_boxes(other, boxes).masks, strict=True
+    )
+    assert np.mean([(a & b).sum() / (a | b).sum() for a, b in pairs]) > 0.98
+
+
+def test_unknown_precision_is_refused():
+    with pytest.raises(InputError, match="'fp8'"):
+        Segmenter(tiny_backbone(), precision="fp8")
+
+
+# ---------------------------------------------------------------- points and earlier masks
+
+
+def test_earlier_mask_is_sams_mask_prompt():
+    loaded = tiny_backbone(whole_patch=True)
+    segmenter, predictor = Segmenter(loaded, precision="fp32"), predictor_of(loaded)
+    image, box = noise(64, 64), np.array([10, 20, 30, 40], np.float32)
+    earlier = np.zeros((64, 64), bool)
+    earlier[20:40, 10:30] = True
+    points, labels = np.array([[15.0, 25.0], [40.0, 41.0]], np.float32), np.array([1, 0], np.float32)
+    prompt = torch.full((1, 1, 32, 32), -10.0)
+    prompt[..., 10:20, 5:15] = 10.0
     predictor.set_image(image)
-    expected = predictor.predict_torch(
-        None, None, torch.tensor(boxes), prompt, multimask_output=False, return_logits=True
-    )[0]
-    np.testing.assert_allclose(logits[1][0], expected[0, 0].numpy(), atol=1e-4)
-    assert np.abs(logits[0] - logits[1]).max() > 1e-3
+    expected, score, _ = predictor.predict_torch(
+        torch.tensor(points)[None], torch.tensor(labels)[None], torch.tensor(box)[None], prompt,
+        multimask_output=False,
+    )  # fmt: skip
+    found = segmenter.masks_from_prompts(segmenter.embed(image), [Prompt(box, points, labels, earlier)])
+    mask = expected[0, 0].numpy()
+    mask[:, :8] = mask[:, 32:] = mask[:18] = mask[42:] = False
+    np.testing.assert_array_equal(found.masks[0], clean_mask(mask, min_area_px=1) if mask.any() else mask)
+    if mask.any():
+        np.testing.assert_allclose(found.predicted_iou, np.clip(score[0].numpy(), 0, 1), atol=1e-4)
+
+
+def test_compact_corrects_a_mask_by_a_point(compact):
+    image, labels = nuclei(160, 160, 5)
+    ids, boxes = labels_to_boxes(labels)
+    embedding = compact.embed(image)
+    for number, box in zip(ids, boxes, strict=True):
+        truth = labels == number
+        half = truth.copy()
+        half[:, int((box[0] + box[2]) / 2) :] = False
+        rows, columns = np.nonzero(truth & ~half)
+        point = np.array([[np.median(columns), np.median(rows)]])
+        found = compact.masks_from_prompts(embedding, [Prompt(box, point, np.ones(1), half)]).masks
+        assert mean_dice(found, labels, [number]) > mean_dice(half[None], labels, [number])
+
+
+def test_compact_finds_a_nucleus_from_a_point(compact):
+    image, labels = nuclei(160, 160, 5)
+    ids, boxes = labels_to_boxes(labels)
+    embedding = compact.embed(image)
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    masks = [
+        compact.masks_from_prompts(embedding, [Prompt(points=centre[None])]).masks[0] for centre in centres
+    ]
+    assert mean_dice(masks, labels, ids) > 0.7
+
+
+@pytest.mark.parametrize(
+    "prompt, message",
+    [
+        (Prompt(), "asks for nothing"),
+        (Prompt(earlier=np.zeros((70, 80), bool)), "asks for nothing"),
+        (Prompt(earlier=np.ones((5, 5), bool)), r"\(5, 5\), the patch \(70, 80\)"),
+        (Prompt(points=[[80, 3]]), "x 80, y 3"),
+        (Prompt(points=[[3, 3]], labels=[2]), r"Labels \[2.0\]"),
+        (Prompt(points=[[3, 3]], labels=[1, 0]), "do not fit 1 points"),
+    ],
+)
+def test_prompts_that_say_nothing_or_lie_outside_are_refused(tiny, prompt, message):
+    with pytest.raises(InputError, match=message):
+        tiny.masks_from_prompts(tiny.embed(noise(70, 80)), [prompt])
 
 
 # ---------------------------------------------------------------- the compact model finds nuclei
@@ -155,7 +261,7 @@ def test_compact_finds_a_thing_larger_than_a_frame(compact):
     truth = cv2.resize(labels.astype(np.uint8), (384, 384), interpolation=cv2.INTER_NEAREST).astype(np.int32)
     ids, boxes = labels_to_boxes(truth)
     embedding = compact.embed(image)
-    assert segmenter_module.most_central(embedding.frames, boxes[0], (384, 384)) is None
+    assert (boxes[0, 2:] - boxes[0, :2]).max() > 200
     assert mean_dice(compact.masks_from_boxes(embedding, boxes).masks, truth, ids) > 0.8
 
 
@@ -175,7 +281,7 @@ def test_compact_on_real_nuclei(compact):
 
 
 def test_mask_stays_in_the_grown_box(tiny, monkeypatch):
-    fixed_decoder(monkeypatch, tiny, np.full((32, 32), 5.0))
+    fixed_answer(monkeypatch, np.full((64, 64), 5.0))
     found = tiny.masks_from_boxes(tiny.embed(noise(100, 100)), [[40, 50, 50, 70], [0, 0, 20, 10]])
     for mask, (x0, y0, x1, y1) in zip(found.masks, [(39, 48, 51, 72), (0, 0, 22, 11)], strict=True):
         expected = np.zeros((100, 100), bool)
@@ -184,23 +290,46 @@ def test_mask_stays_in_the_grown_box(tiny, monkeypatch):
 
 
 def test_mask_keeps_its_largest_part_and_has_no_hole(tiny, monkeypatch):
-    logits = np.full((32, 32), -5.0)
-    logits[4:16, 4:16] = 5.0
-    logits[9:11, 9:11] = -5.0
-    logits[20:22, 20:22] = 5.0
-    fixed_decoder(monkeypatch, tiny, logits)
-    mask = tiny.masks_from_boxes(tiny.embed(noise(64, 64)), [[0, 0, 64, 64]]).masks[0]
-    assert mask[18:22, 18:22].all()
-    assert not mask[38:46, 38:46].any()
+    logits = np.full((16, 16), -5.0)
+    logits[2:9, 2:9] = 5.0
+    logits[5, 5] = -5.0
+    logits[11:13, 11:13] = 5.0
+    fixed_answer(monkeypatch, logits)
+    mask = tiny.masks_from_boxes(tiny.embed(noise(32, 32)), [[4, 4, 28, 28]]).masks[0]
+    assert mask[9:13, 9:13].all()
+    assert not mask[20:28, 20:28].any()
     rows, columns = np.nonzero(mask)
-    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (8, 31, 8, 31)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (4, 17, 4, 17)
 
 
 def test_nothing_found_is_an_empty_mask_with_score_zero(tiny, monkeypatch):
-    fixed_decoder(monkeypatch, tiny, np.full((32, 32), -5.0), score=0.9)
+    fixed_answer(monkeypatch, np.full((64, 64), -5.0), score=0.9)
     found = tiny.masks_from_boxes(tiny.embed(noise(64, 64)), [[10, 10, 30, 30]])
     assert not found.masks.any()
     assert found.predicted_iou.tolist() == [0.0]
+
+
+def test_expected_iou_by_hand():
+    logits = np.array([[np.inf, 0.0], [-np.inf, np.log(3.0)]])
+    mask = np.array([[True, True], [False, False]])
+    # Probabilities 1, 0.5 inside; 0, 0.75 outside.
+    assert expected_iou(logits, mask) == pytest.approx(1.5 / (2 + 0.75))
+    assert expected_iou(np.full((3, 3), 40.0), np.ones((3, 3), bool)) == pytest.approx(1.0)
+
+
+def test_threshold_and_certainty_of_the_row(monkeypatch):
+    loaded = tiny_backbone()
+    row = dataclasses.replace(loaded.backbone, mask_threshold=-1.0, certainty_share=0.25)
+    segmenter = Segmenter(dataclasses.replace(loaded, backbone=row), precision="fp32")
+    cells = np.full((64, 64), -0.5)
+    cells[:8] = -1.5
+    fixed_answer(monkeypatch, cells, score=0.8)
+    found = segmenter.masks_from_boxes(segmenter.embed(noise(64, 64)), [[10, 4, 30, 26]])
+    rows, _ = np.nonzero(found.masks[0])
+    assert rows.min() in (15, 16)  # cell 8 begins at px 16
+    share = expected_iou(np.full((4, 4), -0.5), np.ones((4, 4), bool))
+    assert found.predicted_iou[0] == pytest.approx(0.25 * share + 0.75 * 0.8, abs=0.05)
+    assert found.predicted_iou[0] != pytest.approx(0.8, abs=0.02)
 
 
 @pytest.mark.parametrize(
@@ -210,10 +339,11 @@ def test_nothing_found_is_an_empty_mask_with_score_zero(tiny, monkeypatch):
         ((0, 0, 100, 80), (0, 0, 100, 80)),
         ((10.6, 10.6, 12.2, 12.2), (10, 10, 12, 12)),
         ((10.4, 10.4, 12.4, 12.4), (10, 10, 13, 13)),
+        ((10.1, 10.1, 10.3, 10.3), (10, 10, 11, 11)),
     ],
 )
 def test_grown_window(box, window):
-    assert grown_window(np.array(box), (80, 100)) == window
+    assert grown_window(np.array(box), (80, 100), 1.2) == window
 
 
 # ---------------------------------------------------------------- input

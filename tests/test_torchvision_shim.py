@@ -1,3 +1,7 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import torch
 
 from allinsam.sam.torchvision_shim import ensure_torchvision, non_maximum_suppression
@@ -8,6 +12,18 @@ def test_segment_anything_imports_and_a_second_call_changes_nothing():
     import segment_anything
 
     assert "vit_b" in segment_anything.sam_model_registry
+
+
+def test_models_come_without_torchvision_and_the_predictor_with_it():
+    code = """
+import sys
+import allinsam.sam.segmenter
+assert not any(name == "torchvision" or name.startswith("torchvision.") for name in sys.modules)
+from segment_anything import SamPredictor, sam_model_registry
+assert "torchvision.transforms.functional" in sys.modules
+assert "vit_b" in sam_model_registry and SamPredictor(allinsam.sam.compact.build_compact()).model
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parents[1])
 
 
 def test_torchvision_suppresses_overlaps():

@@ -9,7 +9,7 @@ TOKEN_PX = 8
 WIDTH = 32
 
 
-def build_tiny() -> Sam:
+def build_tiny(positions: bool = True) -> Sam:
     """SAM for frames of 64 px with 8 x 8 tokens, 32 channels, in evaluation mode."""
     # Imported here, after allinsam.sam has made segment_anything importable, however imports are sorted.
     from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
@@ -24,9 +24,10 @@ def build_tiny() -> Sam:
             num_heads=2,
             mlp_ratio=2,
             out_chans=WIDTH,
+            use_abs_pos=positions,
             use_rel_pos=True,
             window_size=4,
-            global_attn_indexes=(1,),
+            global_attn_indexes=(1,) if positions else (),
         ),
         prompt_encoder=PromptEncoder(
             embed_dim=WIDTH,
@@ -47,20 +48,28 @@ def build_tiny() -> Sam:
     return sam.eval()
 
 
-def tiny_backbone(seed: int = 0, whole_patch: bool = False, box_as_mask: bool = True) -> LoadedBackbone:
-    """The tiny SAM with weights drawn by `seed`; framed as the compact model, or as the published ones."""
+def build_tiny_anywhere() -> Sam:
+    """The same without positions: it takes patches of any size, as the compact model does."""
+    return build_tiny(positions=False)
+
+
+def tiny_backbone(seed: int = 0, whole_patch: bool = False) -> LoadedBackbone:
+    """The tiny SAM with weights drawn by `seed`; used as the compact model is, or as the published ones."""
+    builder = build_tiny if whole_patch else build_tiny_anywhere
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        sam = build_tiny()
+        sam = builder()
     row = Backbone(
         name="tiny",
         title="Tiny SAM for tests",
-        builder=build_tiny,
+        builder=builder,
         frame_px=FRAME_PX,
         patch_px=TOKEN_PX,
-        whole_patch=whole_patch,
+        crop_px=None if whole_patch else FRAME_PX // 2,
         um_per_px=None,
-        box_as_mask=box_as_mask,
+        mask_growth=1.2,
+        mask_threshold=0.0,
+        certainty_share=0.0,
         adapter_width=4,
         weights_file="tiny.safetensors",
         weights_sha256="",

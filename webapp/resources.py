@@ -5,12 +5,9 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
-import streamlit as st
-
 from allinsam.errors import AllinsamError
-from allinsam.sam.backbones import load_backbone
 from allinsam.sam.embeddings import EmbeddingCache
-from allinsam.sam.segmenter import Segmenter
+from allinsam.sam.segmenter import open_segmenter
 from allinsam.store import Study
 from allinsam.store.study import get_study
 from allinsam.workflow.annotating import read_patch
@@ -28,11 +25,18 @@ def embedding_cache(study: Study) -> EmbeddingCache:
     return _embedding_cache(str(study.embeddings_folder), backbone)
 
 
-@st.cache_resource(max_entries=2, show_spinner="Loading the segmentation model ...")
+_loading = threading.Lock()
+
+
 def _embedding_cache(folder: str, backbone: str) -> EmbeddingCache:
+    with _loading:  # two first visitors must not load it twice
+        return _loaded_cache(folder, backbone)
+
+
+@lru_cache(maxsize=2)
+def _loaded_cache(folder: str, backbone: str) -> EmbeddingCache:
     """Segmenter and cache take turns by locks of their own."""
-    segmenter = Segmenter(load_backbone(backbone))
-    return EmbeddingCache(folder, segmenter, memory_patches=EMBEDDINGS_IN_MEMORY)
+    return EmbeddingCache(folder, open_segmenter(backbone), memory_patches=EMBEDDINGS_IN_MEMORY)
 
 
 @lru_cache(maxsize=1)

@@ -3,6 +3,6 @@
 Importing this package makes `segment_anything` importable beside any build of torch (see torchvision_shim).
 """
 
-from allinsam.sam.torchvision_shim import ensure_torchvision
+from allinsam.sam.torchvision_shim import import_when_needed
 
-ensure_torchvision()
+import_when_needed()

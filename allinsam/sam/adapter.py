@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from allinsam.errors import InputError, ModelError
+from allinsam.sam.compact import ConvStem
+from allinsam.sam.decoding import split_embedding, upscale
 
 if TYPE_CHECKING:
     from allinsam.sam.backbones import LoadedBackbone
@@ -123,24 +125,30 @@ class AdaptedSam(nn.Module):
 
     def encode(self, frames: Tensor) -> Tensor:
         """Image embedding (B, D, h, w), a prompt from the adapter added before every block."""
+        stem, fine = self.encoder.patch_embed, None
         with torch.no_grad():
-            tokens = self.encoder.patch_embed(frames)
+            if isinstance(stem, ConvStem):
+                tokens, fine = stem.stages(frames)
+            else:
+                tokens = stem(frames)
         features = self.adapter.features(frames, tokens)
         if self.encoder.pos_embed is not None:
             tokens = tokens + self.encoder.pos_embed
         for number, block in enumerate(self.encoder.blocks):
             tokens = block(tokens + self.adapter.prompt(number, features))
-        return self.encoder.neck(tokens.permute(0, 3, 1, 2))
+        embedding = self.encoder.neck(tokens.permute(0, 3, 1, 2))
+        return embedding if fine is None else torch.cat([embedding, fine], dim=1)
 
     def decode(self, embedding: Tensor) -> AdapterOutput:
         """SAM's mask decoder without prompt; a token and a hypernetwork per class replace mask token 0."""
         decoder, batch = self.decoder, len(embedding)
         tokens = torch.cat([decoder.iou_token.weight, self.class_tokens, decoder.mask_tokens.weight[1:]])
-        source = embedding + self.no_mask.reshape(1, -1, 1, 1)
+        coarse, fine = split_embedding(decoder, embedding)
+        source = coarse + self.no_mask.reshape(1, -1, 1, 1)
         tokens_out, source_out = decoder.transformer(
             source, self.position.expand(batch, -1, -1, -1), tokens.expand(batch, -1, -1)
         )
-        upscaled = decoder.output_upscaling(source_out.transpose(1, 2).reshape(source.shape))
+        upscaled = upscale(decoder, source_out.transpose(1, 2).reshape(source.shape), fine)
         kernels = torch.stack(
             [mlp(tokens_out[:, 1 + i]) for i, mlp in enumerate(self.class_hypernetworks)], dim=1
         )

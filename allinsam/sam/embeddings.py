@@ -10,7 +10,6 @@ import logging
 import threading
 from collections import OrderedDict
 from concurrent.futures import Future
-from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from allinsam.files import write_file
-from allinsam.sam.frames import cover
-from allinsam.sam.segmenter import PREPROCESSING_VERSION, PatchEmbedding, Segmenter, as_image
+from allinsam.sam.prompting import as_image
+from allinsam.sam.segmenter import PREPROCESSING_VERSION, PatchEmbedding, Segmenter
 
 log = logging.getLogger(__name__)
 
@@ -62,8 +61,21 @@ class EmbeddingCache:
         digest.update(np.ascontiguousarray(image_rgb))
         return digest.hexdigest()
 
+    @property
+    def stamp(self) -> str:
+        """What the files of this backbone and this version of the program begin with."""
+        made_by = f"{PREPROCESSING_VERSION} {self.segmenter.loaded.weights_sha256}"
+        return hashlib.sha256(made_by.encode()).hexdigest()[:12]
+
     def path(self, key: str) -> Path:
-        return self.folder / f"{key}.safetensors"
+        return self.folder / f"{self.stamp}-{key}.safetensors"
+
+    def drop_stale(self) -> int:
+        """Delete the files of other weights and earlier versions, which nothing reads any more; how many."""
+        stale = [path for path in self.folder.glob("*.safetensors") if not path.name.startswith(self.stamp)]
+        for path in stale:
+            path.unlink(missing_ok=True)
+        return len(stale)
 
     def _forget_oldest(self) -> None:
         done = [key for key, future in self._recent.items() if future.done()]
@@ -83,13 +95,12 @@ class EmbeddingCache:
         embedding = self.segmenter.embed(image_rgb)
         # Half precision at once, so that a patch's masks never depend on whether its file was there already.
         halved = embedding.features.to("cpu", torch.float16)
-        self._write(key, embedding, halved)
-        return self._embedding(embedding.image_rgb, embedding.frames, halved)
+        self._write(key, halved)
+        return self._embedding(embedding.image_rgb, halved)
 
     def _read(self, key: str, image_rgb: np.ndarray) -> PatchEmbedding | None:
         """The embedding on disk; None where there is none or it cannot be trusted."""
         path = self.path(key)
-        frames = cover(self.segmenter.loaded.backbone, image_rgb.shape[:2])
         try:
             with safe_open(path, framework="pt") as file:
                 stored, features = file.metadata() or {}, file.get_tensor("features")
@@ -98,25 +109,25 @@ class EmbeddingCache:
         except (SafetensorError, OSError) as error:
             log.warning("Embedding %s is damaged and is computed again: %s", path, error)
             return None
-        if stored != self._describe(key, frames, features):
+        if stored != self._describe(key, features):
             log.warning("Embedding %s does not fit its patch and is computed again.", path)
             return None
-        return self._embedding(image_rgb, frames, features)
+        return self._embedding(image_rgb, features)
 
-    def _write(self, key: str, embedding: PatchEmbedding, halved: torch.Tensor) -> None:
-        content = save({"features": halved}, metadata=self._describe(key, embedding.frames, halved))
+    def _write(self, key: str, halved: torch.Tensor) -> None:
+        content = save({"features": halved}, metadata=self._describe(key, halved))
         try:
             write_file(self.path(key), content)
         except OSError as error:
             log.warning("Embedding %s was not kept on disk: %s", self.path(key), error)
 
-    def _embedding(self, image_rgb: np.ndarray, frames: tuple, features: torch.Tensor) -> PatchEmbedding:
+    def _embedding(self, image_rgb: np.ndarray, features: torch.Tensor) -> PatchEmbedding:
         loaded = self.segmenter.loaded
-        return PatchEmbedding(image_rgb, frames, features.to(loaded.device), loaded.weights_sha256)
+        return PatchEmbedding(image_rgb, features.to(loaded.device), loaded.weights_sha256)
 
     @staticmethod
-    def _describe(key: str, frames: tuple, features: torch.Tensor) -> dict[str, str]:
+    def _describe(key: str, features: torch.Tensor) -> dict[str, str]:
         checksum = hashlib.sha256(features.contiguous().numpy()).hexdigest()
-        content = {"key": key, "frames": [astuple(frame) for frame in frames], "sha256": checksum}
+        content = {"key": key, "sha256": checksum}
         # One entry only: safetensors writes several in any order, and one patch should give one file.
         return {"embedding": json.dumps(content)}

@@ -6,11 +6,37 @@ the installed torch (a CUDA build beside a CPU one). All that SAM needs of it ar
 """
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import torch
 
 from allinsam.errors import ModelError
+
+
+def import_when_needed() -> None:
+    """Let `segment_anything`'s modules be imported at once, and all of it only when it is asked for.
+
+    The package's own start imports its predictor and, for that, torchvision; its models need neither.
+    """
+    if "segment_anything" in sys.modules:
+        return
+    spec = importlib.util.find_spec("segment_anything")
+    if spec is None or spec.loader is None:
+        raise ModelError("segment_anything is not installed. Run: pip install segment-anything")
+    package = importlib.util.module_from_spec(spec)
+
+    def start(name: str) -> object:
+        if name.startswith("__") or "__getattr__" not in vars(package):
+            raise AttributeError(f"segment_anything has no {name}")
+        del package.__getattr__
+        ensure_torchvision()
+        spec.loader.exec_module(package)
+        return getattr(package, name)
+
+    package.__getattr__ = start
+    sys.modules["segment_anything"] = package
+
 
 # Keeping the reference keeps the declarations alive; it is also the mark that they were made.
 _declared: torch.library.Library | None = None

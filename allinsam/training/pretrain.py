@@ -9,6 +9,8 @@ import json
 import logging
 import math
 import queue
+import signal
+import sys
 import tempfile
 import threading
 import time
@@ -23,14 +25,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from allinsam.errors import InputError, ModelError
-from allinsam.sam.compact_v2 import (
+from allinsam.sam.attention import use_quick_attention
+from allinsam.sam.compact import (
     CROP_TOKENS,
     FRAME_PX,
     MASK_STRIDE_PX,
     PATCH_PX,
     PRIOR_LIMIT,
     Sam,
-    build_compact_v2,
+    build_compact,
     crop_origins,
     decode_crops,
     ellipse_prior,
@@ -120,9 +123,16 @@ def split_held_back(images: list[RealImage]) -> tuple[list[RealImage], list[Real
 
 
 def warp_matrix(
-    rng: np.random.Generator, source_hw: tuple[int, int], scale: float, target_hw: tuple[int, int]
+    rng: np.random.Generator,
+    source_hw: tuple[int, int],
+    scale: float,
+    target_hw: tuple[int, int],
+    labels: np.ndarray | None = None,
 ) -> np.ndarray:
-    """2x3 matrix from source to window px: scale, turn, flip, and a place that shows much of the source."""
+    """2x3 matrix from source to window px: scale, turn, flip, and a place that shows much of the source.
+
+    With `labels` of the source, mostly a place with a nucleus in its inner part.
+    """
     angle = rng.integers(4) * np.pi / 2 if rng.random() < 0.6 else rng.uniform(0, 2 * np.pi)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     stretch = np.diag(np.exp(rng.normal(0, 0.05, 2)))
@@ -131,6 +141,9 @@ def warp_matrix(
     size = np.array([source_hw[1], source_hw[0]], float)
     low, high = np.minimum(half, size / 2), np.maximum(size - half, size / 2)
     centre = rng.uniform(low, high)
+    if labels is not None and rng.random() < 0.8 and labels.any():
+        row, column = divmod(int(rng.choice(np.flatnonzero(labels))), labels.shape[1])
+        centre = np.clip((column, row) + half * rng.uniform(-0.6, 0.6, 2), low, high)
     offset = np.array([target_hw[1] / 2, target_hw[0] / 2]) - linear @ centre
     return np.hstack([linear, offset[:, None]])
 
@@ -164,7 +177,7 @@ def draw_window(
         labels, nuclear = image.labels, image.nuclear
         wanted_px = np.exp(rng.uniform(np.log(10), np.log(44)))
         scale = float(np.clip(wanted_px / image.diameter_px, 0.45, 2.2))
-    matrix = warp_matrix(rng, labels.shape, scale, size_hw)
+    matrix = warp_matrix(rng, labels.shape, scale, size_hw, labels)
     valid = warp(np.ones(labels.shape, np.uint8), matrix, size_hw, smooth=False).astype(bool)
     window_labels = warp(labels.astype(np.float32), matrix, size_hw, smooth=False).astype(np.int32)
     if kind == "real":
@@ -249,19 +262,42 @@ def shrink(mask: np.ndarray) -> np.ndarray:
 
 
 def previous_mask(rng: np.random.Generator, truth: np.ndarray) -> np.ndarray:
-    """Prior logits of an imperfect earlier mask: the truth moved and scaled; clamped distance in px."""
+    """Prior logits of an imperfect earlier mask, clamped px: the truth moved, scaled, cut or grown."""
     height, width = truth.shape
     rows, columns = np.nonzero(truth > 0.5)
     centre = (float(columns.mean()), float(rows.mean())) if len(rows) else (width / 2, height / 2)
     matrix = cv2.getRotationMatrix2D(centre, float(rng.normal(0, 12)), float(np.exp(rng.normal(0, 0.13))))
     matrix[:, 2] += rng.normal(0, 1.0, 2)
     mask = (cv2.warpAffine(truth, matrix, (width, height)) > 0.5).astype(np.uint8)
+    fault = rng.random()
+    if fault < 0.25 and len(rows):
+        # A part is missing: everything on one side of a line near the middle.
+        angle, across = rng.uniform(0, 2 * np.pi), np.arange(width)[None] - centre[0]
+        side = across * np.cos(angle) + (np.arange(height)[:, None] - centre[1]) * np.sin(angle)
+        mask[side > rng.uniform(-0.1, 0.8) * np.sqrt(len(rows) / np.pi)] = 0
+    elif fault < 0.45 and len(rows):
+        # A neighbour or some ground was taken along.
+        place = int(rng.integers(len(rows)))
+        radius = int(rng.uniform(0.2, 0.7) * np.sqrt(len(rows) / np.pi)) + 1
+        cv2.circle(mask, (int(columns[place]), int(rows[place])), radius, 1, -1)
     inner = cv2.distanceTransform(mask, cv2.DIST_L2, 3)
     outer = cv2.distanceTransform(1 - mask, cv2.DIST_L2, 3)
     # An empty or full mask has no edge to measure from: clip before scaling.
     distance = np.clip(inner, 0, 99) - np.clip(outer, 0, 99)
     distance *= MASK_STRIDE_PX * rng.uniform(0.5, 1.5)
     return np.clip(distance, -PRIOR_LIMIT, PRIOR_LIMIT).astype(np.float32)
+
+
+def correction(
+    rng: np.random.Generator, truth: np.ndarray, earlier: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where a person would correct an earlier mask: a point (2,) in px of the crop and SAM's label (1,)."""
+    wrong = np.argwhere((truth > 0.5) != (earlier > 0))
+    if not len(wrong):
+        return np.zeros(2, np.float32), np.array([-1], np.float32)
+    row, column = wrong[rng.integers(len(wrong))]
+    point = (np.array([column, row], np.float32) + 0.5) * MASK_STRIDE_PX
+    return point, np.array([truth[row, column] > 0.5], np.float32)
 
 
 @dataclass(frozen=True)
@@ -277,6 +313,8 @@ class Batch:
     points: Tensor  # (n, 1, 2) px of the crop
     truth: Tensor  # (n, 64, 64)
     earlier: Tensor  # (n, 1, 64, 64) prior logits of an imperfect mask
+    corrections: Tensor  # (n, 1, 2) px of the crop, a point where that mask is wrong
+    correction_labels: Tensor  # (n, 1) 1: belongs to the nucleus, 0: does not, -1: nothing to correct
     weight: Tensor  # (n, 64, 64)
 
 
@@ -288,7 +326,8 @@ def make_batch(
     grid_hw = (size_hw[0] // PATCH_PX, size_hw[1] // PATCH_PX)
     windows = [draw_window(rng, frames, images, size_hw) for _ in range(settings.windows)]
     rows: dict[str, list[np.ndarray]] = {
-        name: [] for name in ("origins", "boxes", "points", "truth", "earlier")
+        name: []
+        for name in ("origins", "boxes", "points", "truth", "earlier", "corrections", "correction_labels")
     }
     owner: list[int] = []
     for index, window in enumerate(windows):
@@ -307,7 +346,11 @@ def make_batch(
             rows["boxes"].append(box - np.array([x, y, x, y], np.float32))
             rows["points"].append(inside[rng.integers(len(inside))][None, ::-1].astype(np.float32))
             rows["truth"].append(truth)
-            rows["earlier"].append(previous_mask(rng, truth)[None])
+            earlier = previous_mask(rng, truth)
+            rows["earlier"].append(earlier[None])
+            point, label = correction(rng, truth, earlier)
+            rows["corrections"].append(point[None])
+            rows["correction_labels"].append(label)
     if not owner:
         return make_batch(rng, settings, frames, images)
     stacked = {name: torch.from_numpy(np.stack(values)) for name, values in rows.items()}
@@ -383,7 +426,7 @@ def mask_loss(logits: Tensor, iou: Tensor, truth: Tensor, weight: Tensor) -> Ten
 
 
 def prompt_loss(sam: Sam, batch: Batch, features: Tensor, rng: np.random.Generator) -> Tensor:
-    """Three quarters of the prompts: box with its prior. The rest: box alone, a point, or an earlier mask."""
+    """Three quarters of the prompts: box with its prior. The rest: box alone, points, or an earlier mask."""
     n = len(batch.owner)
     crops = cut(features, batch.owner, batch.origins)
     side = CROP_PX // MASK_STRIDE_PX
@@ -401,8 +444,12 @@ def prompt_loss(sam: Sam, batch: Batch, features: Tensor, rng: np.random.Generat
     rest = slice(main.stop, n)
     if main.stop == n:
         return loss
-    kind = rng.choice(["box", "point", "mask", "mask and box"])
-    points = (batch.points[rest], torch.ones_like(batch.points[rest][..., 0])) if kind == "point" else None
+    kind = rng.choice(["box", "point", "mask and box", "mask and correction", "mask, box and correction"])
+    points = None
+    if kind == "point":
+        points = (batch.points[rest], torch.ones_like(batch.points[rest][..., 0]))
+    elif "correction" in kind:
+        points = (batch.corrections[rest], batch.correction_labels[rest])
     logits, iou = decode_crops(
         sam,
         crops[rest],
@@ -497,7 +544,7 @@ def save_weights(sam_state: dict[str, Tensor], path: Path, note: dict[str, str])
 
 def load_weights(path: Path) -> Sam:
     """The compact SAM with the weights of `path`, float32, in evaluation mode."""
-    sam = build_compact_v2()
+    sam = build_compact()
     try:
         sam.load_state_dict({name: value.float() for name, value in load_file(path).items()})
     except (OSError, RuntimeError) as error:
@@ -527,9 +574,17 @@ def train(settings: PretrainSettings, run: Run) -> None:
     if settings.processes == 1:
         _train_process(0, settings, run, None)
         return
+    # Ended by a signal, the processes must end with it: two runs would write one checkpoint.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory() as folder:
-        meeting = f"file://{folder}/meeting"
-        torch.multiprocessing.spawn(_train_process, (settings, run, meeting), nprocs=settings.processes)
+        arguments = (settings, run, f"file://{folder}/meeting")
+        started = torch.multiprocessing.spawn(_train_process, arguments, settings.processes, join=False)
+        try:
+            while not started.join():
+                pass
+        finally:
+            for process in started.processes:
+                process.kill()
 
 
 def average_gradients(parameters: list[nn.Parameter], elapsed: float, processes: int) -> float:
@@ -558,9 +613,10 @@ def _train_process(rank: int, settings: PretrainSettings, run: Run, meeting: str
     name = ("cuda" if torch.cuda.is_available() else "cpu") if run.device == "auto" else run.device
     device = torch.device(name)
     images, held_back = split_held_back(read_images(run.dsb))
-    sam = (load_weights(run.init) if run.init else build_compact_v2()).to(device).train()
-    average = build_compact_v2().to(device).eval()
+    sam = (load_weights(run.init) if run.init else build_compact()).to(device).train()
+    average = build_compact().to(device).eval()
     average.load_state_dict(sam.state_dict())
+    use_quick_attention(sam.image_encoder)
     parameters = [p for p in sam.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=0.0, betas=(0.9, 0.99), weight_decay=settings.weight_decay)
     step, elapsed = 0, 0.0
@@ -578,7 +634,7 @@ def _train_process(rank: int, settings: PretrainSettings, run: Run, meeting: str
 
     def save() -> None:
         score = held_back_score(_on_cpu(average), held_back)
-        note = {"training": "simulated tissue + DSB-2018 stained (CC0)", "architecture": "compact_v2"}
+        note = {"training": "simulated tissue + DSB-2018 stained (CC0)", "architecture": "compact"}
         save_weights(
             average.state_dict(),
             run.out,
@@ -637,7 +693,7 @@ def _train_process(rank: int, settings: PretrainSettings, run: Run, meeting: str
 
 
 def _on_cpu(sam: Sam) -> Sam:
-    copy = build_compact_v2().eval()
+    copy = build_compact().eval()
     copy.load_state_dict({name: value.cpu() for name, value in sam.state_dict().items()})
     return copy
 

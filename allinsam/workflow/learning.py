@@ -17,7 +17,7 @@ from allinsam.metrics import score_all
 from allinsam.sam.backbones import LoadedBackbone, load_backbone
 from allinsam.sam.download import sha256_of_file
 from allinsam.sam.embeddings import EmbeddingCache
-from allinsam.sam.segmenter import Segmenter
+from allinsam.sam.segmenter import open_segmenter
 from allinsam.store import Study, images, runs
 from allinsam.store import study as study_store
 from allinsam.training.dataset import TrainingPatch
@@ -350,7 +350,7 @@ def study_cache(study: Study) -> EmbeddingCache:
     """The embedding cache of the study's pinned backbone."""
     with study.science.read() as db:
         backbone = study_store.get_study(db)["backbone"]
-    return EmbeddingCache(study.embeddings_folder, Segmenter(load_backbone(backbone)))
+    return EmbeddingCache(study.embeddings_folder, open_segmenter(backbone))
 
 
 def evaluate_all(

@@ -82,7 +82,7 @@ def embed_patches(
     should_stop: Callable[[], bool],
     cache: EmbeddingCache | None = None,
 ) -> dict[str, Any]:
-    """Compute and keep the embedding of every patch that has none."""
+    """Compute and keep the embedding of every patch that has none; drop those of earlier weights."""
     cache = cache or study_cache(study)
     with study.science.read() as db:
         patches = images.list_patches(db)
@@ -92,7 +92,7 @@ def embed_patches(
         report(done, len(patches), f"embedding {patch['name']}", {})
         cache.get(read_patch(study, patch["id"]))
     report(len(patches), len(patches), "done", {})
-    return {"embedded": len(patches), "patches": len(patches)}
+    return {"embedded": len(patches), "patches": len(patches), "dropped": cache.drop_stale()}
 
 
 def segment_instances(
