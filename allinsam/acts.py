@@ -40,6 +40,7 @@ LONGEST_TEXT = 2000
 LONGEST_NAME = 200
 LARGEST_PAYLOAD_BYTES = 5_000_000  # the run-length code of pure noise on 2048 x 2048 px
 LARGEST_NUMBER = 1e15
+MOST_POINTS = 100  # of one prompt
 ORIGINS_OF_DRAWN = ("drawn", "imported")
 CARRIES_EVIDENCE = frozenset({"mask_shown", "mask_edit", "class"})
 # Acts that put a nucleus into a class, and so take back that there is none.
@@ -66,8 +67,11 @@ class ObjectState:
     threshold_id: int | None = None
     registration_id: int | None = None
     molecular_support: float | None = None
+    # Points that say what belongs to the nucleus since its box was last drawn: (x, y, 1 inside or 0 outside).
+    points: tuple[tuple[float, float, int], ...] = ()
     # The act that last asked for a mask: an answer to an earlier one comes too late.
     asked: ActId | None = field(default=None, compare=False)
+    answered: bool = field(default=True, compare=False)  # whether that act has its mask
 
 
 @dataclass(frozen=True)
@@ -86,9 +90,10 @@ class AssignmentState:
     def proposed(self) -> list[ObjectState]:
         return [thing for thing in self.objects.values() if thing.state == "proposed"]
 
-    def without_mask(self) -> list[ObjectState]:
-        """Boxes whose mask has not come yet."""
-        return [thing for thing in self.proposed() if thing.mask is None and thing.box is not None]
+    def waiting(self) -> list[ObjectState]:
+        """Objects whose box or points have not been answered with a mask yet."""
+        live = (*self.proposed(), *self.accepted())
+        return [thing for thing in live if not thing.answered]
 
 
 @dataclass(frozen=True)
@@ -231,7 +236,8 @@ def _object_after(thing: ObjectState | None, act: Act) -> ObjectState | None:
     payload, act_id = act.payload, (act.client, act.seq)
     if act.kind == "box":
         box = tuple(float(v) for v in payload["box"])
-        return ObjectState(act.object_id or "", int(payload["class_id"]), "proposed", box, box, asked=act_id)
+        new = ObjectState(act.object_id or "", int(payload["class_id"]), "proposed", box, box)
+        return replace(new, asked=act_id, answered=False)
     if act.kind == "mask_edit" and thing is None:
         if "class_id" not in payload:  # it mended an object whose box has been taken back since
             return None
@@ -241,11 +247,14 @@ def _object_after(thing: ObjectState | None, act: Act) -> ObjectState | None:
         return None
     if act.kind == "move":
         box = tuple(float(v) for v in payload["box"])
-        return replace(thing, box=box, mask=None, state="proposed", asked=act_id)
+        moved = replace(thing, box=box, mask=None, state="proposed", points=())
+        return replace(moved, asked=act_id, answered=False)
     if act.kind == "class":
         return replace(thing, class_id=int(payload["class_id"]), **_evidence(payload))
     if act.kind == "prompt":
-        return replace(thing, prompts=(*thing.prompts, dict(payload)), asked=act_id)
+        points = (*thing.points, *((float(x), float(y), int(inside)) for x, y, inside in payload["points"]))
+        prompted = replace(thing, prompts=(*thing.prompts, dict(payload)), points=points)
+        return replace(prompted, asked=act_id, answered=False)
     if act.kind == "mask_shown":
         if "answers" in payload and tuple(payload["answers"]) != thing.asked:
             return None
@@ -266,6 +275,7 @@ def _evidence(payload: Mapping[str, Any]) -> dict[str, Any]:
 
 def _with_mask(thing: ObjectState, payload: Mapping[str, Any], origin: str) -> ObjectState:
     changed = replace(thing, mask=Mask.from_rle(payload["mask"]), origin=origin, **_evidence(payload))
+    changed = replace(changed, answered=True)
     if origin == "sam":
         return replace(
             changed,
@@ -405,6 +415,8 @@ def _validate_object(
             f"{where}: box {payload.get('box')!r} is not x0 < x1, y0 < y1 inside the patch of "
             f"{size_hw[1]} x {size_hw[0]} px. Draw it again."
         )
+    if act.kind == "prompt":
+        _validate_points(payload.get("points"), size_hw, where)
     if act.kind in ("mask_shown", "mask_edit"):
         _validate_mask(payload.get("mask"), size_hw, where)
     if act.kind in CARRIES_EVIDENCE:
@@ -423,6 +435,17 @@ def _validate_object(
             )
         if rle_area(mask.as_rle()) == 0:
             raise InputError(f"{where}: the mask of {act.object_id} is empty. Draw it by hand or delete it.")
+
+
+def _validate_points(points: Any, size_hw: tuple[int, int], where: str) -> None:
+    """[[x, y, 1 inside the nucleus or 0 outside], ...] on the patch."""
+    height, width = size_hw
+    for point in points if isinstance(points, (list, tuple)) and 0 < len(points) <= MOST_POINTS else [None]:
+        whole = isinstance(point, (list, tuple)) and len(point) == 3 and all(map(_is_number, point))
+        if not (whole and 0 <= point[0] < width and 0 <= point[1] < height and point[2] in (0, 1)):
+            raise InputError(
+                f"{where}: {point!r} is no point [x, y, 1 or 0] on the patch of {width} x {height} px."
+            )
 
 
 def _validate_evidence(payload: Mapping[str, Any], where: str) -> None:

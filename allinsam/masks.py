@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 from pycocotools import mask as coco
+from shapely import LineString, Point, get_coordinates
 
 from allinsam.errors import InputError
 
@@ -249,6 +250,20 @@ def _fill_polygon(mask: np.ndarray, polygon: np.ndarray) -> None:
 
 
 # ---------------------------------------------------------------- clean-up
+
+
+def stroke_mask(points: np.ndarray, width_px: float, size_hw: tuple[int, int]) -> np.ndarray:
+    """The pixels a brush of this width covers along a line (n, 2), all in px of the patch."""
+    line = LineString(points) if len(points) > 1 else Point(points[0])
+    outline = get_coordinates(line.buffer(width_px / 2).exterior)
+    return polygons_to_mask([outline.astype(np.float32)], size_hw)
+
+
+def lasso_mask(points: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+    """The pixels inside a line drawn round them; its ends are joined."""
+    if len(points) < 3:
+        return np.zeros(size_hw, bool)
+    return polygons_to_mask([np.asarray(points, np.float32)], size_hw)
 
 
 def fill_holes(mask: np.ndarray) -> np.ndarray:

@@ -3,8 +3,8 @@
 Active time is the sum of the gaps between one act and the next, where
 
 - the wait for the model is taken off: a `mask_shown` act tells in `payload["model_ms"]` how long the model
-took, and
-  that much, at most the whole gap, comes off the gap that ends there;
+  took, and that much, at most the whole gap, comes off the gap in which it came. Where the server answers in
+  a name of its own, its acts are no acts of the page: the gap goes on to the page's next act;
 - a gap counts for `idle_cutoff_s` at most: reading without moving is work, but a coffee is not;
 - from `blur` until the next act that a person makes is one gap, whatever the page shows meanwhile;
 - from `pause` to `resume` nothing counts;
@@ -62,12 +62,17 @@ def _counted_gaps(acts: Sequence[Mapping], idle_cutoff_s: float) -> Iterator[tup
     client: object = None
     paused, away = False, False
     held_ms = 0.0  # time away so far, not yet capped
+    answered_ms = 0.0  # what the model took for answers that came in a name of their own
     for act in acts:
         kind, now_ms = act["kind"], _client_ms(act)
+        if kind == "mask_shown" and act.get("client") != client:
+            answered_ms += _model_ms(act)
+            yield act, 0.0
+            continue
         starts_anew = before_ms is None or kind == "load" or act.get("client") != client
         client = act.get("client")
-        gap_ms = 0.0 if starts_anew else max(0.0, now_ms - before_ms - _model_ms(act))
-        before_ms = now_ms
+        gap_ms = 0.0 if starts_anew else max(0.0, now_ms - before_ms - _model_ms(act) - answered_ms)
+        before_ms, answered_ms = now_ms, 0.0
         if kind == "load":
             paused, away, held_ms = False, False, 0.0
         if paused:

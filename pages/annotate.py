@@ -15,10 +15,10 @@ from webapp.annotate.bench import Bench
 from webapp.image_routes import View
 from webapp.resources import embed_ahead, embedding_cache
 from webapp.session import current_person, current_study
-from webapp.surfaces import SURFACES, simple_canvas
+from webapp.surfaces import SURFACES, dual_pane, simple_canvas
 from webapp.surfaces.scene import Window
 
-SURFACE = "simple_canvas"
+SIMPLE, DUAL = "simple_canvas", "dual_pane"
 
 
 def queue_of(study: Study, person_id: str) -> list[dict[str, Any]]:
@@ -36,7 +36,7 @@ def chosen_assignment(study: Study, person_id: str, mine: list[dict[str, Any]]) 
 def act_log() -> ActLog:
     """One page load is one client; its acts are numbered through all patches it opens."""
     if "act_log" not in st.session_state:
-        st.session_state["act_log"] = ActLog(f"page-{uuid.uuid4()}", SURFACE)
+        st.session_state["act_log"] = ActLog(f"page-{uuid.uuid4()}", SIMPLE)
     return st.session_state["act_log"]
 
 
@@ -76,7 +76,7 @@ def work(study: Study, person_id: str, assignment_id: int) -> None:
     desk = open_desk(study, person_id, assignment_id)
     at = st.session_state.setdefault(f"bench-{assignment_id}", bench.new_bench(desk))
     bench.tidy(at, desk)
-    if desk.state.without_mask():
+    if desk.state.waiting():
         bench.attempt(at, desk.fetch_masks)
     view = bar.view_settings()
     key = f"{assignment_id}-{act_log_name()}"
@@ -89,7 +89,7 @@ def work(study: Study, person_id: str, assignment_id: int) -> None:
         panes = 1 if scene.marker_url is None else 2
         with st.container(key="panes", width=panes * (view.pane_px + 16) - 16):
             bar.pane_titles(desk, at, view)
-            SURFACES[SURFACE](scene, lambda gestures: bench.take(at, desk, gestures))
+            SURFACES[SIMPLE](scene, lambda gestures: bench.take(at, desk, gestures))
             if desk.state.submitted:
                 panel.handed_in(at, desk, lambda: go_on(study, desk))
             else:
@@ -135,8 +135,30 @@ def main() -> None:
         return
     demand(person, "annotate", assignment)
     guidance.first_steps(study, person.person_id, assignment)
+    if chosen_surface() == DUAL:
+        dual(assignment["id"])
+    else:
+        simple(study, person.person_id, assignment, mine)
+
+
+def chosen_surface() -> str:
+    """As named in the address, else as before in this sign-in; the dual pane at first."""
+    wanted = st.query_params.get("surface")
+    if wanted in (SIMPLE, DUAL):
+        st.session_state["surface"] = wanted
+    return st.session_state.get("surface", DUAL)
+
+
+def dual(assignment_id: int) -> None:
+    """The surface works on its own; the address follows it from patch to patch."""
+    there = dual_pane.show(assignment_id, key=DUAL)
+    if there is not None and str(there) != st.query_params.get("patch"):
+        st.query_params["patch"] = str(there)
+
+
+def simple(study: Study, person_id: str, assignment: dict[str, Any], mine: list[dict[str, Any]]) -> None:
     opened = st.session_state.setdefault("opened", set())
-    desk = open_desk(study, person.person_id, assignment["id"])
+    desk = open_desk(study, person_id, assignment["id"])
     if assignment["id"] not in opened and not desk.state.submitted:
         desk.do("load")
         opened.add(assignment["id"])
@@ -144,7 +166,7 @@ def main() -> None:
         waiting = [row["patch_id"] for row in mine if row["state"] == "waiting"]
         embed_ahead(study, desk.cache, [assignment["patch_id"], *waiting[:1]])
     simple_canvas.forget(f"{assignment['id']}-{act_log_name()}")
-    work(study, person.person_id, assignment["id"])
+    work(study, person_id, assignment["id"])
 
 
 main()

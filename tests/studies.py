@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from allinsam.registration import identity_matrix
+from allinsam.sam.prompting import Prompt
 from allinsam.sam.segmenter import Segmentation
 from allinsam.store import Study, assignments, create_study, images, open_study, study, thresholds
 from allinsam.workflow.annotating import write_image
@@ -126,6 +128,9 @@ class DiscSegmenter:
             y = (rows - (y0 + y1) / 2) / ((y1 - y0) / 2)
             mask[:] = x**2 + y**2 <= 1
         return Segmentation(masks, np.full(len(boxes), self.predicted_iou, np.float32))
+
+    def masks_from_prompts(self, embedding: np.ndarray, prompts: Sequence[Prompt]) -> Segmentation:
+        return self.masks_from_boxes(embedding, np.array([prompt.extent() for prompt in prompts]))
 
 
 class NoCache:

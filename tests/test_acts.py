@@ -68,7 +68,7 @@ def test_a_mask_that_answers_an_older_box_comes_too_late() -> None:
     moved = act(2, "move", "a", box=box_of(PODOCYTES[1]))
     state, _ = replay([BOX, moved, shown(3, 1)])
     assert state.objects["a"].mask is None
-    assert [thing.object_id for thing in state.without_mask()] == ["a"]
+    assert [thing.object_id for thing in state.waiting()] == ["a"]
     state, _ = replay([BOX, moved, shown(3, 1), shown(4, 2)])
     assert state.objects["a"].mask is not None
 

@@ -5,16 +5,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from allinsam.masks import lasso_mask, stroke_mask
 from tests.studies import disc
 from webapp.surfaces.drawing import (
     NamedBox,
     canvas_box,
     canvas_polygon,
     changes,
-    lasso_mask,
     read_report,
     revision_mark,
-    stroke_mask,
 )
 from webapp.surfaces.scene import (
     BoxDrawn,

@@ -175,3 +175,19 @@ def test_two_pages_have_two_clocks():
     ]
     # 3 s to the box, none across the clocks, 2 s to the submission.
     assert active_seconds(acts) == 5.0
+
+
+def test_answers_of_the_server_are_no_acts_of_the_page():
+    rows = acts(
+        (0, "load"),
+        (4, "box", "a"),
+        (0.1, "mask_shown", "a", {"model_ms": 500}),
+        (6, "box", "b"),
+        (0.2, "mask_shown", "b", {"model_ms": 300}),
+        (10, "accept", "b"),
+    )
+    for row in rows:
+        row["client"] = "server" if row["kind"] == "mask_shown" else "page"
+    assert active_seconds(rows) == pytest.approx(10 - 0.8)
+    assert model_wait_seconds(rows) == pytest.approx(0.8)
+    assert seconds_per_object(rows) == pytest.approx({"a": 4, "b": 2 - 0.5 + 4 - 0.3})

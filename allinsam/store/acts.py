@@ -45,6 +45,11 @@ def stored_act(db: Database, client: str, seq: int) -> tuple[int, Act] | None:
     return None
 
 
+def last_seq(db: Database, client: str) -> int:
+    """The highest number of a page load's acts; 0 where it has none."""
+    return int(db.execute("SELECT coalesce(max(seq), 0) FROM act WHERE client = ?", [client]).fetchone()[0])
+
+
 def has_sources(db: Database, threshold_id: Any, registration_id: Any) -> bool:
     """Whether the threshold and the registration an act names are there; None names none."""
     query = """SELECT (:threshold IS NULL OR EXISTS (SELECT 1 FROM threshold WHERE id = :threshold))

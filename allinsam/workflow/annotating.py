@@ -14,10 +14,11 @@ from allinsam.acts import AssignmentState, Replay
 from allinsam.errors import InputError, NotAllowedError, NotFoundError
 from allinsam.files import write_file
 from allinsam.imaging import encode_png, read_channel, read_rgb
-from allinsam.masks import encode_rle
+from allinsam.masks import clean_mask, encode_rle
 from allinsam.records import Act
 from allinsam.registration import identity_matrix, warp_to_pas
 from allinsam.sam.embeddings import EmbeddingCache
+from allinsam.sam.prompting import Prompt
 from allinsam.store import Study, images, thresholds
 from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
@@ -178,19 +179,24 @@ def marker_evidence(study: Study, patch_id: int, marker: str) -> MarkerEvidence 
     return MarkerEvidence(bright, threshold["id"], threshold["value"], registration_id)
 
 
-def masks_for_boxes(
-    study: Study, cache: EmbeddingCache, patch_id: int, marker: str, boxes: np.ndarray
+def masks_for_prompts(
+    study: Study,
+    cache: EmbeddingCache,
+    patch_id: int,
+    marker: str,
+    prompts: Sequence[Prompt],
+    taken: np.ndarray | None = None,
 ) -> list[dict[str, Any]]:
-    """SAM's mask for each box, ready to be the payload of a `mask_shown` act.
+    """SAM's mask for each prompt, ready to be the payload of a `mask_shown` act.
 
-    Args:
-        boxes: (n, 4) xyxy in px of the patch.
+    Pixels that are `taken` (H, W) by nuclei already kept are left out, unless that is most of the mask: then
+    it is the same nucleus once more, which the person has to see.
     """
-    boxes = np.asarray(boxes, dtype=np.float32).reshape(-1, 4)
-    if len(boxes) == 0:
+    if not prompts:
         return []
     embedding = cache.get(read_patch(study, patch_id))
-    found = cache.segmenter.masks_from_boxes(embedding, boxes)
+    found = cache.segmenter.masks_from_prompts(embedding, prompts)
+    masks = found.masks if taken is None else [without(mask, taken) for mask in found.masks]
     evidence = marker_evidence(study, patch_id, marker)
     loaded = cache.segmenter.loaded
     return [
@@ -201,8 +207,24 @@ def masks_for_boxes(
             "weights_sha256": loaded.weights_sha256,
             **(evidence.of_mask(mask) if evidence else {}),
         }
-        for mask, score in zip(found.masks, found.predicted_iou, strict=True)
+        for mask, score in zip(masks, found.predicted_iou, strict=True)
     ]
+
+
+def without(mask: np.ndarray, taken: np.ndarray) -> np.ndarray:
+    """A mask without what is taken, in one piece; the mask itself where that would leave less than half."""
+    rest = mask & ~taken
+    if rest.sum() == mask.sum() or 2 * rest.sum() < mask.sum():
+        return mask
+    return clean_mask(rest, min_area_px=1)
+
+
+def masks_for_boxes(
+    study: Study, cache: EmbeddingCache, patch_id: int, marker: str, boxes: np.ndarray
+) -> list[dict[str, Any]]:
+    """The same for boxes (n, 4), xyxy in px of the patch."""
+    prompts = [Prompt(box) for box in np.asarray(boxes, dtype=np.float32).reshape(-1, 4)]
+    return masks_for_prompts(study, cache, patch_id, marker, prompts)
 
 
 def next_assignment(study: Study, person_id: str) -> dict[str, Any] | None:
@@ -219,10 +241,10 @@ def next_assignment(study: Study, person_id: str) -> dict[str, Any] | None:
 class ActLog:
     """Numbers the acts of one page load, so that each gets a (client, seq) of its own."""
 
-    def __init__(self, client: str, surface: str) -> None:
+    def __init__(self, client: str, surface: str, after_seq: int = 0) -> None:
         if not client:
             raise InputError("An act log needs the id of its page load.")
-        self._client, self._surface, self._seq = client, surface, 0
+        self._client, self._surface, self._seq = client, surface, after_seq
 
     def act(self, kind: str, client_ms: float, object_id: str | None = None, **payload: Any) -> Act:
         self._seq += 1

@@ -17,11 +17,14 @@ from allinsam.errors import InputError
 from allinsam.masks import decode_rle, encode_rle, rle_area
 from allinsam.records import Act
 from allinsam.sam.embeddings import EmbeddingCache
+from allinsam.sam.prompting import Prompt
 from allinsam.store import Study
 from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_rows
-from allinsam.workflow.annotating import ActLog, marker_evidence, masks_for_boxes, record_acts
+from allinsam.workflow.annotating import ActLog, marker_evidence, masks_for_prompts, record_acts
+
+POINT_MARGIN_PX = 3.0  # of the nucleus expected beyond a point at its rim
 
 
 def monotonic_ms() -> float:
@@ -67,6 +70,25 @@ def is_empty(thing: ObjectState) -> bool:
     return thing.mask is not None and rle_area(thing.mask.as_rle()) == 0
 
 
+def prompt_of(thing: ObjectState) -> Prompt:
+    """What SAM is asked for an object: its box, and the mask so far with the points that correct it.
+
+    A point that belongs to the nucleus but lies outside its box widens the box.
+    """
+    box = None if thing.box is None else np.array(thing.box, np.float32)
+    if not thing.points:
+        return Prompt(box)
+    xy, labels = np.array(thing.points, np.float32)[:, :2], np.array(thing.points, np.float32)[:, 2]
+    if box is not None and (labels == 1).any():
+        inside = xy[labels == 1]
+        low, high = inside.min(0) - POINT_MARGIN_PX, inside.max(0) + POINT_MARGIN_PX
+        outside = (inside < box[:2]).any() or (inside > box[2:]).any()
+        if outside:
+            box = np.concatenate([np.minimum(box[:2], low), np.maximum(box[2:], high)])
+    earlier = None if thing.mask is None or is_empty(thing) else decode_rle(thing.mask.as_rle())
+    return Prompt(box, xy, labels, earlier)
+
+
 @dataclass
 class Desk:
     """Every method that changes something returns only after it has been committed."""
@@ -107,6 +129,14 @@ class Desk:
 
     # --- Objects --------------------------------------------------------------------------------
 
+    def draw_box(self, object_id: str, class_id: int, box: Sequence[float]) -> None:
+        """A new object whose id the page has given it, its mask still to come."""
+        self.do("box", object_id, class_id=class_id, box=[float(v) for v in box])
+
+    def point_at(self, object_id: str, points: Sequence[Sequence[float]]) -> None:
+        """Say what belongs to a nucleus, [x, y, 1], and what does not, [x, y, 0]; the mask comes later."""
+        self.do("prompt", object_id, points=[[float(x), float(y), int(inside)] for x, y, inside in points])
+
     def draw_boxes(self, class_id: int, boxes: Iterable[Sequence[float]]) -> list[str]:
         """New objects, their masks still to come (`fetch_masks`)."""
         new = {str(uuid.uuid4()): [float(v) for v in box] for box in boxes}
@@ -146,13 +176,18 @@ class Desk:
         self._do_each("delete", {object_id: {} for object_id in object_ids})
 
     def set_outline(
-        self, mask: np.ndarray, tool: str, object_id: str | None = None, class_id: int | None = None
+        self,
+        mask: np.ndarray,
+        tool: str,
+        object_id: str | None = None,
+        class_id: int | None = None,
+        new_id: str | None = None,
     ) -> str:
-        """An outline made by hand: of a new object (give `class_id`) or instead of one's mask."""
+        """An outline made by hand: of a new object (its class, and its id if it has one) or of an old."""
         if not np.any(mask):
             raise InputError("This outline holds no pixel. Draw it larger, or delete the nucleus instead.")
         if object_id is None:
-            object_id, new = str(uuid.uuid4()), {"class_id": class_id}
+            object_id, new = new_id or str(uuid.uuid4()), {"class_id": class_id}
         else:
             new, class_id = {}, self._thing(object_id).class_id
         evidence = self._evidence(class_id, mask)
@@ -160,17 +195,22 @@ class Desk:
         return object_id
 
     def fetch_masks(self) -> int:
-        """SAM's masks for the boxes that wait for theirs; how many there were."""
-        waiting = self.state.without_mask()
+        """SAM's masks for the boxes and points that wait for theirs; how many there were."""
+        waiting = self.state.waiting()
         if not waiting or self.cache is None:
             return 0
         acts = []
+        asking = {thing.object_id for thing in waiting}
+        kept = [thing for thing in self.state.accepted() if thing.object_id not in asking and thing.mask]
+        taken = np.zeros(self.size_hw, bool)
+        for thing in kept:
+            taken |= decode_rle(thing.mask.as_rle())
         for class_id, row in self.classes.items():
             own = [thing for thing in waiting if thing.class_id == class_id]
             started = self.clock_ms()
-            boxes = np.array([thing.box for thing in own], np.float32)
+            prompts = [prompt_of(thing) for thing in own]
             patch_id = self.assignment["patch_id"]
-            found = masks_for_boxes(self.study, self.cache, patch_id, row["marker"], boxes)
+            found = masks_for_prompts(self.study, self.cache, patch_id, row["marker"], prompts, taken)
             model_ms = round(self.clock_ms() - started, 1)
             for thing, payload in zip(own, found, strict=True):
                 payload |= {"answers": list(thing.asked or ()), "model_ms": model_ms}

@@ -37,12 +37,19 @@ def open_page(study: Study, monkeypatch: pytest.MonkeyPatch) -> OpenPage:
     """
     monkeypatch.setenv(session.STUDY_VARIABLE, str(study.folder))
 
-    def open_(name: str, role: str = "lead", token: str | None = "", timeout_s: float = 60) -> AppTest:
+    def open_(
+        name: str,
+        role: str = "lead",
+        token: str | None = "",
+        timeout_s: float = 60,
+        surface: str = "simple_canvas",
+    ) -> AppTest:
         if token == "":
             token = signed_in_token(study, role, PEOPLE[role])
         monkeypatch.setattr(session, "_cookie_token", lambda: token)
         app = AppTest.from_file(str(ROOT / "webapp" / "app.py"), default_timeout=timeout_s).run()
         if name != "home" and token is not None:
+            app.session_state["surface"] = surface  # the other one works in a browser only
             app.switch_page(str(ROOT / "pages" / f"{name}.py")).run()
         return app
 

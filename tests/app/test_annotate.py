@@ -1,5 +1,6 @@
 """The annotate page without a browser: a stand-in surface hands gestures to the real page."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -288,3 +289,12 @@ def test_outlines_match_what_was_drawn(open_page: OpenPage, study: Study, surfac
     surface.does(page, BoxDrawn(tuple(box_of(PODOCYTES[0], margin_px=0.0))))
     mask = assignment_state(study, 1).proposed()[0].mask
     assert (decode_rle(mask.as_rle()) ^ disc(PODOCYTES[0])).sum() == 0
+
+
+def test_the_dual_pane_is_given_the_patch_and_its_words(open_page: OpenPage, study: Study) -> None:
+    page = open_page("annotate", role="annotator", surface="dual_pane")
+    assert not page.exception
+    (mounted,) = page.get("bidi_component")
+    told = json.loads(mounted.proto.mixed.json if mounted.proto.HasField("mixed") else mounted.proto.json)
+    assert told["assignment_id"] == 1 and told["strings"]["accept"] == "Keep"
+    assert kinds(study) == []  # the page in the browser says when it was loaded

@@ -39,7 +39,7 @@ class Annotating:
     assignment_id: int
 
     def open(self) -> None:
-        self.page.goto(f"{self.url}/annotate?patch={self.assignment_id}")
+        self.page.goto(f"{self.url}/annotate?surface=simple_canvas&patch={self.assignment_id}")
         self.page.locator("canvas.upper-canvas").wait_for(timeout=PATIENT)
         expect(self.page.locator(".saved")).to_contain_text("act", timeout=PATIENT)
 

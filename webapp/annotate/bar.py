@@ -156,6 +156,7 @@ def _slider(name: str, key: str, low: float, high: float, start: float, step: fl
 
 def view_popover() -> None:
     with st.popover("", icon=":material/tune:", help="Size of the pictures, colour of the marker"):
+        st.html('<a href="/annotate?surface=dual_pane" target="_self">Use the dual pane</a>')
         st.segmented_control(
             "Size of the pictures",
             list(PANE_SIZES),

@@ -10,10 +10,16 @@ import numpy as np
 
 from allinsam.acts import ObjectState
 from allinsam.errors import AllinsamError
-from allinsam.masks import clean_mask, decode_rle, mask_to_polygons, polygons_to_mask
+from allinsam.masks import (
+    clean_mask,
+    decode_rle,
+    lasso_mask,
+    mask_to_polygons,
+    polygons_to_mask,
+    stroke_mask,
+)
 from allinsam.records import Mask
 from allinsam.workflow.desk import Desk, is_empty
-from webapp.surfaces.drawing import lasso_mask, stroke_mask
 from webapp.surfaces.scene import (
     BoxDrawn,
     BoxMoved,
@@ -31,8 +37,13 @@ from webapp.views import smoothed
 
 # Below these a mask is shown as doubtful: about one in twenty of the compact backbone's outlines, and
 # nuclei whose marker is dark.
-LOW_PREDICTED_IOU = 0.6
+LOW_PREDICTED_IOU = 0.75
 LOW_SUPPORT = 0.25
+# Boxes that overlap more are taken for one nucleus drawn twice.
+SAME_NUCLEUS_IOU = 0.7
+# A nucleus so many times the usual side of at least so many others on the patch, or less, is told.
+STRANGE_SIZE, ENOUGH_TO_COMPARE = 2.5, 5
+FAR_OUTSIDE_PX = 3.0
 # Editing enlarges the nucleus until its box fills this share of the pane.
 EDIT_SHARE = 0.4
 SMALLEST_EDIT_SIDE_PX = 40
@@ -242,10 +253,43 @@ def doubts(desk: Desk, thing: ObjectState) -> list[str]:
     found = []
     if thing.origin == "sam" and (thing.predicted_iou or 0.0) < LOW_PREDICTED_IOU:
         found.append("The outline is uncertain. Check it closely.")
+    found += shape_doubts(desk, thing)
     weak = thing.molecular_support is not None and thing.molecular_support < LOW_SUPPORT
     if weak and desk.assignment["guidance"] in ARMS_WITH_OUTLINE:
         found.append(f"Marker bright in only {100 * thing.molecular_support:.0f} % of this nucleus. Keep it?")
     return found
+
+
+def shape_doubts(desk: Desk, thing: ObjectState) -> list[str]:
+    """What looks wrong with a nucleus beside the others: drawn twice, of a strange size, outside its box."""
+    found = []
+    extents = {other.object_id: extent(other) for other in visible(desk) if other.state != "rejected"}
+    mine = extents.pop(thing.object_id, None)
+    if mine is None:
+        return []
+    if any(_box_iou(mine, other) > SAME_NUCLEUS_IOU for other in extents.values() if other is not None):
+        found.append("There is another outline in nearly the same place. Is this nucleus drawn twice?")
+    side = max(mine[2] - mine[0], mine[3] - mine[1])
+    sides = sorted(max(b[2] - b[0], b[3] - b[1]) for b in extents.values() if b is not None)
+    usual = sides[len(sides) // 2] if len(sides) >= ENOUGH_TO_COMPARE else None
+    if usual is not None and not usual / STRANGE_SIZE < side < usual * STRANGE_SIZE:
+        found.append(f"Much {'larger' if side > usual else 'smaller'} than the other nuclei here.")
+    bounds = _bounds(rings_of(thing))
+    if thing.box is not None and bounds is not None and thing.origin != "drawn":
+        before = max(thing.box[0] - bounds[0], thing.box[1] - bounds[1])
+        beyond = max(bounds[2] - thing.box[2], bounds[3] - thing.box[3])
+        if max(before, beyond) > FAR_OUTSIDE_PX:
+            found.append("The outline reaches beyond its box.")
+    return found
+
+
+def _box_iou(one: tuple[float, ...], other: tuple[float, ...]) -> float:
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
+    return width * height / (areas - width * height)
 
 
 def things(desk: Desk) -> tuple[Thing, ...]:

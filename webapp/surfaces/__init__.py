@@ -1,4 +1,7 @@
-"""Where people draw. Every surface shows a `Scene` and hands back gestures; pages do not know which it is."""
+"""Where people draw: the dual pane, which works in the browser, and surfaces that show a `Scene`.
+
+A surface of this table is given a scene by the page and hands back gestures; the page knows no more of it.
+"""
 
 from webapp.surfaces import simple_canvas
 from webapp.surfaces.scene import Surface

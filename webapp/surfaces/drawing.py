@@ -10,9 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from shapely import LineString, Point, get_coordinates
 
-from allinsam.masks import polygons_to_mask
 from webapp.surfaces.scene import BoxDrawn, BoxMoved, BoxRemoved, Clicked, Gesture, Window
 
 MARK = "revision "
@@ -129,20 +127,6 @@ def changes(
         elif inside := _inside(shown, size_hw):
             found.append(Change(BoxDrawn(inside), shown))
     return found, still
-
-
-def stroke_mask(points: np.ndarray, width_px: float, size_hw: tuple[int, int]) -> np.ndarray:
-    """The pixels a brush of this width covers along a line (n, 2), all in px of the patch."""
-    line = LineString(points) if len(points) > 1 else Point(points[0])
-    outline = get_coordinates(line.buffer(width_px / 2).exterior)
-    return polygons_to_mask([outline.astype(np.float32)], size_hw)
-
-
-def lasso_mask(points: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
-    """The pixels inside a line drawn round them; its ends are joined."""
-    if len(points) < 3:
-        return np.zeros(size_hw, bool)
-    return polygons_to_mask([np.asarray(points, np.float32)], size_hw)
 
 
 def _rectangle(box: np.ndarray) -> dict[str, Any]:

@@ -1,0 +1,257 @@
+"""The dual pane in a real browser: drawn at once, kept once, whatever becomes of the server."""
+
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import psutil
+import pytest
+from playwright.sync_api import Page, expect
+
+from allinsam.acts import AssignmentState
+from allinsam.masks import rle_area
+from allinsam.store import Study
+from allinsam.store import acts as act_store
+from allinsam.workflow.annotating import assignment_state
+from allinsam.workflow.checking import verify
+from tests.e2e.conftest import Serve
+from tests.e2e.panes import on_screen
+from tests.live import LiveServer, wait_until
+from tests.people import signed_in_token
+from tests.studies import MESANGIAL, PERSON, PODOCYTES, SIZE_PX, box_of, small_study
+from webapp.session import COOKIE
+
+PATIENT = 120_000  # ms, for a busy machine
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory, serve: Serve) -> LiveServer:
+    """One server; each test has a patch of its own."""
+    return serve(small_study(tmp_path_factory.mktemp("dual") / "study", slides=1, patches_per_slide=8))
+
+
+@dataclass
+class Annotating:
+    """PERSON at one patch, zoomed out, and what the study has kept of it."""
+
+    page: Page
+    study: Study
+    url: str
+    assignment_id: int
+
+    def open(self) -> None:
+        self.page.goto(f"{self.url}/annotate?patch={self.assignment_id}")
+        expect(self.page.locator(".surface .status")).to_be_visible(timeout=PATIENT)
+        self.page.wait_for_timeout(300)
+
+    def at(self, point: tuple[float, float], pane: int = 0) -> tuple[float, float]:
+        return on_screen(self.page, SIZE_PX, point, pane)
+
+    def drag(self, *path: tuple[float, float], pane: int = 0) -> None:
+        points = [self.at(point, pane) for point in path]
+        self.page.mouse.move(*points[0])
+        self.page.mouse.down()
+        for point in points[1:]:
+            self.page.mouse.move(*point, steps=4)
+        self.page.mouse.up()
+
+    def draw(self, centre: tuple[int, int], pane: int = 0) -> None:
+        box = box_of(centre)
+        self.drag((box[0], box[1]), (box[2], box[3]), pane=pane)
+
+    def press(self, key: str) -> None:
+        self.page.keyboard.press(key)
+
+    @property
+    def kinds(self) -> list[str]:
+        with self.study.science.read() as db:
+            return [act.kind for act in act_store.list_acts(db, self.assignment_id)]
+
+    @property
+    def state(self) -> AssignmentState:
+        return assignment_state(self.study, self.assignment_id)
+
+    def wait_for(self, kind: str, count: int = 1) -> None:
+        wait_until(lambda: self.kinds.count(kind) >= count, f"{count} x {kind}")
+
+    def sees(self, text: str, where: str = ".surface") -> None:
+        expect(self.page.locator(where, has_text=text).first).to_be_visible(timeout=PATIENT)
+
+
+Annotate = Callable[[int], Annotating]
+
+
+@pytest.fixture
+def annotate(live: LiveServer, page: Page) -> Annotate:
+    token = signed_in_token(live.study, "annotator", PERSON)
+    page.context.add_cookies([{"name": COOKIE, "value": token, "url": live.url}])
+
+    def open_(assignment_id: int, on: Page = page) -> Annotating:
+        at = Annotating(on, live.study, live.url, assignment_id)
+        at.open()
+        return at
+
+    return open_
+
+
+def server_of(live: LiveServer) -> psutil.Process:
+    children = psutil.Process(live.process.pid).children()
+    return next(child for child in children if "server" in child.cmdline())
+
+
+def test_boxes_on_both_panes_are_kept_with_their_classes_and_come_back(annotate: Annotate) -> None:
+    at = annotate(1)
+    for centre in PODOCYTES[:2]:
+        at.draw(centre)
+    at.draw(PODOCYTES[2], pane=1)
+    at.press("2")
+    at.draw(MESANGIAL[0], pane=1)
+    at.wait_for("mask_shown", 4)
+    at.sees("4 to check", ".counts")
+    for count in range(1, 5):
+        at.press("a")
+        at.wait_for("accept", count)
+    at.sees("4 kept", ".counts")
+    things = list(at.state.objects.values())
+    assert [thing.class_id for thing in things] == [1, 1, 1, 2]
+    assert all(thing.state == "accepted" and rle_area(thing.mask.as_rle()) > 150 for thing in things)
+    for thing, centre in zip(things, [*PODOCYTES[:3], MESANGIAL[0]], strict=True):
+        assert thing.first_box == pytest.approx(box_of(centre), abs=1.5)
+    at.open()
+    at.sees("4 kept", ".counts")
+    assert verify(at.study)["problems"] == []
+
+
+def test_every_act_is_undone_and_redone_across_a_reload(annotate: Annotate) -> None:
+    at = annotate(2)
+    at.draw(PODOCYTES[0])
+    at.wait_for("mask_shown")
+    at.sees("1 to check", ".counts")
+    at.press("a")
+    at.wait_for("accept")
+    at.press("Delete")
+    at.wait_for("delete")
+    at.open()
+    at.press("Control+z")
+    at.wait_for("undo")
+    at.sees("1 kept", ".counts")
+    at.press("Control+z")
+    at.wait_for("undo", 2)
+    at.sees("1 to check", ".counts")
+    at.press("Control+y")
+    at.wait_for("redo")
+    at.sees("1 kept", ".counts")
+    assert [thing.state for thing in at.state.objects.values()] == ["accepted"]
+
+
+def test_drawing_by_hand_mending_and_moving_a_box(annotate: Annotate) -> None:
+    at = annotate(3)
+    x, y = PODOCYTES[0]
+    at.press("l")
+    at.drag((x - 10, y - 10), (x + 10, y - 10), (x + 10, y + 10), (x - 10, y + 10))
+    at.wait_for("mask_edit")
+    assert next(iter(at.state.objects.values())).origin == "drawn"
+    at.press("b")
+    at.drag((x + 8, y), (x + 22, y))
+    at.wait_for("mask_edit", 2)
+    at.press("e")
+    at.drag((x + 18, y - 12), (x + 18, y + 12))
+    at.wait_for("mask_edit", 3)
+    at.press("v")
+    at.press("Escape")
+    at.draw(PODOCYTES[1])
+    at.wait_for("mask_shown")
+    at.sees("2 to check", ".counts")
+    box = list(at.state.objects.values())[1].box
+    at.drag((box[2], box[3]), (box[2] + 12, box[3] + 8))  # a handle of the box just drawn
+    at.wait_for("move")
+    at.wait_for("mask_shown", 2)
+    moved = list(at.state.objects.values())[1].box
+    assert moved[2] == pytest.approx(box[2] + 12, abs=1.5) and moved[:2] == pytest.approx(box[:2], abs=0.1)
+
+
+def test_points_correct_a_mask(annotate: Annotate) -> None:
+    at = annotate(4)
+    at.draw(PODOCYTES[0])
+    at.wait_for("mask_shown")
+    at.sees("1 to check", ".counts")
+    at.press("i")
+    x, y = at.at((PODOCYTES[0][0] + 2, PODOCYTES[0][1] + 2))
+    at.page.mouse.click(x, y)
+    at.wait_for("prompt")
+    at.wait_for("mask_shown", 2)
+    assert next(iter(at.state.objects.values())).points[0][2] == 1
+
+
+def test_a_second_tab_only_looks_until_it_takes_over(annotate: Annotate, page: Page) -> None:
+    first = annotate(5)
+    second = annotate(5, on=page.context.new_page())
+    second.sees("open in another tab", ".trouble")
+    second.draw(PODOCYTES[0])
+    first.draw(PODOCYTES[1])
+    first.wait_for("mask_shown")
+    assert first.kinds.count("box") == 1
+    second.page.get_by_role("button", name="Work here instead").click()
+    expect(second.page.locator(".trouble", has_text="open in another tab")).to_have_count(0, timeout=PATIENT)
+    second.draw(PODOCYTES[0])
+    second.wait_for("box", 2)
+
+
+def test_a_paused_and_a_killed_server_lose_and_double_nothing(annotate: Annotate, live: LiveServer) -> None:
+    at = annotate(6)
+    fire = """(root, [from, count]) => {
+        const surface = root.surface;
+        for (let i = from; i < from + count; i++) {
+            const x = 10 + 24 * (i % 20), y = 10 + 24 * Math.floor(i / 20);
+            const box = [x, y, x + 12, y + 12];
+            surface.emit("box", {object_id: `fired-${i}`, class_id: surface.classId, box});
+        }
+    }"""
+    surface = at.page.locator(".dual-pane")
+    surface.evaluate(fire, [0, 30])
+    server = server_of(live)
+    server.send_signal(signal.SIGSTOP)
+    surface.evaluate(fire, [30, 30])
+    at.page.wait_for_timeout(1000)
+    server.send_signal(signal.SIGCONT)
+    surface.evaluate(fire, [60, 20])
+    at.wait_for("box", 40)
+    server.send_signal(signal.SIGKILL)
+    surface.evaluate(fire, [80, 20])
+    at.wait_for("box", 100)
+    with at.study.science.read() as db:
+        drawn = [act.object_id for act in act_store.list_acts(db, 6) if act.kind == "box"]
+    assert drawn == [f"fired-{i}" for i in range(100)]
+    at.sees("Saved", ".status")
+
+
+def test_what_waits_is_sent_after_the_page_was_closed(
+    annotate: Annotate, live: LiveServer, page: Page
+) -> None:
+    at = annotate(7)
+    server = server_of(live)
+    server.send_signal(signal.SIGSTOP)
+    at.draw(PODOCYTES[0])
+    at.draw(PODOCYTES[1])
+    at.page.wait_for_timeout(500)
+    at.page.close()
+    server.send_signal(signal.SIGCONT)
+    again = annotate(7, on=page.context.new_page())
+    again.wait_for("box", 2)
+    again.wait_for("mask_shown", 2)
+    again.sees("2 to check", ".counts")
+    assert again.kinds.count("box") == 2
+
+
+def test_handing_in_says_what_is_open_and_goes_to_the_next_patch(annotate: Annotate) -> None:
+    at = annotate(8)
+    at.press("n")
+    at.sees("Not handed in yet", ".trouble")
+    for button in at.page.get_by_role("button", name="None here").all():
+        button.click()
+    at.wait_for("nothing_here", 2)
+    expect(at.page.locator(".class-state", has_text="none here")).to_have_count(2, timeout=PATIENT)
+    at.press("n")
+    wait_until(lambda: at.state.submitted, "the submission")
+    at.sees("Box", ".bar")
+    at.page.wait_for_url(lambda url: "patch=8" not in url, timeout=PATIENT)

@@ -1,0 +1,236 @@
+"""The desk by fetch: only one's own, gestures once, masks after, and what a page is told."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+
+from allinsam.store import Study
+from allinsam.store.acts import list_acts
+from tests.studies import MESANGIAL, PERSON, PODOCYTES, NoCache, box_of, small_study
+from tests.test_image_routes import OTHER, SIGNER, STUDENT, SignedInAs
+from webapp import desk_routes, session
+from webapp.annotate.desk_view import Telling
+
+CLIENT = "page-one-1234"
+Visit = Callable[..., TestClient]
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    return small_study(tmp_path / "study", slides=1)
+
+
+@pytest.fixture
+def visit(study: Study, monkeypatch: pytest.MonkeyPatch) -> Visit:
+    monkeypatch.setenv(session.STUDY_VARIABLE, str(study.folder))
+    monkeypatch.setattr(desk_routes, "embedding_cache", lambda study: NoCache())
+    monkeypatch.setattr(desk_routes, "embed_ahead", lambda study, cache, patch_ids: None)
+    monkeypatch.setattr(desk_routes, "_telling", Telling())
+    monkeypatch.setattr(desk_routes, "_presence", desk_routes.Presence())
+    return lambda person=STUDENT: TestClient(SignedInAs(Starlette(routes=desk_routes.routes), person))
+
+
+def own_id(study: Study) -> int:
+    with study.science.read() as db:
+        return next(iter(db["assignment"].rows))["id"]
+
+
+def box(n: int, object_id: str, centre: tuple[int, int], class_id: int = 1) -> dict:
+    return {
+        "n": n,
+        "kind": "box",
+        "at_ms": n,
+        "object_id": object_id,
+        "class_id": class_id,
+        "box": box_of(centre),
+    }
+
+
+class Page:
+    """One page load as the browser's code behaves."""
+
+    def __init__(self, http: TestClient, assignment_id: int, client: str = CLIENT) -> None:
+        self.http, self.at, self.client = http, f"/api/assignments/{assignment_id}", client
+        self.knows: int | None = None
+
+    def open(self) -> dict:
+        return self._told(self.http.get(f"{self.at}/desk", params={"client": self.client}))
+
+    def send(self, *gestures: dict, **more: object) -> dict:
+        return self._told(self._post("acts", gestures=list(gestures), **more))
+
+    def masks(self) -> dict:
+        return self._told(self._post("masks"))
+
+    def here(self, **more: object) -> bool:
+        return self._post("here", **more).json()["holds"]
+
+    def _post(self, what: str, **more: object):
+        return self.http.post(f"{self.at}/{what}", json={"client": self.client, "knows": self.knows, **more})
+
+    def _told(self, answer) -> dict:
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["cache-control"] == "private, no-store"
+        told = answer.json()
+        self.knows = told["n_acts"]
+        return told
+
+
+def test_a_page_is_told_what_it_needs_to_begin(study: Study, visit: Visit) -> None:
+    told = Page(visit(), own_id(study)).open()
+    assert told["assignment"]["width_px"] == 512 and told["assignment"]["guidance"] == "threshold"
+    assert told["assignment"]["pas_url"].startswith("/api/patches/")
+    assert [row["name"] for row in told["classes"]] == ["podocyte", "mesangial"]
+    assert {row["letter"] for row in told["classes"]} == {"P", "M"}
+    assert all("layer=marker" in row["marker_url"] for row in told["classes"])
+    assert len(told["classes"][0]["bright"]) == len(PODOCYTES)
+    assert told["objects"] == [] and told["holds"] and told["whole"]
+    assert {point["kind"] for point in told["open_points"]} == {"unanswered"}
+
+
+@pytest.mark.parametrize("guidance, marker, bright", [("pas_only", False, False), ("if", True, False)])
+def test_arms_without_marker_are_told_nothing_of_it(
+    tmp_path: Path, visit: Visit, monkeypatch: pytest.MonkeyPatch, guidance: str, marker: bool, bright: bool
+) -> None:
+    study = small_study(tmp_path / guidance, slides=1, guidance=guidance)
+    monkeypatch.setenv(session.STUDY_VARIABLE, str(study.folder))
+    for row in Page(visit(), own_id(study)).open()["classes"]:
+        assert (row["marker_url"] is not None, row["bright"] is not None) == (marker, bright)
+
+
+def test_box_mask_keep_and_only_news_is_told(study: Study, visit: Visit) -> None:
+    page = Page(visit(), own_id(study))
+    page.open()
+    told = page.send(box(1, "a", PODOCYTES[0]), box(2, "b", MESANGIAL[0], class_id=2))
+    assert told["acknowledged"] == 2 and told["refused"] == []
+    assert told["waiting"] == ["a", "b"] and told["can_undo"] and not told["can_redo"]
+    assert [(thing["number"], thing["rings"]) for thing in told["objects"]] == [(1, []), (2, [])]
+    told = page.masks()
+    assert told["waiting"] == [] and [thing["id"] for thing in told["objects"]] == ["a", "b"]
+    assert all(thing["rings"] and thing["support"] > 0.8 for thing in told["objects"])
+    told = page.send({"n": 3, "kind": "accept", "at_ms": 9, "object_ids": ["a"]})
+    assert [(thing["id"], thing["state"]) for thing in told["objects"]] == [("a", "accepted")]
+    assert not told["whole"]
+    told = page.send({"n": 4, "kind": "delete", "at_ms": 10, "object_id": "b"})
+    assert told["removed"] == ["b"] and told["objects"] == []
+    told = page.send({"n": 5, "kind": "undo", "at_ms": 11})
+    assert [thing["id"] for thing in told["objects"]] == ["b"] and told["can_redo"]
+
+
+def test_a_page_that_missed_an_answer_is_told_everything(study: Study, visit: Visit) -> None:
+    page = Page(visit(), own_id(study))
+    page.open()
+    page.send(box(1, "a", PODOCYTES[0]))
+    page.knows = 0  # the answer never came
+    told = page.send(box(1, "a", PODOCYTES[0]))
+    assert told["whole"] and [thing["id"] for thing in told["objects"]] == ["a"]
+    assert told["acknowledged"] == 1
+    with study.science.read() as db:
+        assert [act.kind for act in list_acts(db, own_id(study))] == ["box"]
+
+
+def test_refused_gestures_are_told_by_number(study: Study, visit: Visit) -> None:
+    told = Page(visit(), own_id(study)).send({"n": 1, "kind": "accept", "at_ms": 1, "object_ids": ["x"]})
+    assert told["acknowledged"] == 1
+    assert told["refused"][0]["n"] == 1 and "no longer here" in told["refused"][0]["why"]
+
+
+def test_what_a_crashed_page_left_behind_is_taken_under_its_own_name(study: Study, visit: Visit) -> None:
+    crashed = Page(visit(), own_id(study), "crashed-page")
+    crashed.send(box(1, "a", PODOCYTES[0]))
+    page = Page(visit(), own_id(study))
+    told = page.send(box(1, "a", PODOCYTES[0]), box(2, "b", PODOCYTES[1]), sender="crashed-page")
+    assert told["acknowledged"] == 2
+    with study.science.read() as db:
+        kept = [(act.client, act.seq) for act in list_acts(db, own_id(study))]
+    assert kept == [("crashed-page", 1001), ("crashed-page", 2001)]
+
+
+def test_a_second_page_is_told_and_may_take_over(study: Study, visit: Visit) -> None:
+    first, second = Page(visit(), own_id(study)), Page(visit(), own_id(study), "page-two-1234")
+    assert first.open()["holds"] and not second.open()["holds"]
+    assert first.here() and not second.here()
+    assert second.here(take_over=True) and not first.here()
+    second.here(leave=True)
+    assert first.here()
+
+
+def test_a_silent_page_holds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(desk_routes.time, "monotonic", lambda: now[0])
+    presence = desk_routes.Presence()
+    assert presence.holds(1, "one") and not presence.holds(1, "two") and presence.holds(2, "two")
+    now[0] += desk_routes.PRESENT_S + 1
+    assert presence.holds(1, "two") and not presence.holds(1, "one")
+
+
+@pytest.mark.parametrize("person", [OTHER, SIGNER])
+def test_nobody_else_sees_or_changes_a_patch(study: Study, visit: Visit, person: object) -> None:
+    http, at = visit(person), f"/api/assignments/{own_id(study)}"
+    assert http.get(f"{at}/desk", params={"client": CLIENT}).status_code == 403
+    for what in ("acts", "masks", "here"):
+        answer = http.post(f"{at}/{what}", json={"client": CLIENT, "gestures": [box(1, "a", PODOCYTES[0])]})
+        assert answer.status_code == 403 and "not in your queue" in answer.text
+    with study.science.read() as db:
+        assert list_acts(db, own_id(study)) == []
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"[1]", "one JSON object"),
+        (b"{", "no JSON"),
+        (b"[" * 100_000, "no JSON"),
+        (json.dumps({"gestures": []}).encode(), "no usable name"),
+        (json.dumps({"client": "a\nb\nc\nd\ne", "gestures": []}).encode(), "no usable name"),
+        (json.dumps({"client": CLIENT}).encode(), "at most 200 gestures"),
+        (json.dumps({"client": CLIENT, "gestures": [{}] * 201}).encode(), "at most 200 gestures"),
+        (json.dumps({"client": CLIENT, "gestures": [{}]}).encode(), "needs a number"),
+        (json.dumps({"client": CLIENT, "gestures": [], "sender": 5}).encode(), "sender"),
+    ],
+)
+def test_bad_requests_are_answered_in_words(study: Study, visit: Visit, content: bytes, message: str) -> None:
+    at = f"/api/assignments/{own_id(study)}/acts"
+    answer = visit().post(at, content=content, headers={"content-type": "application/json"})
+    assert answer.status_code == 400 and message in answer.text
+
+
+def test_forms_too_much_and_unknown_patches_are_refused(study: Study, visit: Visit) -> None:
+    http, at = visit(), f"/api/assignments/{own_id(study)}/acts"
+    assert http.post(at, data={"client": CLIENT}).status_code == 400
+    large = b'{"client": "' + b"x" * desk_routes.LARGEST_BODY_BYTES + b'"}'
+    answer = http.post(at, content=large, headers={"content-type": "application/json"})
+    assert answer.status_code == 400 and "at once" in answer.text
+    for number in (999, 2**70):
+        assert http.get(f"/api/assignments/{number}/desk", params={"client": CLIENT}).status_code == 404
+
+
+def test_without_a_model_boxes_are_kept_and_the_trouble_is_told(
+    study: Study, visit: Visit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(study: Study) -> None:
+        raise desk_routes.InputError("The weights are gone.")
+
+    monkeypatch.setattr(desk_routes, "embedding_cache", broken)
+    page = Page(visit(), own_id(study))
+    page.open()
+    page.send(box(1, "a", PODOCYTES[0]))
+    told = page.masks()
+    assert "weights are gone" in told["trouble"] and told["waiting"] == ["a"]
+
+
+def test_every_page_load_hears_what_another_did(study: Study, visit: Visit) -> None:
+    one, other = Page(visit(), own_id(study)), Page(visit(), own_id(study), "page-two-1234")
+    one.open(), other.open()
+    one.send(box(1, "a", PODOCYTES[0]))
+    told = other.send(box(1, "b", PODOCYTES[1]))
+    assert sorted(thing["id"] for thing in told["objects"]) == ["a", "b"]
+
+
+def test_person_of_the_fixture_owns_the_patch(study: Study) -> None:
+    with study.science.read() as db:
+        assert next(iter(db["assignment"].rows))["person_id"] == PERSON

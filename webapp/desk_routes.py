@@ -1,0 +1,248 @@
+"""Annotating by fetch: the desk of one patch, gestures in, masks out. Streamlit takes no part in it."""
+
+import json
+import threading
+import time
+from typing import Any
+
+import numpy as np
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from allinsam.accounts import SignedIn, may
+from allinsam.errors import AllinsamError, InputError, NotAllowedError, NotFoundError
+from allinsam.masks import mask_to_polygons
+from allinsam.store import Study, assignments, images
+from allinsam.store.study import get_study
+from allinsam.workflow.annotating import marker_evidence
+from allinsam.workflow.desk import Desk
+from allinsam.workflow.gestures import Gesture, open_desk, take_gestures
+from webapp.annotate import bench
+from webapp.annotate.desk_view import Telling
+from webapp.image_routes import SHOWN_TO, View
+from webapp.resources import embed_ahead, embedding_cache
+from webapp.session import study_from_environment
+from webapp.surfaces.scene import Window
+from webapp.views import smoothed
+
+LARGEST_BODY_BYTES = 8_000_000
+MOST_GESTURES = 200  # in one request
+LONGEST_CLIENT = 80
+# A page that has not been heard of for so long no longer holds its patch.
+PRESENT_S = 12.0
+SMALLEST_BRIGHT_PX = 3
+
+_telling = Telling()
+
+
+class Presence:
+    """Which page load works on which patch, so that a second one can be told."""
+
+    def __init__(self) -> None:
+        self._seen: dict[int, tuple[str, float]] = {}
+        self._lock = threading.Lock()
+
+    def holds(self, assignment_id: int, client: str, take_over: bool = False) -> bool:
+        """Whether this page load works on the patch; the first to come does, until it is silent."""
+        now = time.monotonic()
+        with self._lock:
+            holder, seen = self._seen.get(assignment_id, (client, now))
+            if holder != client and now - seen < PRESENT_S and not take_over:
+                return False
+            self._seen[assignment_id] = (client, now)
+            return True
+
+    def leave(self, assignment_id: int, client: str) -> None:
+        with self._lock:
+            if self._seen.get(assignment_id, ("", 0.0))[0] == client:
+                del self._seen[assignment_id]
+
+
+_presence = Presence()
+
+
+async def desk_route(request: Request) -> Response:
+    """GET /api/assignments/{id}/desk?client=...: everything a page needs to work on a patch."""
+    return await _answer(request, _open)
+
+
+async def acts_route(request: Request) -> Response:
+    """POST /api/assignments/{id}/acts {client, knows, gestures}: settled when this answers."""
+    return await _answer(request, _take)
+
+
+async def masks_route(request: Request) -> Response:
+    """POST /api/assignments/{id}/masks {client, knows}: the masks that are waited for."""
+    return await _answer(request, _fetch)
+
+
+async def here_route(request: Request) -> Response:
+    """POST /api/assignments/{id}/here {client, take_over, leave}: I work here, if nobody else does."""
+    return await _answer(request, _here)
+
+
+routes = [
+    Route("/api/assignments/{assignment_id:int}/desk", desk_route, methods=["GET"]),
+    Route("/api/assignments/{assignment_id:int}/acts", acts_route, methods=["POST"]),
+    Route("/api/assignments/{assignment_id:int}/masks", masks_route, methods=["POST"]),
+    Route("/api/assignments/{assignment_id:int}/here", here_route, methods=["POST"]),
+]
+
+
+async def _answer(request: Request, act: Any) -> Response:
+    """Run `act` in a thread, with the person, the assignment's id and the body; errors become words."""
+    try:
+        body = await _body(request) if request.method == "POST" else dict(request.query_params)
+        client = body.get("client")
+        if not isinstance(client, str) or not 8 <= len(client) <= LONGEST_CLIENT or not client.isprintable():
+            raise InputError("This page load has no usable name. Reload the page.")
+        assignment_id = request.path_params["assignment_id"]
+        if assignment_id >= 2**63:
+            raise NotFoundError(f"No patch {assignment_id} in this study.")
+        study = study_from_environment()
+        person = request.state.person
+        _demand_own(study, person, assignment_id)
+        answer = await run_in_threadpool(act, study, person, assignment_id, client, body)
+    except NotAllowedError as error:
+        return PlainTextResponse(str(error), status_code=403)
+    except NotFoundError as error:
+        return PlainTextResponse(str(error), status_code=404)
+    except AllinsamError as error:
+        return PlainTextResponse(str(error), status_code=400)
+    return JSONResponse(answer, headers={"Cache-Control": "private, no-store"})
+
+
+async def _body(request: Request) -> dict[str, Any]:
+    if request.headers.get("content-type", "").split(";")[0] != "application/json":
+        raise InputError("Send JSON.")
+    content = bytearray()
+    async for chunk in request.stream():
+        content += chunk
+        if len(content) > LARGEST_BODY_BYTES:
+            raise InputError(f"More than {LARGEST_BODY_BYTES} bytes at once are not taken.")
+    try:
+        body = json.loads(bytes(content))
+    except (ValueError, RecursionError) as error:
+        raise InputError("This is no JSON. Reload the page.") from error
+    if not isinstance(body, dict):
+        raise InputError("Send one JSON object.")
+    return body
+
+
+def _demand_own(study: Study, person: SignedIn, assignment_id: int) -> None:
+    with study.science.read() as db:
+        assignment = assignments.get_assignment(db, assignment_id)
+    if not may(person, "annotate", assignment) or assignment["person_id"] != person.person_id:
+        raise NotAllowedError("This patch is not in your queue.")
+
+
+def _knows(body: dict[str, Any]) -> int | None:
+    knows = body.get("knows")
+    return knows if type(knows) is int else None
+
+
+def _open(study: Study, person: SignedIn, assignment_id: int, client: str, body: dict) -> dict[str, Any]:
+    desk = open_desk(study, assignment_id, person.person_id, client)
+    with study.science.read() as db:
+        mine = assignments.list_assignments(db, person.person_id)
+        patch = images.get_patch(db, desk.assignment["patch_id"])
+        simulated = bool(get_study(db)["simulated"])
+    _embed_ahead(study, desk, mine)
+    return {
+        "assignment": {
+            "id": assignment_id,
+            "patch": patch["name"],
+            "width_px": desk.size_hw[1],
+            "height_px": desk.size_hw[0],
+            "um_per_px": patch["um_per_px"],
+            "guidance": desk.assignment["guidance"],
+            "tool": desk.assignment["tool"],
+            "pas_url": _url(desk, "pas", None),
+        },
+        "classes": [_class_json(study, desk, row) for row in desk.classes.values()],
+        "queue": [{"id": row["id"], "state": row["state"], "patch": row["patch"]} for row in mine],
+        "simulated": simulated,
+        "holds": _presence.holds(assignment_id, client),
+        **_telling.news(desk, client, None),
+    }
+
+
+def _take(study: Study, person: SignedIn, assignment_id: int, client: str, body: dict) -> dict[str, Any]:
+    raw = body.get("gestures")
+    if not isinstance(raw, list) or len(raw) > MOST_GESTURES:
+        raise InputError(f"Send a list of at most {MOST_GESTURES} gestures.")
+    # Gestures of an earlier page load of the same person, left behind by a crash, come under their own name.
+    sender = body.get("sender", client)
+    if not isinstance(sender, str) or not 8 <= len(sender) <= LONGEST_CLIENT or not sender.isprintable():
+        raise InputError("The sender of these gestures has no usable name. Reload the page.")
+    gestures = [Gesture.from_json(item) for item in raw]
+    taken = take_gestures(study, assignment_id, person.person_id, sender, gestures)
+    return {
+        "acknowledged": taken.acknowledged,
+        "refused": [{"n": n, "why": why} for n, why in taken.refused.items()],
+        "holds": _presence.holds(assignment_id, client),
+        **_telling.news(taken.desk, client, _knows(body)),
+    }
+
+
+def _fetch(study: Study, person: SignedIn, assignment_id: int, client: str, body: dict) -> dict[str, Any]:
+    trouble = None
+    try:
+        cache = embedding_cache(study)
+    except AllinsamError as error:
+        cache, trouble = None, f"Boxes get no outlines now: {error}"
+    # Masks are the server's acts: they are numbered by a name of their own.
+    desk = open_desk(study, assignment_id, person.person_id, f"masks-{time.time_ns():x}-{client[:24]}", cache)
+    started = time.perf_counter()
+    desk.clock_ms = lambda: 1000 * (time.perf_counter() - started)
+    if cache is not None:
+        desk.fetch_masks()
+    return {"trouble": trouble, **_telling.news(desk, client, _knows(body))}
+
+
+def _here(study: Study, person: SignedIn, assignment_id: int, client: str, body: dict) -> dict[str, Any]:
+    if body.get("leave") is True:
+        _presence.leave(assignment_id, client)
+        return {"holds": False}
+    return {"holds": _presence.holds(assignment_id, client, take_over=body.get("take_over") is True)}
+
+
+def _embed_ahead(study: Study, desk: Desk, mine: list[dict[str, Any]]) -> None:
+    try:
+        cache = embedding_cache(study)
+    except AllinsamError:
+        return  # the first box says so
+    following = [row["patch_id"] for row in mine if row["state"] == "waiting"]
+    embed_ahead(study, cache, [desk.assignment["patch_id"], *following[:1]])
+
+
+def _class_json(study: Study, desk: Desk, row: dict[str, Any]) -> dict[str, Any]:
+    guidance = desk.assignment["guidance"]
+    shows_marker, shows_bright = (guidance in SHOWN_TO[layer] for layer in ("marker", "bright"))
+    return {
+        "id": row["id"],
+        "name": row["name"],
+        "letter": bench.letters(desk)[row["id"]],
+        "key": row["key"],
+        "colour": row["colour"],
+        "marker_url": _url(desk, "marker", row["marker"]) if shows_marker else None,
+        "bright": _bright_rings(study, desk, row["marker"]) if shows_bright else None,
+    }
+
+
+def _url(desk: Desk, layer: str, marker: str | None) -> str:
+    height, width = desk.size_hw
+    window = Window(0, 0, max(height, width), max(height, width))
+    return View(desk.assignment["patch_id"], layer, window, marker or "").url()
+
+
+def _bright_rings(study: Study, desk: Desk, marker: str) -> list[list[list[float]]] | None:
+    """Outlines of where a marker is bright; None where nothing was measured or signed."""
+    evidence = marker_evidence(study, desk.assignment["patch_id"], marker)
+    if evidence is None:
+        return None
+    rings = mask_to_polygons(evidence.bright)
+    large = [ring for ring in rings if np.ptp(ring, axis=0).min() >= SMALLEST_BRIGHT_PX]
+    return [np.round(smoothed(ring), 1).tolist() for ring in large]

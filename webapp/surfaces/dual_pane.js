@@ -1,0 +1,1552 @@
+// The annotation surface: the stained patch and its marker in one view, boxes and masks on both.
+//
+// The browser runs ahead of the server: what a person does is drawn at once, kept in IndexedDB, and sent in
+// order until the server has acknowledged it. The truth is what the server tells; `shown` is that with the
+// gestures still on their way applied to it. All positions are px of the patch unless a name says otherwise.
+
+const SIDE_PANEL_PX = 236;
+const HANDLE_PX = 5;          // on the screen: half the side of a handle
+const CLICK_PX = 4;           // on the screen: a shorter drag is a click
+const LARGEST_ZOOM = 16;      // times the view that shows the whole patch
+const SHARP_FROM = 4;         // screen px per patch px above which pixels are shown as squares
+const PRESENT_EVERY_MS = 5000;
+const IDLE_MS = 60000;
+const RETRY_MS = [500, 1000, 2000, 4000, 5000];
+const MOST_GESTURES = 100;    // in one request
+const LOUPE_REACH = 14;       // px of the patch on each side of the cursor
+const STATE_MARKS = { proposed: "○", accepted: "✓", rejected: "✕" };
+const MODES = ["side", "swipe", "overlay", "single"];
+
+// ---------------------------------------------------------------- geometry
+
+export function normalBox(a, b, width, height) {
+  const clip = (value, most) => Math.min(Math.max(value, 0), most);
+  const xs = [clip(a[0], width), clip(b[0], width)].sort((p, q) => p - q);
+  const ys = [clip(a[1], height), clip(b[1], height)].sort((p, q) => p - q);
+  return [xs[0], ys[0], xs[1], ys[1]];
+}
+
+export function boxOfPoints(points) {
+  const xs = points.map((p) => p[0]), ys = points.map((p) => p[1]);
+  return [Math.min(...xs), Math.min(...ys), Math.max(...xs), Math.max(...ys)];
+}
+
+export function boxOfRings(rings) {
+  return rings.length ? boxOfPoints(rings.flat()) : null;
+}
+
+export function contains(rings, x, y) {
+  let inside = false;
+  for (const ring of rings) {
+    for (let i = 0, j = ring.length - 1; i < ring.length; j = i++) {
+      const [xi, yi] = ring[i], [xj, yj] = ring[j];
+      if (yi > y !== yj > y && x < ((xj - xi) * (y - yi)) / (yj - yi) + xi) inside = !inside;
+    }
+  }
+  return inside;
+}
+
+// Douglas-Peucker on a closed ring: few handles, none further than `tolerance` from the outline.
+export function simplified(ring, tolerance) {
+  if (ring.length < 5) return ring.slice();
+  const keep = new Uint8Array(ring.length);
+  let far = 0;
+  for (let i = 1; i < ring.length; i++) {
+    if (distance(ring[i], ring[0]) > distance(ring[far], ring[0])) far = i;
+  }
+  keep[0] = keep[far] = 1;
+  const stack = [[0, far], [far, ring.length]];
+  while (stack.length) {
+    const [from, to] = stack.pop();
+    const a = ring[from], b = ring[to % ring.length];
+    let worst = tolerance, at = -1;
+    for (let i = from + 1; i < to; i++) {
+      const off = offLine(ring[i], a, b);
+      if (off > worst) { worst = off; at = i; }
+    }
+    if (at >= 0) { keep[at] = 1; stack.push([from, at], [at, to]); }
+  }
+  return ring.filter((_, i) => keep[i]);
+}
+
+function distance(a, b) { return Math.hypot(a[0] - b[0], a[1] - b[1]); }
+
+function offLine(p, a, b) {
+  const dx = b[0] - a[0], dy = b[1] - a[1], length = dx * dx + dy * dy;
+  const t = length ? Math.min(1, Math.max(0, ((p[0] - a[0]) * dx + (p[1] - a[1]) * dy) / length)) : 0;
+  return distance(p, [a[0] + t * dx, a[1] + t * dy]);
+}
+
+// ---------------------------------------------------------------- gestures that are on their way
+
+// What is on the screen: the server's objects with the gestures it has not settled yet.
+export function applied(objects, gestures, classes) {
+  const shown = new Map(objects);
+  const change = (id, part) => { if (shown.has(id)) shown.set(id, { ...shown.get(id), ...part }); };
+  let number = Math.max(0, ...[...objects.values()].map((thing) => thing.number));
+  for (const g of gestures) {
+    if (g.kind === "box") {
+      shown.set(g.object_id, { ...newObject(g.object_id, ++number, g.class_id), box: g.box, pending: true });
+    } else if (g.kind === "outline" || g.kind === "paint") {
+      const ring = g.kind === "outline" ? [g.points] : [];
+      if (shown.has(g.object_id)) change(g.object_id, { pending: true, ...(ring.length ? { rings: ring } : {}) });
+      else if (g.class_id != null) {
+        shown.set(g.object_id, { ...newObject(g.object_id, ++number, g.class_id), rings: ring, pending: true });
+      }
+    } else if (g.kind === "move") change(g.object_id, { box: g.box, rings: [], state: "proposed", pending: true });
+    else if (g.kind === "class") change(g.object_id, { class_id: g.class_id });
+    else if (g.kind === "accept") for (const id of g.object_ids) change(id, { state: "accepted" });
+    else if (g.kind === "reject") change(g.object_id, { state: "rejected" });
+    else if (g.kind === "delete") shown.delete(g.object_id);
+    else if (g.kind === "points") change(g.object_id, {
+      pending: true, points: [...(shown.get(g.object_id)?.points ?? []), ...g.points],
+    });
+  }
+  return shown;
+}
+
+function newObject(id, number, classId) {
+  return { id, number, class_id: classId, state: "proposed", box: null, rings: [], points: [], doubts: [],
+    origin: "sam", predicted_iou: null, support: null, empty: false };
+}
+
+// The gestures of this browser that no server has acknowledged, by patch and page load.
+class Outbox {
+  constructor() {
+    this.ready = new Promise((resolve) => {
+      try {
+        const asked = indexedDB.open("allinsam", 1);
+        asked.onupgradeneeded = () => asked.result.createObjectStore("gestures", { keyPath: ["assignment", "client", "n"] });
+        asked.onsuccess = () => resolve(asked.result);
+        asked.onerror = () => resolve(null);
+      } catch { resolve(null); }
+    });
+  }
+
+  async put(assignment, client, gesture) {
+    const db = await this.ready;
+    if (db) db.transaction("gestures", "readwrite").objectStore("gestures").put({ assignment, client, n: gesture.n, gesture });
+  }
+
+  async settle(assignment, client, upTo) {
+    const db = await this.ready;
+    if (!db) return;
+    const range = IDBKeyRange.bound([assignment, client, 0], [assignment, client, upTo]);
+    db.transaction("gestures", "readwrite").objectStore("gestures").delete(range);
+  }
+
+  async leftBehind(assignment, client) {
+    const db = await this.ready;
+    if (!db) return new Map();
+    const range = IDBKeyRange.bound([assignment], [assignment, []]);
+    const rows = await new Promise((resolve) => {
+      const asked = db.transaction("gestures").objectStore("gestures").getAll(range);
+      asked.onsuccess = () => resolve(asked.result);
+      asked.onerror = () => resolve([]);
+    });
+    const byClient = new Map();
+    for (const row of rows) {
+      if (row.client === client) continue;
+      if (!byClient.has(row.client)) byClient.set(row.client, []);
+      byClient.get(row.client).push(row.gesture);
+    }
+    return byClient;
+  }
+}
+
+// ---------------------------------------------------------------- small parts
+
+const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+function h(tag, attributes, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes ?? {})) {
+    if (value === false || value == null) continue;
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (name === "style") Object.assign(element.style, value);
+    else element.setAttribute(name, value === true ? "" : value);
+  }
+  for (const child of children.flat()) if (child != null && child !== false) element.append(child);
+  return element;
+}
+
+function uuid() {
+  if (crypto.randomUUID) return crypto.randomUUID();
+  const bytes = crypto.getRandomValues(new Uint8Array(16));  // a page without TLS has no randomUUID
+  return [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+function pathOf(rings) {
+  const path = new Path2D();
+  for (const ring of rings) {
+    ring.forEach(([x, y], i) => (i ? path.lineTo(x, y) : path.moveTo(x, y)));
+    path.closePath();
+  }
+  return path;
+}
+
+// ---------------------------------------------------------------- the surface
+
+class Surface {
+  constructor(root, data) {
+    this.root = root;
+    root.surface = this;  // for a script that drives the page
+    this.text = data.strings;
+    this.tellPage = () => {};
+    this.client = `page-${uuid()}`;
+    this.outbox = new Outbox();
+    this.n = 0;
+    this.waitingToSend = [];      // gestures of this page load, oldest first
+    this.paths = new Map();       // object -> its Path2D, by object id and rings
+    this.images = new Map();
+    this.view = { x: 0, y: 0, zoom: 1 };
+    this.options = { mode: "side", outline: 0.8, fill: false, bright: true, opacity: 0.5, swipe: 0.5, contrast: 1,
+      tint: "grey", smooth: true, ...this._remembered() };
+    this.tool = "box";
+    this.cursor = null;
+    this.held = new Set();
+    this.pointers = new Map();
+    this.selected = null;
+    this.brush = 5;
+    this.backoff = 0;
+    this.trouble = "";
+    this.closed = false;
+    this._build();
+    this._listen();
+    this.open(data.assignment_id);
+  }
+
+  // ---------------------------------------------------------- opening a patch
+
+  async open(assignmentId) {
+    this.assignmentId = assignmentId;
+    this.desk = null;
+    this.base = new Map();
+    this.shown = new Map();
+    this.selected = null;
+    this.drag = null;
+    this.draft = [];
+    this.waiting = new Set();
+    this.knows = null;
+    this._say(this.text.opening);
+    const desk = await this._retrying(() => this._fetch(`desk?client=${encodeURIComponent(this.client)}`));
+    if (!desk || this.assignmentId !== assignmentId) return;
+    this.desk = desk;
+    this.size = [desk.assignment.width_px, desk.assignment.height_px];
+    this.classId = desk.classes.some((c) => c.id === this.classId) ? this.classId : desk.classes[0].id;
+    this.tool = desk.assignment.tool === "contour" ? "lasso" : "box";
+    this.brightPaths = new Map(desk.classes.map((c) => [c.id, c.bright ? pathOf(c.bright) : null]));
+    if (!desk.classes.some((c) => c.marker_url)) this.options.mode = "single";
+    this._tell(desk);
+    this._say("");
+    this.fit();
+    this._loadImages();
+    await this._sendLeftBehind();
+    this.emit("load");
+    this._selectNext();
+    if (this.waiting.size) this._fetchMasks();
+    // The page that was just left here may not have said so yet.
+    if (!this.holds) setTimeout(() => this._here(), 800);
+    this.tellPage(assignmentId);
+  }
+
+  _loadImages() {
+    const wanted = [this.desk.assignment.pas_url];
+    for (const c of this.desk.classes) if (c.marker_url) wanted.push(this._markerUrl(c));
+    for (const url of wanted) {
+      if (this.images.has(url)) continue;
+      this.images.set(url, null);
+      const image = new Image();
+      image.onload = () => { this.images.set(url, image); this.redraw(); };
+      image.onerror = () => { this.images.delete(url); this._say(this.text.no_picture); };
+      image.src = url;
+    }
+    while (this.images.size > 24) this.images.delete(this.images.keys().next().value);
+    this.redraw();
+  }
+
+  _markerUrl(c) {
+    return c.marker_url.replace(/contrast=[^&]*/, `contrast=${this.options.contrast}`)
+      .replace(/tint=[^&]*/, `tint=${this.options.tint}`);
+  }
+
+  // ---------------------------------------------------------- talking to the server
+
+  async _fetch(path, body) {
+    const options = body === undefined ? {} : {
+      method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body),
+    };
+    if (options.body && options.body.length < 60000) options.keepalive = true;
+    const answer = await fetch(`/api/assignments/${this.assignmentId}/${path}`, { credentials: "same-origin", ...options });
+    if (answer.ok) return answer.json();
+    const error = new Error(answer.status === 401 ? this.text.signed_out : await answer.text());
+    error.final = answer.status >= 400 && answer.status < 500 && answer.status !== 429;
+    throw error;
+  }
+
+  async _retrying(work) {
+    for (let turn = 0; !this.closed; turn++) {
+      try {
+        const found = await work();
+        if (this.offline) { this.offline = false; this.refresh(); }
+        return found;
+      } catch (error) {
+        if (error.final) { this.trouble = error.message; this.refresh(); return null; }
+        this.offline = true;
+        this.refresh();
+        await pause(RETRY_MS[Math.min(turn, RETRY_MS.length - 1)]);
+      }
+    }
+    return null;
+  }
+
+  // Keep a gesture, show it, send it.
+  emit(kind, data = {}) {
+    if (!this.desk) return;
+    const observed = ["load", "focus", "blur", "pause", "resume", "comment"].includes(kind);
+    if (!observed && this.readOnly && kind !== "reopen") return;
+    const gesture = { n: ++this.n, kind, at_ms: Math.round(performance.now() * 10) / 10, ...data };
+    this.waitingToSend.push(gesture);
+    this.outbox.put(this.assignmentId, this.client, gesture);
+    if (!observed) this.trouble = "";
+    this._reapply();
+    this._pump();
+    return gesture;
+  }
+
+  get readOnly() { return !this.desk || !this.holds || this.desk.submitted; }
+
+  async _pump() {
+    if (this.pumping) return;
+    this.pumping = true;
+    const assignment = this.assignmentId;
+    while (this.waitingToSend.length && !this.closed && assignment === this.assignmentId) {
+      const batch = this.waitingToSend.slice(0, MOST_GESTURES);
+      const told = await this._retrying(() =>
+        this._fetch("acts", { client: this.client, knows: this.knows, gestures: batch }));
+      if (!told) break;
+      this.outbox.settle(assignment, this.client, told.acknowledged);
+      this.waitingToSend = this.waitingToSend.filter((g) => g.n > told.acknowledged);
+      if (told.refused.length) this.trouble = told.refused[told.refused.length - 1].why;
+      this._tell(told);
+      if (told.waiting.length) this._fetchMasks();
+    }
+    this.pumping = false;
+    if (this.whenSent && !this.waitingToSend.length) { const done = this.whenSent; this.whenSent = null; done(); }
+  }
+
+  async _fetchMasks() {
+    if (this.fetching) { this.fetchAgain = true; return; }
+    this.fetching = true;
+    do {
+      this.fetchAgain = false;
+      const assignment = this.assignmentId;
+      const told = await this._retrying(() => this._fetch("masks", { client: this.client, knows: this.knows }));
+      if (told && assignment === this.assignmentId) {
+        if (told.trouble) this.trouble = told.trouble;
+        this._tell(told);
+      }
+    } while (this.fetchAgain);
+    this.fetching = false;
+  }
+
+  async _sendLeftBehind() {
+    const groups = await this.outbox.leftBehind(this.assignmentId, this.client);
+    for (const [sender, gestures] of groups) {
+      for (let i = 0; i < gestures.length; i += MOST_GESTURES) {
+        const batch = gestures.slice(i, i + MOST_GESTURES);
+        const told = await this._retrying(() =>
+          this._fetch("acts", { client: this.client, knows: this.knows, sender, gestures: batch }));
+        if (!told) return;
+        this.outbox.settle(this.assignmentId, sender, told.acknowledged);
+        this._tell(told);
+      }
+    }
+  }
+
+  _tell(told) {
+    if (told.whole) this.base = new Map();
+    for (const id of told.removed) this.base.delete(id);
+    for (const thing of told.objects) this.base.set(thing.id, thing);
+    for (const name of ["class_states", "can_undo", "can_redo", "submitted", "open_points", "n_acts", "saved_at"]) {
+      this.desk[name] = told[name];
+    }
+    if (told.holds !== undefined) this.holds = told.holds;
+    this.waiting = new Set(told.waiting);
+    this.knows = told.n_acts;
+    this._reapply();
+  }
+
+  _reapply() {
+    this.shown = applied(this.base, this.waitingToSend, this.desk.classes);
+    if (this.selected && !this.shown.has(this.selected)) this.selected = null;
+    this.refresh();
+  }
+
+  // ---------------------------------------------------------- what people do
+
+  thing() { return this.shown.get(this.selected); }
+
+  classOf(thing) { return this.desk.classes.find((c) => c.id === thing.class_id) ?? this.desk.classes[0]; }
+
+  things() { return [...this.shown.values()].sort((a, b) => a.number - b.number); }
+
+  chooseClass(id) {
+    this.classId = id;
+    this.refresh();
+  }
+
+  accept() {
+    const thing = this.thing();
+    if (!thing || thing.state === "accepted" || !thing.rings.length) return;
+    this.emit("accept", { object_ids: [thing.id] });
+    this._selectNext();
+  }
+
+  acceptClear() {
+    const ids = this.things().filter((t) => t.state === "proposed" && t.rings.length && !t.doubts.length && !t.pending);
+    if (ids.length) this.emit("accept", { object_ids: ids.map((t) => t.id) });
+    this._selectNext();
+  }
+
+  reject() {
+    if (!this.thing()) return;
+    this.emit("reject", { object_id: this.selected });
+    this._selectNext();
+  }
+
+  remove() {
+    const id = this.selected;
+    if (!id) return;
+    this._selectNext();
+    if (this.selected === id) this.selected = null;
+    this.emit("delete", { object_id: id });
+  }
+
+  step(by, doubtful = false) {
+    const list = this.things().filter((t) => !doubtful || (t.state === "proposed" && (t.doubts.length || t.empty)));
+    if (!list.length) return;
+    const at = list.findIndex((t) => t.id === this.selected);
+    this.select(list[(at + by + list.length) % list.length].id, true);
+  }
+
+  _selectNext() {
+    const list = this.things();
+    const at = Math.max(0, list.findIndex((t) => t.id === this.selected));
+    const rest = [...list.slice(at), ...list.slice(0, at)];
+    const next = rest.find((t) => t.state === "proposed");
+    if (next) this.select(next.id, true);
+    else this.refresh();
+  }
+
+  select(id, bringIntoView = false) {
+    if (this.selected !== id) { this.editing = null; this.draft = []; }
+    this.selected = id;
+    const thing = this.thing();
+    const box = thing && (boxOfRings(thing.rings) ?? thing.box);
+    if (bringIntoView && box) {
+      const pane = this.panes()[0], middle = [(box[0] + box[2]) / 2, (box[1] + box[3]) / 2];
+      const [sx, sy] = this.toScreen(pane, middle);
+      const inset = 24;
+      if (sx < pane.x + inset || sy < pane.y + inset || sx > pane.x + pane.w - inset || sy > pane.y + pane.h - inset) {
+        [this.view.x, this.view.y] = middle;
+        this._keepOnPatch();
+      }
+    }
+    this.refresh();
+  }
+
+  takeTool(tool) {
+    this.tool = tool;
+    this.draft = [];
+    this.editing = null;
+    if (tool === "reshape") this._startReshaping();
+    this.refresh();
+  }
+
+  _startReshaping() {
+    const thing = this.thing();
+    if (!thing || !thing.rings.length) { this.trouble = this.text.select_first; this.tool = this._idleTool(); return; }
+    const ring = thing.rings.reduce((a, b) => (b.length > a.length ? b : a));
+    this.editing = { id: thing.id, points: simplified(ring, 0.6) };
+  }
+
+  _idleTool() { return this.desk?.assignment.tool === "contour" ? "lasso" : "box"; }
+
+  drawBox(box) {
+    const small = Math.min(box[2] - box[0], box[3] - box[1]);
+    if (small < 2) { this.trouble = this.text.too_small; this.refresh(); return; }
+    const id = uuid();
+    this.selected = id;
+    this.emit("box", { object_id: id, class_id: this.classId, box: box.map((v) => Math.round(v * 100) / 100) });
+  }
+
+  async handIn() {
+    if (this.desk.submitted) { this.nextPatch(); return; }
+    if (this.desk.open_points.length) { this.showOpen = true; this.refresh(); return; }
+    this.showOpen = false;
+    this.emit("submit");
+    await new Promise((resolve) => { this.whenSent = resolve; this._pump(); });
+    if (this.desk.submitted) this.nextPatch();
+  }
+
+  nextPatch() {
+    const row = this.desk.queue.find((r) => r.id === this.assignmentId);
+    if (row) row.state = this.desk.submitted ? "submitted" : row.state;
+    const next = this.desk.queue.find((r) => r.state === "open" && r.id !== this.assignmentId)
+      ?? this.desk.queue.find((r) => r.state === "waiting" && r.id !== this.assignmentId);
+    if (!next) { this.finished = true; this.refresh(); return; }
+    this.goTo(next.id);
+  }
+
+  async goTo(id) {
+    if (this.waitingToSend.length) await new Promise((resolve) => { this.whenSent = resolve; this._pump(); });
+    this._here({ leave: true });
+    this.open(id);
+  }
+
+  async _here(more = {}) {
+    if (!this.desk || this.closed) return;
+    try {
+      const told = await this._fetch("here", { client: this.client, ...more });
+      if (more.leave) return;
+      if (told.holds !== this.holds) { this.holds = told.holds; this.refresh(); }
+    } catch { /* the next gesture says whether the server is there */ }
+  }
+
+  // ---------------------------------------------------------- the view
+
+  panes() {
+    const { width, height } = this.stageSize;
+    if (this.options.mode !== "side" || !this._hasMarker()) return [{ x: 0, y: 0, w: width, h: height, shows: "pas" }];
+    const gap = 6, w = (width - gap) / 2;
+    return [{ x: 0, y: 0, w, h: height, shows: "pas" }, { x: w + gap, y: 0, w, h: height, shows: "marker" }];
+  }
+
+  _hasMarker() { return !!this.desk?.classes.some((c) => c.marker_url); }
+
+  scale() {
+    const pane = this.panes()[0];
+    return this.view.zoom * Math.min(pane.w / this.size[0], pane.h / this.size[1]);
+  }
+
+  toScreen(pane, [x, y]) {
+    const s = this.scale();
+    return [(x - this.view.x) * s + pane.x + pane.w / 2, (y - this.view.y) * s + pane.y + pane.h / 2];
+  }
+
+  toPatch(pane, [sx, sy]) {
+    const s = this.scale();
+    return [(sx - pane.x - pane.w / 2) / s + this.view.x, (sy - pane.y - pane.h / 2) / s + this.view.y];
+  }
+
+  paneAt([sx]) { const panes = this.panes(); return panes.find((p) => sx >= p.x && sx < p.x + p.w + 6) ?? panes[0]; }
+
+  fit() {
+    this.view = { x: this.size[0] / 2, y: this.size[1] / 2, zoom: 1 };
+    this.redraw();
+  }
+
+  zoomAt(screen, factor) {
+    const pane = this.paneAt(screen), before = this.toPatch(pane, screen);
+    this.view.zoom = Math.min(LARGEST_ZOOM, Math.max(1, this.view.zoom * factor));
+    const after = this.toPatch(pane, screen);
+    this.view.x += before[0] - after[0];
+    this.view.y += before[1] - after[1];
+    this._keepOnPatch();
+  }
+
+  panBy(dx, dy) {
+    const s = this.scale();
+    this.view.x -= dx / s;
+    this.view.y -= dy / s;
+    this._keepOnPatch();
+  }
+
+  _keepOnPatch() {
+    const pane = this.panes()[0], s = this.scale();
+    [["x", pane.w, 0], ["y", pane.h, 1]].forEach(([name, length, axis]) => {
+      const half = length / s / 2, size = this.size[axis];
+      this.view[name] = half * 2 >= size ? size / 2 : Math.min(size - half, Math.max(half, this.view[name]));
+    });
+    this.redraw();
+  }
+
+  // ---------------------------------------------------------- drawing
+
+  redraw() {
+    if (this.frame || this.closed) return;
+    this.frame = requestAnimationFrame(() => { this.frame = 0; this._draw(); });
+  }
+
+  _draw() {
+    if (!this.desk) return;
+    const { width, height } = this.stageSize, ratio = window.devicePixelRatio || 1, canvas = this.canvas;
+    if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
+      canvas.width = Math.round(width * ratio);
+      canvas.height = Math.round(height * ratio);
+    }
+    const ctx = canvas.getContext("2d", { alpha: false });
+    ctx.setTransform(ratio, 0, 0, ratio, 0, 0);
+    ctx.fillStyle = "#15161a";
+    ctx.fillRect(0, 0, width, height);
+    for (const pane of this.panes()) this._drawPane(ctx, pane, ratio);
+    this._drawLoupe();
+  }
+
+  _drawPane(ctx, pane, ratio) {
+    const s = this.scale(), [ox, oy] = this.toScreen(pane, [0, 0]);
+    ctx.save();
+    ctx.beginPath();
+    ctx.rect(pane.x, pane.y, pane.w, pane.h);
+    ctx.clip();
+    ctx.imageSmoothingEnabled = this.options.smooth && s <= SHARP_FROM;
+    const pas = this.images.get(this.desk.assignment.pas_url);
+    const inHand = this.desk.classes.find((c) => c.id === (this.thing()?.class_id ?? this.classId)) ?? this.desk.classes[0];
+    const marker = inHand.marker_url ? this.images.get(this._markerUrl(inHand)) : null;
+    const place = [ox, oy, this.size[0] * s, this.size[1] * s];
+    const draw = (image) => { if (image) ctx.drawImage(image, 0, 0, this.size[0], this.size[1], ...place); };
+    const { mode } = this.options;
+    const blink = this.held.has("blink") && marker;
+    if ((pane.shows === "marker") !== !!blink) draw(marker);
+    else draw(pas);
+    if (mode === "overlay" && marker && !blink) {
+      ctx.globalAlpha = this.options.opacity;
+      draw(marker);
+      ctx.globalAlpha = 1;
+    }
+    if (mode === "swipe" && marker && !blink) {
+      const at = pane.x + pane.w * this.options.swipe;
+      ctx.save();
+      ctx.beginPath();
+      ctx.rect(at, pane.y, pane.w, pane.h);
+      ctx.clip();
+      draw(marker);
+      ctx.restore();
+      ctx.fillStyle = "#ffffff";
+      ctx.fillRect(at - 1, pane.y, 2, pane.h);
+      ctx.fillRect(at - 7, pane.y + pane.h / 2 - 14, 14, 28);
+    }
+    ctx.translate(ox, oy);
+    ctx.scale(s, s);
+    if (this.options.bright && this.brightPaths.get(inHand.id)) {
+      ctx.globalAlpha = this.options.outline;
+      this._stroke(ctx, this.brightPaths.get(inHand.id), "#ffffff", 1.2 / s, 2.4 / s);
+      ctx.globalAlpha = 1;
+    }
+    if (!this.held.has("hide")) this._drawThings(ctx, s);
+    this._drawInHand(ctx, s);
+    ctx.restore();
+    this._drawMore(ctx, pane, place);
+  }
+
+  _drawThings(ctx, s) {
+    for (const { thing, path } of this._groups()) this._drawOutline(ctx, s, thing, path, false);
+    const selected = this.thing();
+    if (selected?.rings.length) this._drawOutline(ctx, s, selected, this._pathOf(selected), true);
+    for (const thing of this.shown.values()) {
+      if (thing.box && thing.state === "proposed") this._drawBox(ctx, s, thing);
+    }
+    this._drawTags(ctx, s);
+  }
+
+  // Outlines that look alike are one path: hundreds cost no more than a few while the view moves.
+  _groups() {
+    if (this.grouped?.shown === this.shown && this.grouped.selected === this.selected) return this.grouped.groups;
+    const groups = new Map();
+    for (const thing of this.shown.values()) {
+      if (!thing.rings.length || thing.id === this.selected) continue;
+      const key = `${thing.class_id} ${thing.state}`;
+      if (!groups.has(key)) groups.set(key, { thing, path: new Path2D() });
+      groups.get(key).path.addPath(this._pathOf(thing));
+    }
+    this.grouped = { shown: this.shown, selected: this.selected, groups: [...groups.values()] };
+    return this.grouped.groups;
+  }
+
+  _pathOf(thing) {
+    const kept = this.paths.get(thing.id);
+    if (kept && kept.rings === thing.rings) return kept.path;
+    const path = pathOf(thing.rings);
+    this.paths.set(thing.id, { rings: thing.rings, path });
+    return path;
+  }
+
+  _drawOutline(ctx, s, thing, path, selected) {
+    const colour = this.classOf(thing).colour;
+    if (this.options.fill && thing.state !== "rejected") {
+      ctx.globalAlpha = 0.3;
+      ctx.fillStyle = colour;
+      ctx.fill(path, "evenodd");
+    }
+    ctx.globalAlpha = thing.state === "rejected" ? 0.45 : 1;
+    ctx.setLineDash(thing.state === "accepted" ? [] : thing.state === "rejected" ? [1 / s, 4 / s] : [5 / s, 3 / s]);
+    const wide = selected ? 2.6 : 1.7;
+    this._stroke(ctx, path, colour, wide / s, (wide + 2) / s);
+    ctx.setLineDash([]);
+    ctx.globalAlpha = 1;
+  }
+
+  // A dark halo keeps a light line visible on light tissue.
+  _stroke(ctx, path, colour, width, halo) {
+    ctx.lineJoin = "round";
+    ctx.strokeStyle = "rgba(16,16,24,0.65)";
+    ctx.lineWidth = halo;
+    ctx.stroke(path);
+    ctx.strokeStyle = colour;
+    ctx.lineWidth = width;
+    ctx.stroke(path);
+  }
+
+  _drawBox(ctx, s, thing) {
+    const [x0, y0, x1, y1] = this.drag?.kind === "resize" && this.drag.id === thing.id ? this.drag.box : thing.box;
+    const selected = thing.id === this.selected;
+    ctx.strokeStyle = "rgba(16,16,24,0.5)";
+    ctx.lineWidth = 2.6 / s;
+    ctx.strokeRect(x0, y0, x1 - x0, y1 - y0);
+    ctx.strokeStyle = this.classOf(thing).colour;
+    ctx.lineWidth = (selected ? 1.4 : 0.9) / s;
+    ctx.globalAlpha = thing.pending || this.waiting.has(thing.id) ? 0.55 + 0.35 * Math.sin(performance.now() / 160) : 0.9;
+    ctx.strokeRect(x0, y0, x1 - x0, y1 - y0);
+    ctx.globalAlpha = 1;
+    if (this.waiting.has(thing.id)) this.redraw();
+    if (selected && this.tool === "box" && !this.readOnly) {
+      for (const [hx, hy] of handles(thing.box)) {
+        ctx.fillStyle = "#ffffff";
+        ctx.fillRect(hx - 3 / s, hy - 3 / s, 6 / s, 6 / s);
+        ctx.strokeStyle = "#101018";
+        ctx.lineWidth = 1 / s;
+        ctx.strokeRect(hx - 3 / s, hy - 3 / s, 6 / s, 6 / s);
+      }
+    }
+  }
+
+  _drawTags(ctx, s) {
+    ctx.font = `600 ${11 / s}px sans-serif`;
+    ctx.textBaseline = "bottom";
+    for (const thing of this.shown.values()) {
+      const selected = thing.id === this.selected, doubtful = thing.doubts.length && thing.state === "proposed";
+      if (!selected && !doubtful && s < 2.5) continue;
+      const box = boxOfRings(thing.rings) ?? thing.box;
+      if (!box) continue;
+      const tag = `${this.classOf(thing).letter}${selected || s >= 2.5 ? thing.number : ""}${doubtful ? " ?" : ""}`;
+      ctx.lineWidth = 3 / s;
+      ctx.strokeStyle = "rgba(16,16,24,0.8)";
+      ctx.strokeText(tag, box[2] + 2 / s, box[1]);
+      ctx.fillStyle = selected ? "#ffffff" : this.classOf(thing).colour;
+      ctx.fillText(tag, box[2] + 2 / s, box[1]);
+    }
+  }
+
+  // What is being drawn, and the cursor, on both panes alike.
+  _drawInHand(ctx, s) {
+    const colour = this.desk.classes.find((c) => c.id === this.classId)?.colour ?? "#ffffff";
+    const drag = this.drag;
+    if (drag?.kind === "box") {
+      const [x0, y0, x1, y1] = normalBox(drag.from, drag.to, ...this.size);
+      const path = new Path2D();
+      path.rect(x0, y0, x1 - x0, y1 - y0);
+      this._stroke(ctx, path, colour, 1.6 / s, 3.2 / s);
+    }
+    if (drag?.kind === "stroke") {
+      ctx.lineCap = ctx.lineJoin = "round";
+      ctx.globalAlpha = 0.55;
+      ctx.strokeStyle = this.tool === "erase" ? "#202028" : this.classOf(this.thing() ?? { class_id: this.classId }).colour;
+      ctx.lineWidth = this.tool === "lasso" ? 1.6 / s : this.brush;
+      ctx.beginPath();
+      drag.points.forEach(([x, y], i) => (i ? ctx.lineTo(x, y) : ctx.moveTo(x, y)));
+      ctx.stroke();
+      ctx.globalAlpha = 1;
+    }
+    const marks = this.editing?.points ?? this.draft;
+    if (marks.length) {
+      const path = new Path2D();
+      marks.forEach(([x, y], i) => (i ? path.lineTo(x, y) : path.moveTo(x, y)));
+      if (this.editing) path.closePath();
+      else if (this.cursor && this.tool === "polygon") path.lineTo(...this.cursor);
+      if (this.tool !== "extreme") this._stroke(ctx, path, colour, 1.4 / s, 3 / s);
+      for (const [x, y] of marks) {
+        ctx.fillStyle = "#ffffff";
+        ctx.strokeStyle = "#101018";
+        ctx.lineWidth = 1 / s;
+        ctx.beginPath();
+        ctx.arc(x, y, 3.5 / s, 0, 7);
+        ctx.fill();
+        ctx.stroke();
+      }
+    }
+    for (const [x, y, inside] of this.thing()?.points ?? []) {
+      ctx.strokeStyle = "#101018";
+      ctx.lineWidth = 4 / s;
+      for (const turn of [0, 1]) {
+        ctx.beginPath();
+        ctx.moveTo(x - 4 / s, y);
+        ctx.lineTo(x + 4 / s, y);
+        if (inside) { ctx.moveTo(x, y - 4 / s); ctx.lineTo(x, y + 4 / s); }
+        ctx.stroke();
+        ctx.strokeStyle = inside ? "#ffffff" : "#ffb000";
+        ctx.lineWidth = 2 / s;
+      }
+    }
+    if (this.cursor) {
+      const [x, y] = this.cursor, reach = 9 / s, gap = 3 / s;
+      if (this.tool === "brush" || this.tool === "erase") {
+        ctx.strokeStyle = "rgba(255,255,255,0.9)";
+        ctx.lineWidth = 1 / s;
+        ctx.beginPath();
+        ctx.arc(x, y, this.brush / 2, 0, 7);
+        ctx.stroke();
+        return;
+      }
+      for (const [style, width] of [["rgba(16,16,24,0.7)", 3], ["#ffffff", 1]]) {
+        ctx.strokeStyle = style;
+        ctx.lineWidth = width / s;
+        ctx.beginPath();
+        for (const [dx, dy] of [[1, 0], [-1, 0], [0, 1], [0, -1]]) {
+          ctx.moveTo(x + dx * gap, y + dy * gap);
+          ctx.lineTo(x + dx * reach, y + dy * reach);
+        }
+        ctx.stroke();
+      }
+    }
+  }
+
+  // Where the patch goes on beyond the pane, its edge is lit.
+  _drawMore(ctx, pane, [left, top, width, height]) {
+    ctx.fillStyle = "rgba(86,180,233,0.9)";
+    if (left < pane.x - 1) ctx.fillRect(pane.x, pane.y, 2, pane.h);
+    if (top < pane.y - 1) ctx.fillRect(pane.x, pane.y, pane.w, 2);
+    if (left + width > pane.x + pane.w + 1) ctx.fillRect(pane.x + pane.w - 2, pane.y, 2, pane.h);
+    if (top + height > pane.y + pane.h + 1) ctx.fillRect(pane.x, pane.y + pane.h - 2, pane.w, 2);
+  }
+
+  _drawLoupe() {
+    const canvas = this.loupe, side = canvas.height, ctx = canvas.getContext("2d");
+    ctx.fillStyle = "#15161a";
+    ctx.fillRect(0, 0, canvas.width, side);
+    if (!this.cursor) return;
+    const [x, y] = this.cursor, c = this.desk.classes.find((k) => k.id === this.classId);
+    const shown = [this.images.get(this.desk.assignment.pas_url), c?.marker_url && this.images.get(this._markerUrl(c))];
+    ctx.imageSmoothingEnabled = false;
+    shown.forEach((image, i) => {
+      if (!image) return;
+      const left = i * (side + 4), s = side / (2 * LOUPE_REACH);
+      ctx.save();
+      ctx.beginPath();
+      ctx.rect(left, 0, side, side);
+      ctx.clip();
+      ctx.drawImage(image, x - LOUPE_REACH, y - LOUPE_REACH, 2 * LOUPE_REACH, 2 * LOUPE_REACH, left, 0, side, side);
+      ctx.translate(left + side / 2 - x * s, side / 2 - y * s);
+      ctx.scale(s, s);
+      const bright = this.brightPaths.get(c.id);
+      if (this.options.bright && bright) this._stroke(ctx, bright, "#ffffff", 1 / s, 2 / s);
+      ctx.restore();
+    });
+  }
+
+  // ---------------------------------------------------------- pointer
+
+  _at(event) {
+    const place = this.canvas.getBoundingClientRect();
+    return [event.clientX - place.left, event.clientY - place.top];
+  }
+
+  _down(event) {
+    if (!this.desk || this.finished) return;
+    this._awake();
+    this.canvas.focus({ preventScroll: true });
+    this.canvas.setPointerCapture(event.pointerId);
+    const screen = this._at(event), pane = this.paneAt(screen), at = this.toPatch(pane, screen);
+    this.pointers.set(event.pointerId, screen);
+    if (this.pointers.size === 2) { this.drag = { kind: "pinch" }; return; }
+    if (event.button === 1 || this.held.has("pan") || (event.button === 2 && this.tool !== "points")) {
+      this.drag = { kind: "pan", last: screen };
+      return;
+    }
+    if (this.options.mode === "swipe" && Math.abs(screen[0] - pane.w * this.options.swipe) < 8) {
+      this.drag = { kind: "swipe" };
+      return;
+    }
+    this.cursor = at;
+    if (this.readOnly) { this.drag = { kind: "click", at, start: screen }; return; }
+    this._start(event, screen, at);
+    this.redraw();
+  }
+
+  _start(event, screen, at) {
+    const thing = this.thing(), near = HANDLE_PX / this.scale() + 1 / this.scale();
+    if (this.tool === "box") {
+      if (thing?.box && thing.state !== "rejected") {
+        const handle = handles(thing.box).findIndex((p) => Math.abs(p[0] - at[0]) <= near && Math.abs(p[1] - at[1]) <= near);
+        if (handle >= 0 || (event.altKey && inBox(thing.box, at))) {
+          this.drag = { kind: "resize", id: thing.id, handle, from: at, old: thing.box, box: thing.box, start: screen };
+          return;
+        }
+      }
+      this.drag = { kind: "box", from: at, to: at, start: screen };
+    } else if (this.tool === "brush" || this.tool === "erase" || this.tool === "lasso") {
+      this.drag = { kind: "stroke", points: [at], start: screen };
+    } else if (this.tool === "reshape" && this.editing) {
+      let vertex = this.editing.points.findIndex((p) => distance(p, at) <= near * 1.6);
+      if (vertex < 0) vertex = this._insertVertex(at, near * 1.6);
+      this.drag = vertex < 0 ? { kind: "click", at, start: screen } : { kind: "vertex", vertex, start: screen };
+    } else if (this.tool === "points" && thing) {
+      const inside = event.button === 2 || event.altKey || event.ctrlKey ? 0 : 1;
+      this.drag = { kind: "point", at, inside, start: screen };
+    } else {
+      this.drag = { kind: "mark", at, start: screen };
+    }
+  }
+
+  _insertVertex(at, near) {
+    const points = this.editing.points;
+    for (let i = 0; i < points.length; i++) {
+      if (offLine(at, points[i], points[(i + 1) % points.length]) <= near) {
+        points.splice(i + 1, 0, at);
+        return i + 1;
+      }
+    }
+    return -1;
+  }
+
+  _move(event) {
+    if (!this.desk) return;
+    const screen = this._at(event), pane = this.paneAt(screen);
+    this._moved();
+    if (this.pointers.has(event.pointerId)) {
+      const before = [...this.pointers.values()].map((p) => p.slice());
+      this.pointers.set(event.pointerId, screen);
+      if (this.drag?.kind === "pinch" && this.pointers.size === 2) this._pinch(before, [...this.pointers.values()]);
+    }
+    const drag = this.drag;
+    if (drag?.kind === "pan") { this.panBy(screen[0] - drag.last[0], screen[1] - drag.last[1]); drag.last = screen; }
+    // While something is drawn its pane stays that in which it was begun.
+    const here = drag?.start ? this.paneAt(drag.start) : pane;
+    const at = this.toPatch(here, screen);
+    this.cursor = at[0] >= 0 && at[1] >= 0 && at[0] < this.size[0] && at[1] < this.size[1] ? at : null;
+    if (drag?.kind === "swipe") this.options.swipe = Math.min(1, Math.max(0, screen[0] / pane.w));
+    else if (drag?.kind === "box") drag.to = at;
+    else if (drag?.kind === "resize") drag.box = resized(drag, at, this.size);
+    else if (drag?.kind === "vertex") this.editing.points[drag.vertex] = at;
+    else if (drag?.kind === "stroke") {
+      const events = event.getCoalescedEvents?.() ?? [event];
+      for (const e of events.length ? events : [event]) drag.points.push(this.toPatch(here, this._at(e)));
+    }
+    this.redraw();
+  }
+
+  _pinch(before, now) {
+    const middle = (p) => [(p[0][0] + p[1][0]) / 2, (p[0][1] + p[1][1]) / 2];
+    const a = middle(before), b = middle(now);
+    this.panBy(b[0] - a[0], b[1] - a[1]);
+    this.zoomAt(b, distance(...now) / Math.max(1, distance(...before)));
+  }
+
+  _up(event) {
+    this.pointers.delete(event.pointerId);
+    const drag = this.drag;
+    if (!drag || (drag.kind === "pinch" && this.pointers.size)) return;
+    this.drag = null;
+    const screen = this._at(event);
+    const clicked = drag.start && distance(screen, drag.start) < CLICK_PX;
+    if (drag.kind === "box") {
+      if (clicked) this._click(drag.from);
+      else this.drawBox(normalBox(drag.from, drag.to, ...this.size));
+    } else if (drag.kind === "resize") {
+      if (clicked) this._click(drag.from);
+      else this.emit("move", { object_id: drag.id, box: drag.box });
+    } else if (drag.kind === "stroke") this._endStroke(drag.points, clicked);
+    else if (drag.kind === "vertex") this._sendReshaped();
+    else if (drag.kind === "point") this.emit("points", { object_id: this.selected, points: [[...drag.at, drag.inside]] });
+    else if (drag.kind === "mark") this._mark(drag.at);
+    else if (drag.kind === "click" && clicked) this._click(drag.at);
+    else if (drag.kind === "swipe") this._remember();
+    this.redraw();
+  }
+
+  _click([x, y]) {
+    const hit = this.things().filter((t) => {
+      const box = boxOfRings(t.rings) ?? t.box;
+      return box && x >= box[0] - 2 && y >= box[1] - 2 && x <= box[2] + 2 && y <= box[3] + 2;
+    });
+    const size = (t) => { const b = boxOfRings(t.rings) ?? t.box; return (b[2] - b[0]) * (b[3] - b[1]); };
+    const inside = hit.filter((t) => contains(t.rings, x, y));
+    const best = (inside.length ? inside : hit).sort((a, b) => size(a) - size(b))[0];
+    this.select(best?.id ?? null);
+  }
+
+  _endStroke(points, clicked) {
+    if (this.tool === "lasso") {
+      if (clicked) { this._click(points[0]); return; }
+      this._sendOutline(points, "lasso", this.redrawing ? this.selected : null);
+      return;
+    }
+    const erase = this.tool === "erase", thing = this.thing();
+    if (erase && !thing) { this.trouble = this.text.select_first; this.refresh(); return; }
+    const target = thing ? { object_id: thing.id } : { object_id: uuid(), class_id: this.classId };
+    if (!thing) this.selected = target.object_id;
+    this.emit("paint", { ...target, points: thinned(points), width_px: this.brush, erase });
+  }
+
+  // A corner of a polygon, or one of four outermost points.
+  _mark(at) {
+    if (this.tool === "polygon" && this.draft.length > 2 && distance(at, this.draft[0]) < 8 / this.scale()) {
+      this._closePolygon();
+      return;
+    }
+    if (this.tool === "points") { this._click(at); return; }
+    this.draft.push(at);
+    if (this.tool === "extreme" && this.draft.length === 4) {
+      const box = boxOfPoints(this.draft);
+      this.draft = [];
+      this.drawBox(normalBox([box[0], box[1]], [box[2], box[3]], ...this.size));
+    }
+  }
+
+  _closePolygon() {
+    if (this.draft.length > 2) this._sendOutline(this.draft, "polygon", this.redrawing ? this.selected : null);
+    this.draft = [];
+  }
+
+  _sendOutline(points, tool, id) {
+    const target = id ? { object_id: id } : { object_id: uuid(), class_id: this.classId };
+    this.selected = target.object_id;
+    this.redrawing = false;
+    this.emit("outline", { ...target, points: thinned(points), tool });
+  }
+
+  _sendReshaped() {
+    this.emit("outline", { object_id: this.editing.id, points: thinned(this.editing.points), tool: "polygon" });
+  }
+
+  _wheel(event) {
+    event.preventDefault();
+    this._moved();
+    if (!this.desk) return;
+    // A trackpad's two fingers move sideways too; its pinch comes with ctrlKey.
+    if (event.shiftKey || (event.deltaX && !event.ctrlKey)) this.panBy(-event.deltaX - (event.shiftKey ? event.deltaY : 0), event.shiftKey ? 0 : -event.deltaY);
+    else this.zoomAt(this._at(event), Math.exp(-event.deltaY * (event.ctrlKey ? 0.01 : 0.0018) * (event.deltaMode ? 20 : 1)));
+  }
+
+  // ---------------------------------------------------------- keys
+
+  _keys() {
+    const t = this.text.keys;
+    const box = this.desk?.assignment.tool !== "contour";
+    return [
+      ...(this.desk?.classes ?? []).map((c) => [c.key, c.name, () => this.chooseClass(c.id)]),
+      ["a", t.accept, () => this.accept()],
+      ["A", t.accept_clear, () => this.acceptClear()],
+      ["x", t.reject, () => this.reject()],
+      ["Delete", t.remove, () => this.remove()],
+      ["d", t.next, () => this.step(1)],
+      ["s", t.previous, () => this.step(-1)],
+      ["k", t.change_class, () => this.changeClass()],
+      ["w", t.doubtful, () => this.step(1, true)],
+      ...(box ? [["v", t.box, () => this.takeTool("box")], ["o", t.extreme, () => this.takeTool("extreme")],
+        ["i", t.points, () => this.takeTool("points")]] : []),
+      ["b", t.brush, () => this.takeTool("brush")],
+      ["e", t.erase, () => this.takeTool("erase")],
+      ["[", t.thinner, () => this._size(-1)],
+      ["]", t.thicker, () => this._size(1)],
+      ["l", t.lasso, () => this.takeTool("lasso")],
+      ["p", t.polygon, () => this.takeTool("polygon")],
+      ["g", t.reshape, () => this.takeTool("reshape")],
+      ["Enter", t.finish, () => this._finish()],
+      ["Escape", t.cancel, () => this._cancel()],
+      ["Ctrl+z", t.undo, () => this.emit("undo")],
+      ["Ctrl+y", t.redo, () => this.emit("redo")],
+      ["Ctrl+Z", t.redo, () => this.emit("redo")],
+      ["t", t.bright, () => this._option("bright", !this.options.bright)],
+      ["f", t.fill, () => this._option("fill", !this.options.fill)],
+      ["m", t.mode, () => this._nextMode()],
+      ["0", t.fit, () => this.fit()],
+      ["n", t.hand_in, () => this.handIn()],
+      ["?", t.help, () => this._toggleHelp()],
+    ];
+  }
+
+  // The selected nucleus gets the next class; the class of the next box stays.
+  changeClass() {
+    const thing = this.thing(), ids = this.desk.classes.map((c) => c.id);
+    if (!thing || ids.length < 2) return;
+    this.emit("class", { object_id: thing.id, class_id: ids[(ids.indexOf(thing.class_id) + 1) % ids.length] });
+  }
+
+  _size(by) {
+    this.brush = Math.min(60, Math.max(1, Math.round(this.brush * (by > 0 ? 1.3 : 1 / 1.3) + by * 0.4)));
+    this.redraw();
+    this.refresh();
+  }
+
+  _finish() {
+    if (this.tool === "polygon" && this.draft.length > 2) this._closePolygon();
+    else if (this.tool === "reshape") this.takeTool(this._idleTool());
+    else if (this.cursor && (this.tool === "box" || this.tool === "extreme") && this.byKeyboard) this._keyboardCorner();
+  }
+
+  _cancel() {
+    if (this.draft.length) this.draft = [];
+    else if (this.drag) this.drag = null;
+    else if (this.tool !== this._idleTool()) this.takeTool(this._idleTool());
+    else this.selected = null;
+    this.refresh();
+  }
+
+  // Boxes without a pointer: arrows move the cursor, Enter sets one corner and then the other.
+  _arrow(event) {
+    const by = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+    if (!by) return false;
+    const far = event.shiftKey ? 10 : 1;
+    this.byKeyboard = true;
+    const [x, y] = this.cursor ?? [this.view.x, this.view.y];
+    this.cursor = [Math.min(this.size[0] - 1, Math.max(0, x + far * by[0])), Math.min(this.size[1] - 1, Math.max(0, y + far * by[1]))];
+    if (this.keyCorner) this.drag = { kind: "box", from: this.keyCorner, to: this.cursor };
+    this.redraw();
+    return true;
+  }
+
+  _keyboardCorner() {
+    if (!this.keyCorner) { this.keyCorner = this.cursor; return; }
+    const box = normalBox(this.keyCorner, this.cursor, ...this.size);
+    this.keyCorner = this.drag = null;
+    this.drawBox(box);
+  }
+
+  _key(event) {
+    if (!this.desk || this.closed) return;
+    const path = event.composedPath();
+    const typing = path[0] instanceof HTMLElement && (path[0].isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(path[0].tagName));
+    if (typing && !(path[0].type === "range" || path[0].type === "checkbox")) return;
+    this._awake();
+    const hold = { " ": "pan", q: "blink", h: "hide" }[event.key];
+    if (hold && !event.ctrlKey && !event.metaKey) {
+      if (path[0] instanceof HTMLButtonElement && event.key === " ") return;
+      this.held.add(hold);
+      this.canvas.style.cursor = hold === "pan" ? "grab" : "none";
+      this.redraw();
+      event.preventDefault();
+      event.stopPropagation();
+      return;
+    }
+    if (path.includes(this.canvas) && this._arrow(event)) { event.preventDefault(); event.stopPropagation(); return; }
+    if (event.altKey || (path[0] instanceof HTMLButtonElement && event.key === "Enter")) return;
+    const name = event.ctrlKey || event.metaKey ? `Ctrl+${event.key}` : event.key === "Backspace" ? "Delete" : event.key;
+    const found = this._keys().find(([key]) => key === name);
+    if (!found || (event.repeat && !["[", "]", "d", "s"].includes(name))) return;
+    event.preventDefault();
+    event.stopPropagation();
+    found[2]();
+  }
+
+  _keyUp(event) {
+    const hold = { " ": "pan", q: "blink", h: "hide" }[event.key];
+    if (hold && this.held.delete(hold)) { this.canvas.style.cursor = "none"; this.redraw(); }
+  }
+
+  // ---------------------------------------------------------- options, idleness, the rest
+
+  _option(name, value) {
+    this.options[name] = value;
+    this._remember();
+    if (name === "contrast" || name === "tint") this._loadImages();
+    this.refresh();
+  }
+
+  _nextMode() {
+    const at = MODES.indexOf(this.options.mode);
+    this._option("mode", MODES[(at + 1) % MODES.length]);
+    this._keepOnPatch();
+  }
+
+  _remembered() {
+    try { return JSON.parse(localStorage.getItem("allinsam-view") ?? "{}"); } catch { return {}; }
+  }
+
+  _remember() {
+    try { localStorage.setItem("allinsam-view", JSON.stringify(this.options)); } catch { /* nothing is lost */ }
+  }
+
+  _moved() { this.lastInput = performance.now(); }
+
+  _awake() {
+    this._moved();
+    if (this.idle) { this.idle = false; this.refresh(); }
+  }
+
+  _tick() {
+    if (!this.desk || this.closed) return;
+    this._here();
+    if (this.waitingToSend.length) this._pump();  // after signing in again in another tab
+    if (!document.hidden && !this.paused && !this.desk.submitted && performance.now() - this.lastInput > IDLE_MS && !this.idle) {
+      this.idle = true;
+      this.refresh();
+    }
+  }
+
+  setPaused(paused) {
+    if (this.paused === paused) return;
+    this.paused = paused;
+    this.emit(paused ? "pause" : "resume");
+    this.refresh();
+  }
+
+  _toggleHelp() {
+    this.help = !this.help;
+    this.refresh();
+  }
+
+  _listen() {
+    const on = (target, name, work, options) => {
+      target.addEventListener(name, work, options);
+      (this.undo ??= []).push(() => target.removeEventListener(name, work, options));
+    };
+    on(this.canvas, "pointerdown", (e) => this._down(e));
+    on(this.canvas, "pointermove", (e) => this._move(e));
+    on(this.canvas, "pointerup", (e) => this._up(e));
+    on(this.canvas, "pointercancel", (e) => { this.pointers.delete(e.pointerId); this.drag = null; this.redraw(); });
+    on(this.canvas, "pointerleave", () => { if (!this.drag) { this.cursor = null; this.redraw(); } });
+    on(this.canvas, "dblclick", () => { if (this.tool === "polygon") this._closePolygon(); });
+    on(this.canvas, "contextmenu", (e) => e.preventDefault());
+    on(this.canvas, "wheel", (e) => this._wheel(e), { passive: false });
+    on(window, "keydown", (e) => this._key(e), true);
+    on(window, "keyup", (e) => this._keyUp(e), true);
+    on(window, "blur", () => { this.held.clear(); this.emit("blur"); });
+    on(window, "focus", () => { this._moved(); this.emit("focus"); });
+    on(window, "resize", () => this._measure());
+    on(window, "online", () => this._pump());
+    on(window, "pagehide", () => this._here({ leave: true }));
+    this._moved();
+    const timer = setInterval(() => this._tick(), PRESENT_EVERY_MS);
+    const watch = new ResizeObserver(() => this._measure());
+    watch.observe(this.stage);
+    this.undo.push(() => clearInterval(timer), () => watch.disconnect());
+  }
+
+  close() {
+    this._here({ leave: true });
+    this.closed = true;
+    for (const undo of this.undo) undo();
+    this.root.replaceChildren();
+  }
+
+  // ---------------------------------------------------------- what stands round the panes
+
+  _build() {
+    this.canvas = h("canvas", { tabindex: "0", "aria-label": this.text.canvas, role: "application" });
+    this.loupe = h("canvas", { width: 216, height: 106, class: "loupe", "aria-hidden": "true" });
+    this.stage = h("div", { class: "stage" }, this.canvas);
+    this.bar = h("div", { class: "bar", role: "toolbar" });
+    this.panel = h("div", { class: "panel" });
+    this.foot = h("div", { class: "foot" });
+    this.cover = h("div", { class: "cover", hidden: true });
+    this.frameBox = h("div", { class: "surface" }, this.bar,
+      h("div", { class: "middle" }, this.stage, h("div", { class: "side" }, this.panel, this.loupe)), this.foot, this.cover);
+    this.root.replaceChildren(this.frameBox);
+    this.stageSize = { width: 10, height: 10 };
+    this._measure();
+  }
+
+  _measure() {
+    const top = this.frameBox.getBoundingClientRect().top + window.scrollY;
+    this.frameBox.style.height = `${Math.max(430, window.innerHeight - Math.max(0, top) - 10)}px`;
+    const place = this.stage.getBoundingClientRect();
+    this.stageSize = { width: Math.max(10, place.width), height: Math.max(10, place.height) };
+    this.canvas.style.width = `${this.stageSize.width}px`;
+    this.canvas.style.height = `${this.stageSize.height}px`;
+    if (this.desk) this._keepOnPatch();
+  }
+
+  _say(text) {
+    this.message = text;
+    this.refresh();
+  }
+
+  refresh() {
+    if (this.refreshing || this.closed) return;
+    this.refreshing = true;
+    queueMicrotask(() => {
+      this.refreshing = false;
+      if (this.closed) return;
+      // What is drawn anew must not take the focus from who works by keyboard.
+      const focused = this.root.getRootNode().activeElement?.textContent;
+      this._showBar();
+      this._showPanel();
+      this._showFoot();
+      if (focused && !this.root.getRootNode().activeElement) {
+        [...this.root.querySelectorAll("button")].find((b) => b.textContent === focused && !b.disabled)?.focus();
+      }
+      this._showCover();
+      this.redraw();
+    });
+  }
+
+  _button(label, key, work, more = {}) {
+    const shown = key ? h("kbd", {}, key) : null;
+    const { pressed, disabled, kind, title } = more;
+    return h("button", {
+      type: "button", class: [kind ?? "", pressed ? "pressed" : ""].join(" ").trim(), disabled: !!disabled,
+      "aria-pressed": pressed === undefined ? null : String(pressed), title: title ?? null,
+      onclick: (event) => { work(); if (event.detail) this.canvas.focus({ preventScroll: true }); },
+    }, label, shown);
+  }
+
+  _showBar() {
+    if (!this.desk) { this.bar.replaceChildren(this.message ?? ""); return; }
+    const t = this.text, box = this.desk.assignment.tool !== "contour", off = this.readOnly;
+    const tool = (name, key) => this._button(t.tools[name], key, () => this.takeTool(name), { pressed: this.tool === name, disabled: off });
+    const classes = this.desk.classes.map((c) => h("button", {
+      type: "button", class: `class ${c.id === this.classId ? "pressed" : ""}`, "aria-pressed": String(c.id === this.classId),
+      style: { borderLeftColor: c.colour }, onclick: () => { this.chooseClass(c.id); this.canvas.focus(); },
+    }, `${c.letter} · ${c.name}`, h("kbd", {}, c.key)));
+    const modes = this._hasMarker() ? h("select", {
+      "aria-label": t.mode, onchange: (e) => { this._option("mode", e.target.value); this._keepOnPatch(); this.canvas.focus(); },
+    }, MODES.map((m) => h("option", { value: m, selected: m === this.options.mode }, t.modes[m]))) : null;
+    this.bar.replaceChildren(...[
+      h("span", { class: "group" }, classes),
+      h("span", { class: "group" }, box && tool("box", "V"), box && tool("extreme", "O"), box && tool("points", "I"),
+        tool("brush", "B"), tool("erase", "E"), tool("lasso", "L"), tool("polygon", "P")),
+      (this.tool === "brush" || this.tool === "erase") && h("span", { class: "note" }, `${this.brush} px`, h("kbd", {}, "[ ]")),
+      h("span", { class: "group" },
+        this._button(t.undo, "Ctrl Z", () => this.emit("undo"), { disabled: off || !this.desk.can_undo }),
+        this._button(t.redo, "Ctrl Y", () => this.emit("redo"), { disabled: off || !this.desk.can_redo })),
+      h("span", { class: "stretch" }), modes,
+      this._button(`${Math.round(this.view.zoom * 10) / 10}x`, "0", () => this.fit(), { title: t.keys.fit }),
+      this._button(t.view, null, () => { this.viewOpen = !this.viewOpen; this.refresh(); }, { pressed: !!this.viewOpen }),
+      this._button(t.help, "?", () => this._toggleHelp(), { pressed: !!this.help }),
+    ].filter(Boolean));
+  }
+
+  _showPanel() {
+    if (!this.desk) { this.panel.replaceChildren(); return; }
+    const parts = [this._status(), ...this._notices()];
+    if (this.viewOpen) parts.push(this._viewOptions());
+    else {
+      parts.push(this._list());
+      const thing = this.thing();
+      if (thing) parts.push(this._card(thing));
+      else if (!this.shown.size && !this.readOnly) {
+        const name = this.desk.classes.find((c) => c.id === this.classId)?.name ?? "";
+        parts.push(h("p", { class: "hint" }, this.text[this.tool === "lasso" ? "hint_lasso" : "hint_box"].replace("{name}", name)));
+      }
+    }
+    this.panel.replaceChildren(...parts);
+  }
+
+  _status() {
+    const t = this.text, waiting = this.waitingToSend.filter((g) => !["focus", "blur", "load"].includes(g.kind)).length;
+    const done = this.desk.queue.filter((row) => row.state === "submitted").length;
+    const saved = this.offline ? t.offline.replace("{n}", waiting)
+      : waiting ? t.saving : this.desk.saved_at ? t.saved.replace("{n}", this.desk.n_acts) : t.nothing_yet;
+    return h("div", { class: `status ${this.offline ? "bad" : waiting ? "busy" : "good"}`, role: "status" }, saved,
+      h("div", { class: "progress" }, t.progress.replace("{done}", done).replace("{all}", this.desk.queue.length)));
+  }
+
+  _notices() {
+    const t = this.text, parts = [];
+    if (this.trouble) parts.push(h("div", { class: "trouble", role: "alert" }, this.trouble));
+    if (!this.holds) {
+      parts.push(h("div", { class: "trouble" }, t.second_tab, this._button(t.take_over, null, () => this._here({ take_over: true }))));
+    }
+    if (this.showOpen && this.desk.open_points.length) {
+      const lines = this.desk.open_points.map((point) => {
+        const c = this.desk.classes.find((k) => k.id === point.class_id);
+        return h("li", {}, (point.kind === "proposals" ? t.open_proposals : t.open_unanswered)
+          .replace("{name}", c.name).replace("{n}", point.object_ids.length));
+      });
+      parts.push(h("div", { class: "trouble" }, t.not_yet, h("ul", {}, lines)));
+    }
+    return parts;
+  }
+
+  _list() {
+    const things = this.things().sort((a, b) => (a.state !== "proposed") - (b.state !== "proposed") || a.number - b.number);
+    const count = (state) => things.filter((t) => t.state === state).length;
+    const clear = things.filter((t) => t.state === "proposed" && t.rings.length && !t.doubts.length && !t.pending).length;
+    const counts = ["proposed", "accepted", "rejected"].filter(count).map((s) => `${count(s)} ${this.text.states[s]}`).join(", ");
+    return h("div", { class: "list" },
+      counts && h("div", { class: "counts" }, counts),
+      clear > 1 && !this.readOnly && this._button(this.text.keep_clear.replace("{n}", clear), "Shift A", () => this.acceptClear()),
+      h("div", { class: "chips" }, things.map((thing) => h("button", {
+        type: "button", class: `chip ${thing.id === this.selected ? "pressed" : ""}`, "aria-pressed": String(thing.id === this.selected),
+        style: { borderLeftColor: this.classOf(thing).colour }, onclick: () => this.select(thing.id, true),
+      }, `${this.classOf(thing).letter}${thing.number} ${STATE_MARKS[thing.state]}${thing.doubts.length && thing.state === "proposed" ? " ?" : ""}`))));
+  }
+
+  _card(thing) {
+    const t = this.text, c = this.classOf(thing), off = this.readOnly;
+    const busy = thing.pending || this.waiting.has(thing.id);
+    const support = thing.support == null ? null : h("div", { class: `badge ${thing.support < 0.25 ? "low" : ""}` },
+      t.support.replace("{share}", Math.round(100 * thing.support)));
+    return h("div", { class: "card" },
+      h("div", { class: "card-title" }, h("i", { style: { background: c.colour } }), `${c.letter}${thing.number} · ${c.name} · ${t.states[thing.state]}`),
+      busy && h("div", { class: "note" }, t.waiting),
+      !busy && thing.rings.length ? support : null,
+      thing.doubts.map((doubt) => h("div", { class: "doubt" }, doubt)),
+      !off && h("div", { class: "actions" },
+        this._button(t.accept, "A", () => this.accept(), { kind: "primary", disabled: busy || thing.state === "accepted" || !thing.rings.length }),
+        this._button(t.reject, "X", () => this.reject(), { disabled: thing.state === "rejected" }),
+        this.desk.classes.length > 1 && this._button(t.change_class, "K", () => this.changeClass()),
+        this._button(t.reshape, "G", () => this.takeTool("reshape"), { disabled: !thing.rings.length, pressed: this.tool === "reshape" }),
+        this._button(t.redraw, null, () => { this.redrawing = true; this.takeTool("lasso"); }, { pressed: !!this.redrawing }),
+        this._button(t.fill_holes, null, () => this.emit("fill_holes", { object_id: thing.id }), { disabled: !thing.rings.length }),
+        this._button(t.drop_crumbs, null, () => this.emit("drop_crumbs", { object_id: thing.id }), { disabled: !thing.rings.length }),
+        this._button(t.remove, "Del", () => this.remove())));
+  }
+
+  _viewOptions() {
+    const t = this.text.view_options, o = this.options;
+    const slider = (name, least, most, stepBy) => h("label", {}, t[name],
+      h("input", { type: "range", min: least, max: most, step: stepBy, value: o[name], oninput: (e) => {
+        this.options[name] = Number(e.target.value); this._remember();
+        if (name === "contrast") { clearTimeout(this.later); this.later = setTimeout(() => this._loadImages(), 150); }
+        this.redraw();
+      } }));
+    const tick = (name) => h("label", { class: "tick" }, h("input", { type: "checkbox", checked: !!o[name], onchange: (e) => this._option(name, e.target.checked) }), t[name]);
+    return h("div", { class: "options" }, tick("bright"), slider("outline", 0, 1, 0.05), slider("contrast", 0.5, 4, 0.1),
+      h("label", {}, t.tint, h("select", { onchange: (e) => this._option("tint", e.target.value) },
+        Object.entries(t.tints).map(([value, name]) => h("option", { value, selected: value === o.tint }, name)))),
+      slider("opacity", 0, 1, 0.05), tick("fill"), tick("smooth"),
+      h("a", { href: `?surface=simple_canvas&patch=${this.assignmentId}`, target: "_self" }, t.simple));
+  }
+
+  _showFoot() {
+    if (!this.desk) { this.foot.replaceChildren(); return; }
+    const t = this.text, off = this.readOnly;
+    if (this.desk.submitted) {
+      this.foot.replaceChildren(h("span", {}, t.handed_in), this._button(t.reopen, null, () => this.emit("reopen")),
+        h("span", { class: "stretch" }), this._button(t.next_patch, "N", () => this.nextPatch(), { kind: "primary" }));
+      return;
+    }
+    const classes = this.desk.classes.map((c) => {
+      const kept = this.things().filter((x) => x.class_id === c.id && x.state === "accepted").length;
+      const live = this.things().some((x) => x.class_id === c.id && x.state !== "rejected");
+      const said = this.desk.class_states[c.id];
+      const say = (what, label) => this._button(label, null,
+        () => this.emit(said === what ? "unsay" : "say", { class_id: c.id, ...(said === what ? {} : { what }) }),
+        { pressed: said === what, disabled: off || (what === "nothing_here" && live) });
+      return h("span", { class: "group" }, h("span", { class: "class-state" }, h("i", { style: { background: c.colour } }, c.letter),
+        h("b", {}, c.name), t.said[said] ?? t.kept.replace("{n}", kept)), say("nothing_here", t.none_here), say("unsure", t.unsure));
+    });
+    this.foot.replaceChildren(...classes,
+      this._button(t.skip, null, () => this._ask("skip"), { disabled: off }),
+      this._button(t.comment, null, () => this._ask("comment")),
+      this._button(t.pause, null, () => this.setPaused(true)),
+      h("span", { class: "stretch" }),
+      this._patchChooser(),
+      this._button(t.hand_in, "N", () => this.handIn(), { kind: "primary", disabled: off }));
+  }
+
+  _patchChooser() {
+    return h("select", { "aria-label": this.text.patch, onchange: (e) => this.goTo(Number(e.target.value)) },
+      this.desk.queue.map((row) => h("option", { value: row.id, selected: row.id === this.assignmentId },
+        `${row.patch} · ${this.text.queue[row.state] ?? row.state}`)));
+  }
+
+  _ask(kind) {
+    this.asking = this.asking === kind ? null : kind;
+    this.refresh();
+  }
+
+  _showCover() {
+    const t = this.text;
+    const close = () => { this.help = this.asking = null; this.refresh(); this.canvas.focus(); };
+    let content = null;
+    if (this.finished) content = h("div", { class: "sheet" }, h("h3", {}, t.all_done), h("p", {}, t.all_done_more));
+    else if (this.paused) {
+      content = h("div", { class: "sheet" }, h("h3", {}, t.paused), this._button(t.resume, null, () => this.setPaused(false), { kind: "primary" }));
+    } else if (this.idle) {
+      content = h("div", { class: "sheet" }, h("h3", {}, t.still_there), h("p", {}, t.still_there_more),
+        this._button(t.here_i_am, null, () => this._awake(), { kind: "primary" }));
+    } else if (this.asking === "comment" && this.desk) {
+      const text = h("textarea", { rows: 4, maxlength: 1000, "aria-label": t.comment });
+      content = h("div", { class: "sheet" }, h("h3", {}, t.comment), text, h("div", { class: "actions" },
+        this._button(t.save, null, () => { if (text.value.trim()) this.emit("comment", { text: text.value.trim() }); close(); }, { kind: "primary" }),
+        this._button(t.cancel, null, close)));
+    } else if (this.asking === "skip" && this.desk) {
+      const which = h("select", {}, this.desk.classes.map((c) => h("option", { value: c.id }, c.name)));
+      const why = h("select", {}, t.skip_reasons.map((reason) => h("option", { value: reason }, reason)));
+      const more = h("input", { type: "text", maxlength: 300, placeholder: t.in_your_words });
+      content = h("div", { class: "sheet" }, h("h3", {}, t.skip_title), h("label", {}, t.skip_which, which), h("label", {}, t.skip_why, why), more,
+        h("div", { class: "actions" }, this._button(t.skip_do, null, () => {
+          const words = more.value.trim();
+          this.emit("skip", { class_id: Number(which.value), reason: words ? `${why.value}: ${words}` : why.value });
+          close();
+        }, { kind: "primary" }), this._button(t.cancel, null, close)));
+    } else if (this.help && this.desk) content = this._helpSheet(close);
+    if (this.coverKey === this._coverKey()) return;  // what is being typed stays
+    this.coverKey = this._coverKey();
+    this.cover.hidden = !content;
+    this.cover.replaceChildren(...(content ? [content] : []));
+    content?.querySelector("textarea, select, button")?.focus();
+  }
+
+  _coverKey() { return JSON.stringify([this.finished, this.paused, this.idle, this.asking, this.help, !!this.desk]); }
+
+  _helpSheet(close) {
+    const t = this.text;
+    const keys = this._keys().filter(([key]) => key !== "Ctrl+Z");
+    const held = [["Space", t.keys.pan], ["Q", t.keys.blink], ["H", t.keys.hide], [t.keys.wheel_key, t.keys.wheel]];
+    return h("div", { class: "sheet wide" },
+      h("h3", {}, t.help_title), h("ol", {}, t.steps[this.desk.assignment.tool === "contour" ? "contour" : this._hasMarker() ? "marker" : "plain"].map((s) => h("li", {}, s))),
+      h("p", {}, t.in_doubt),
+      h("div", { class: "keys" }, [...keys.map(([key, name]) => [key === "A" ? "Shift A" : key.replace("Ctrl+z", "Ctrl Z").replace("Ctrl+y", "Ctrl Y"), name]), ...held]
+        .map(([key, name]) => h("div", {}, h("kbd", {}, key.length === 1 ? key.toUpperCase() : key), ` ${name}`))),
+      h("div", { class: "actions" }, this._button(t.close, "?", close, { kind: "primary" })));
+  }
+}
+
+// ---------------------------------------------------------------- boxes by their handles
+
+function handles([x0, y0, x1, y1]) {
+  const mx = (x0 + x1) / 2, my = (y0 + y1) / 2;
+  return [[x0, y0], [mx, y0], [x1, y0], [x1, my], [x1, y1], [mx, y1], [x0, y1], [x0, my]];
+}
+
+function inBox([x0, y0, x1, y1], [x, y]) { return x >= x0 && x <= x1 && y >= y0 && y <= y1; }
+
+export function resized(drag, at, size) {
+  const [x0, y0, x1, y1] = drag.old, dx = at[0] - drag.from[0], dy = at[1] - drag.from[1];
+  if (drag.handle < 0) {
+    const left = Math.min(Math.max(dx, -x0), size[0] - x1), top = Math.min(Math.max(dy, -y0), size[1] - y1);
+    return [x0 + left, y0 + top, x1 + left, y1 + top];
+  }
+  const [moveX0, moveY0, moveX1, moveY1] = [
+    [1, 1, 0, 0], [0, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 0], [0, 0, 1, 1], [0, 0, 0, 1], [1, 0, 0, 1], [1, 0, 0, 0],
+  ][drag.handle];
+  return normalBox([x0 + dx * moveX0, y0 + dy * moveY0], [x1 + dx * moveX1, y1 + dy * moveY1], ...size);
+}
+
+function thinned(points) {
+  const kept = [];
+  for (const [x, y] of points) {
+    const point = [Math.round(x * 20) / 20, Math.round(y * 20) / 20];
+    if (!kept.length || distance(point, kept[kept.length - 1]) >= 0.2) kept.push(point);
+  }
+  return kept;
+}
+
+// ---------------------------------------------------------------- the component
+
+const surfaces = new WeakMap();
+
+// Streamlit calls this on every run of its script, with the same parentElement, and the clean-up in between.
+export default function ({ data, parentElement, setStateValue }) {
+  let surface = surfaces.get(parentElement);
+  if (!surface) {
+    const root = parentElement.querySelector(".dual-pane");
+    surface = new Surface(root, data);
+    surfaces.set(parentElement, surface);
+  } else if (data.assignment_id !== surface.asked && data.assignment_id !== surface.assignmentId) {
+    surface.goTo(data.assignment_id);
+  }
+  clearTimeout(surface.leaving);
+  surface.tellPage = (id) => setStateValue("patch", id);
+  surface.asked = data.assignment_id;
+  return () => {
+    surface.leaving = setTimeout(() => {
+      surface.close();
+      surfaces.delete(parentElement);
+    }, 1000);
+  };
+}
