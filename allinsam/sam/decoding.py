@@ -98,7 +98,8 @@ def two_way(
         queries = layer.norm2(queries + seen)
         queries = layer.norm3(queries + layer.mlp(queries))
         told = image_to_tokens(layer.cross_attn_image_to_token, placed_keys, queries + tokens, queries)
-        keys = layer.norm4(keys + told)
+        # In place: with thousands of tokens for each prompt, new memory costs as much as the sums.
+        keys = layer.norm4(told.add_(keys))
     seen = tokens_to_image(transformer.final_attn_token_to_image, queries + tokens, keys + place, keys)
     return transformer.norm_final_attn(queries + seen), keys
 
@@ -133,7 +134,7 @@ def image_to_tokens(attention: Attention, image: Tensor, keys: Tensor, values: T
     weights = scores.unflatten(1, (attention.num_heads, count)).softmax(2).flatten(1, 2)
     out = attention.out_proj.weight.view(-1, attention.num_heads, keys.shape[-1])
     told = torch.einsum("nthd,chd->nhtc", values, out).flatten(1, 2)
-    return weights.transpose(1, 2) @ told + attention.out_proj.bias
+    return torch.baddbmm(attention.out_proj.bias, weights.transpose(1, 2), told)
 
 
 def _heads(attention: Attention, projected: Tensor) -> Tensor:
