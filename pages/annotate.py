@@ -81,7 +81,6 @@ def work(study: Study, person_id: str, assignment_id: int) -> None:
     view = bar.view_settings()
     key = f"{assignment_id}-{act_log_name()}"
     urls = picture_urls(study, desk, at, view)
-    look.style()
     mine = queue_of(study, person_id)
     bar.show(at, desk, mine, go_to)
     with st.container(key="desk", horizontal=True, gap="small", wrap=False):
@@ -134,6 +133,7 @@ def main() -> None:
         look.finished_list(mine, go_to)
         return
     demand(person, "annotate", assignment)
+    look.style()
     guidance.first_steps(study, person.person_id, assignment)
     if chosen_surface() == DUAL:
         dual(assignment["id"])

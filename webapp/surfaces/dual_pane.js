@@ -239,6 +239,8 @@ class Surface {
     if (!desk.classes.some((c) => c.marker_url)) this.options.mode = "single";
     this._tell(desk);
     this._say("");
+    const row = desk.queue.find((r) => r.id === assignmentId);
+    if (row?.state === "waiting") row.state = "open";
     this.fit();
     this._loadImages();
     await this._sendLeftBehind();
@@ -544,7 +546,7 @@ class Surface {
 
   fit() {
     this.view = { x: this.size[0] / 2, y: this.size[1] / 2, zoom: 1 };
-    this.redraw();
+    this.refresh();
   }
 
   zoomAt(screen, factor) {
@@ -554,6 +556,8 @@ class Surface {
     this.view.x += before[0] - after[0];
     this.view.y += before[1] - after[1];
     this._keepOnPatch();
+    clearTimeout(this.zoomed);
+    this.zoomed = setTimeout(() => this.refresh(), 150);  // the bar shows the zoom when the wheel rests
   }
 
   panBy(dx, dy) {
