@@ -1,5 +1,6 @@
 """The dual pane in a real browser: drawn at once, kept once, whatever becomes of the server."""
 
+import re
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -62,6 +63,11 @@ class Annotating:
     def press(self, key: str) -> None:
         self.page.keyboard.press(key)
 
+    def keep(self) -> None:
+        """As a person does: when the outline of the selected nucleus is on the screen."""
+        expect(self.page.get_by_role("button", name=re.compile("^Keep A"))).to_be_enabled(timeout=PATIENT)
+        self.press("a")
+
     @property
     def kinds(self) -> list[str]:
         with self.study.science.read() as db:
@@ -109,8 +115,9 @@ def test_boxes_on_both_panes_are_kept_with_their_classes_and_come_back(annotate:
     at.wait_for("mask_shown", 4)
     at.sees("4 to check", ".counts")
     for count in range(1, 5):
-        at.press("a")
+        at.keep()
         at.wait_for("accept", count)
+        at.sees(f"{count} kept", ".counts")
     at.sees("4 kept", ".counts")
     things = list(at.state.objects.values())
     assert [thing.class_id for thing in things] == [1, 1, 1, 2]
@@ -127,7 +134,7 @@ def test_every_act_is_undone_and_redone_across_a_reload(annotate: Annotate) -> N
     at.draw(PODOCYTES[0])
     at.wait_for("mask_shown")
     at.sees("1 to check", ".counts")
-    at.press("a")
+    at.keep()
     at.wait_for("accept")
     at.press("Delete")
     at.wait_for("delete")
