@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from allinsam.accounts import SignedIn, may
@@ -21,7 +21,7 @@ from allinsam.workflow.desk import Desk
 from allinsam.workflow.gestures import Gesture, open_desk, take_gestures
 from webapp.annotate import bench
 from webapp.annotate.desk_view import Telling
-from webapp.image_routes import SHOWN_TO, View
+from webapp.image_routes import SHOWN_TO, View, refusal
 from webapp.resources import embed_ahead, embedding_cache
 from webapp.session import study_from_environment
 from webapp.surfaces.scene import Window
@@ -105,12 +105,8 @@ async def _answer(request: Request, act: Any) -> Response:
         person = request.state.person
         _demand_own(study, person, assignment_id)
         answer = await run_in_threadpool(act, study, person, assignment_id, client, body)
-    except NotAllowedError as error:
-        return PlainTextResponse(str(error), status_code=403)
-    except NotFoundError as error:
-        return PlainTextResponse(str(error), status_code=404)
     except AllinsamError as error:
-        return PlainTextResponse(str(error), status_code=400)
+        return refusal(error)
     return JSONResponse(answer, headers={"Cache-Control": "private, no-store"})
 
 

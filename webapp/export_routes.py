@@ -6,14 +6,15 @@ from datetime import UTC, datetime
 from functools import lru_cache
 
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from allinsam.accounts import demand
-from allinsam.errors import AllinsamError, NotAllowedError, NotFoundError
+from allinsam.errors import AllinsamError
 from allinsam.store import Study, runs
 from allinsam.store.study import get_study, list_classes
 from allinsam.workflow.reporting import csv_parts, export_table, scored_patch
+from webapp.image_routes import refusal
 from webapp.outlines import found_and_reference
 from webapp.session import study_from_environment
 
@@ -26,12 +27,8 @@ def answering_errors(route: Answer) -> Answer:
     def answer(request: Request) -> Response:
         try:
             return route(request)
-        except NotAllowedError as error:
-            return PlainTextResponse(str(error), status_code=403)
-        except NotFoundError as error:
-            return PlainTextResponse(str(error), status_code=404)
         except AllinsamError as error:
-            return PlainTextResponse(str(error), status_code=400)
+            return refusal(error)
 
     return answer
 

@@ -68,6 +68,12 @@ class View:
         return f"/api/patches/{self.patch_id}/view.png?{urlencode(query)}"
 
 
+def refusal(error: AllinsamError) -> Response:
+    """Why a request was refused, in words and with the right status."""
+    status = 403 if isinstance(error, NotAllowedError) else 404 if isinstance(error, NotFoundError) else 400
+    return PlainTextResponse(str(error), status_code=status)
+
+
 def view_route(request: Request) -> Response:
     """GET /api/patches/{patch_id}/view.png"""
     try:
@@ -79,12 +85,8 @@ def view_route(request: Request) -> Response:
         if request.headers.get("if-none-match") == etag:
             return Response(status_code=304, headers=headers)
         picture = _picture(study, view, etag)
-    except NotAllowedError as error:
-        return PlainTextResponse(str(error), status_code=403)
-    except NotFoundError as error:
-        return PlainTextResponse(str(error), status_code=404)
     except AllinsamError as error:
-        return PlainTextResponse(str(error), status_code=400)
+        return refusal(error)
     return Response(picture, media_type="image/png", headers=headers)
 
 

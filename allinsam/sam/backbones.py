@@ -53,6 +53,11 @@ class Backbone:
         """Whether the encoder takes the patch resized to one frame."""
         return self.crop_px is None
 
+    @property
+    def decoded_px(self) -> int:
+        """Side of the square that the decoder sees at once, in px of the encoder's input."""
+        return self.crop_px or self.frame_px
+
 
 @dataclass(frozen=True)
 class LoadedBackbone:

@@ -105,7 +105,7 @@ class Segmenter:
         with torch.no_grad():
             positions = loaded.sam.prompt_encoder.get_dense_pe()
         first = self._inset_px // row.patch_px
-        self._crop_tokens = (row.crop_px or row.frame_px) // row.patch_px
+        self._crop_tokens = row.decoded_px // row.patch_px
         tokens = slice(first, first + self._crop_tokens)
         self._positions = positions[:, :, tokens, tokens]
 
@@ -260,7 +260,7 @@ class Segmenter:
         cells = self._crop_tokens * decoding.SCALE
         row = self.loaded.backbone
         if prompts[0].earlier is not None:
-            px_per_cell = (row.crop_px or row.frame_px) / cells
+            px_per_cell = row.decoded_px / cells
             priors = [
                 earlier_prior(prompt.earlier, frame, cells, px_per_cell, row.whole_patch)
                 for prompt, frame in zip(prompts, frames, strict=True)
@@ -280,7 +280,7 @@ class Segmenter:
     ) -> tuple[list[np.ndarray], np.ndarray]:
         """Logits over each prompt's window and predicted IoU; masks are made nowhere else."""
         sam, row = self.loaded.sam, self.loaded.backbone
-        cells, side_px = self._crop_tokens * decoding.SCALE, row.crop_px or row.frame_px
+        cells, side_px = self._crop_tokens * decoding.SCALE, row.decoded_px
         rows, columns = [], []
         for frame, (x0, y0, x1, y1) in zip(frames, windows, strict=True):
             down = decoding.upsampling(cells, side_px, frame.scaled_height_px, frame.height_px)
@@ -317,7 +317,7 @@ class Segmenter:
             dense_prompt_embeddings=dense.expand(-1, -1, *features.shape[2:]),
             multimask_output=False,
         )
-        side = row.crop_px or row.frame_px
+        side = row.decoded_px
         logits = torch.nn.functional.interpolate(low, (side, side), mode="bilinear")
         logits = logits[..., : frame.scaled_height_px, : frame.scaled_width_px]
         logits = torch.nn.functional.interpolate(logits, (frame.height_px, frame.width_px), mode="bilinear")

@@ -4,7 +4,6 @@
 // order until the server has acknowledged it. The truth is what the server tells; `shown` is that with the
 // gestures still on their way applied to it. All positions are px of the patch unless a name says otherwise.
 
-const SIDE_PANEL_PX = 236;
 const HANDLE_PX = 5;          // on the screen: half the side of a handle
 const CLICK_PX = 4;           // on the screen: a shorter drag is a click
 const LARGEST_ZOOM = 16;      // times the view that shows the whole patch
