@@ -6,6 +6,7 @@ Playwright's mouse and keyboard; Chromium is looked for on PATH, or named in ALL
 
 import argparse
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -199,27 +200,23 @@ def masks_of_eight(
 def overhead(dual: Desk, simple: Desk, count: int) -> dict[str, dict]:
     """Waits of the same script on both surfaces: a box, its mask, keep, until the next box can be drawn."""
     progress("waits on both surfaces")
-    dual.open()
-    kept = "(n) => [...document.querySelectorAll('.counts')].some((e) => e.textContent.includes(`${n} kept`))"
     waits: dict[str, list[float]] = {"dual": [], "simple": []}
-    for n, box in enumerate(boxes_for(dual, count)):
+    dual.open()
+    for n, box in enumerate(boxes_for(dual, count), 1):
         dual.draw(box)
-        waited = waiting(lambda: keep_button(dual.page).wait_for(timeout=120_000))
+        waited = waiting(lambda: keep_is_ready(dual.page))
         dual.page.keyboard.press("a")
-        # The next box can be drawn at once; that it was kept is seen in the same moment.
-        waited += waiting(lambda n=n: until_shown(dual, f"{n + 1} kept"))
-        waits["dual"].append(waited)
+        waits["dual"].append(waited + waiting(lambda n=n: until_kept(dual.page, n)))
     simple.open("simple_canvas")
     pane = simple.page.locator("canvas.upper-canvas").bounding_box()
     scale = pane["width"] / PATCH_PX
-    for n, box in enumerate(boxes_for(simple, count)):
-        x0, y0, x1, y1 = box * scale + np.array([pane["x"], pane["y"]] * 2)
-        simple.drag((x0, y0), (x1, y1))
-        waited = waiting(lambda: keep_button(simple.page).wait_for(timeout=120_000))
+    for n, box in enumerate(boxes_for(simple, count), 1):
+        corners = np.reshape(box, (2, 2)) * scale + (pane["x"], pane["y"])
+        simple.drag(*corners)
+        waited = waiting(lambda: keep_is_ready(simple.page))
         simple.page.keyboard.press("a")
-        waited += waiting(lambda n=n: simple.page.wait_for_function(kept, arg=n + 1, timeout=120_000))
-        waited += waiting(lambda: settled(simple.page))
-        waits["simple"].append(waited)
+        waited += waiting(lambda n=n: until_kept(simple.page, n))
+        waits["simple"].append(waited + waiting(lambda: settled(simple.page)))
     note = "seconds from the box to its Keep button, and from keeping until the next box can be drawn"
     return {
         f"overhead_s_per_nucleus_{name}": figure(
@@ -365,14 +362,13 @@ def server_of(live: LiveServer) -> psutil.Process:
     return next(child for child in children if "server" in child.cmdline())
 
 
-def keep_button(page: Page) -> Any:
-    return (
-        page.locator("button:not([disabled])", has_text="Keep").and_(page.get_by_text("A", exact=False)).first
-    )
+def keep_is_ready(page: Page) -> None:
+    name = re.compile(r"Keep( A)?$")  # and not "Keep all"
+    page.get_by_role("button", name=name, disabled=False).first.wait_for(timeout=120_000)
 
 
-def until_shown(desk: Desk, text: str) -> None:
-    desk.page.locator(".counts", has_text=text).wait_for(timeout=120_000)
+def until_kept(page: Page, count: int) -> None:
+    page.locator(".counts", has_text=f"{count} kept").first.wait_for(timeout=120_000)
 
 
 def settled(page: Page) -> None:

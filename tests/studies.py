@@ -23,6 +23,8 @@ THRESHOLD = 100.0
 PODOCYTES = ((100, 100), (220, 120), (340, 160), (400, 300))
 MESANGIAL = ((160, 260), (260, 300), (330, 380))
 UNMARKED = ((80, 420), (450, 80))
+# Of a crowded study instead: row by row of one class and the other.
+CROWD = tuple((36 + 62 * column, 36 + 62 * row) for row in range(8) for column in range(8))
 PERSON, LEAD = "p-student", "p-lead"
 
 
@@ -38,13 +40,24 @@ def disc(centre: tuple[int, int], radius_px: float = RADIUS_PX) -> np.ndarray:
     return (columns - centre[0]) ** 2 + (rows - centre[1]) ** 2 <= radius_px**2
 
 
-def draw_patch(seed: int = 0) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def crowd_class(centre: tuple[int, int]) -> int:
+    """1 podocyte, 2 mesangial."""
+    return 1 + CROWD.index(centre) // 8 % 2
+
+
+def draw_patch(seed: int = 0, crowded: bool = False) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """A pink patch with dark discs, and its two marker channels."""
+    of_marker = {"WT1": PODOCYTES, "GATA3": MESANGIAL, None: UNMARKED}
+    if crowded:
+        of_marker = {
+            marker: [centre for centre in CROWD if crowd_class(centre) == class_id]
+            for class_id, marker in enumerate(("WT1", "GATA3"), 1)
+        }
     rng = np.random.default_rng(seed)
     pas = np.full((SIZE_PX, SIZE_PX, 3), (225, 180, 215), np.uint8)
     pas -= rng.integers(0, 12, pas.shape, dtype=np.uint8)
     channels = {name: np.full((SIZE_PX, SIZE_PX), DIM, np.uint8) for name in ("WT1", "GATA3")}
-    for marker, centres in (("WT1", PODOCYTES), ("GATA3", MESANGIAL), (None, UNMARKED)):
+    for marker, centres in of_marker.items():
         for centre in centres:
             pas[disc(centre)] = (95, 70, 140)
             if marker:
@@ -64,24 +77,33 @@ def small_study(
     signed: bool = True,
     guidance: str = "threshold",
     tool: str = "box_sam",
+    crowded: bool = False,
 ) -> Study:
     """Slides `slide-1`, ... with patches `slide-1-p1`, ...; PERSON is asked for both classes on each.
 
     Made once for each choice of arguments and copied from then on.
     """
-    choice = f"{slides}-{patches_per_slide}-{signed}-{guidance}-{tool}"
+    choice = f"{slides}-{patches_per_slide}-{signed}-{guidance}-{tool}-{crowded}"
     template = Path(_templates().name) / choice
     if not template.exists():
-        _make(template, slides, patches_per_slide, signed, guidance, tool)
+        _make(template, slides, patches_per_slide, signed, guidance, tool, crowded)
     shutil.copytree(template, folder)
     return open_study(folder)
 
 
-def _make(folder: Path, slides: int, patches_per_slide: int, signed: bool, guidance: str, tool: str) -> None:
+def _make(
+    folder: Path,
+    slides: int,
+    patches_per_slide: int,
+    signed: bool,
+    guidance: str,
+    tool: str,
+    crowded: bool,
+) -> None:
     made = create_study(folder, "Small study", "compact", "0" * 64, simulated=True)
     pictures = []
     for number in range(slides * patches_per_slide):
-        pas, channels = draw_patch(number)
+        pas, channels = draw_patch(number, crowded)
         pictures.append((write_image(made, pas), {m: write_image(made, c) for m, c in channels.items()}))
     with made.science.write() as db:
         study.add_person(db, PERSON, "student")

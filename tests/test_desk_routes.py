@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 
 from allinsam.store import Study
 from allinsam.store.acts import list_acts
-from tests.studies import MESANGIAL, PERSON, PODOCYTES, NoCache, box_of, small_study
+from tests.studies import MESANGIAL, PERSON, PODOCYTES, UNMARKED, NoCache, box_of, small_study
 from tests.test_image_routes import OTHER, SIGNER, STUDENT, SignedInAs
 from webapp import desk_routes, session
 from webapp.annotate.desk_view import Telling
@@ -86,10 +86,20 @@ def test_a_page_is_told_what_it_needs_to_begin(study: Study, visit: Visit) -> No
     assert told["assignment"]["pas_url"].startswith("/api/patches/")
     assert [row["name"] for row in told["classes"]] == ["podocyte", "mesangial"]
     assert {row["letter"] for row in told["classes"]} == {"P", "M"}
-    assert all("layer=marker" in row["marker_url"] for row in told["classes"])
+    assert [row["marker"] for row in told["classes"]] == [row["name"] for row in told["channels"]]
+    assert all("layer=marker" in row["url"] for row in told["channels"])
     assert len(told["classes"][0]["bright"]) == len(PODOCYTES)
     assert told["objects"] == [] and told["holds"] and told["whole"]
     assert {point["kind"] for point in told["open_points"]} == {"unanswered"}
+
+
+def test_pictures_of_the_next_patch_are_named(
+    tmp_path: Path, visit: Visit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = small_study(tmp_path / "two", slides=1, patches_per_slide=2)
+    monkeypatch.setenv(session.STUDY_VARIABLE, str(study.folder))
+    first, second = (Page(visit(), n).open() for n in (1, 2))
+    assert first["following"] == [second["assignment"]["pas_url"], *(c["url"] for c in second["channels"])]
 
 
 @pytest.mark.parametrize("guidance, marker, bright", [("pas_only", False, False), ("if", True, False)])
@@ -98,8 +108,16 @@ def test_arms_without_marker_are_told_nothing_of_it(
 ) -> None:
     study = small_study(tmp_path / guidance, slides=1, guidance=guidance)
     monkeypatch.setenv(session.STUDY_VARIABLE, str(study.folder))
-    for row in Page(visit(), own_id(study)).open()["classes"]:
-        assert (row["marker_url"] is not None, row["bright"] is not None) == (marker, bright)
+    page = Page(visit(), own_id(study))
+    told = page.open()
+    assert [bool(told["channels"])] + [row["bright"] is not None for row in told["classes"]] == [
+        marker,
+        bright,
+        bright,
+    ]
+    page.send(box(1, "a", UNMARKED[0]))
+    (thing,) = page.masks()["objects"]
+    assert thing["rings"] and thing["support"] is None and thing["doubts"] == []
 
 
 def test_box_mask_keep_and_only_news_is_told(study: Study, visit: Visit) -> None:
@@ -156,6 +174,8 @@ def test_a_second_page_is_told_and_may_take_over(study: Study, visit: Visit) -> 
     assert first.here() and not second.here()
     assert second.here(take_over=True) and not first.here()
     second.here(leave=True)
+    # What a page sees on its way out may come after its farewell.
+    second.send({"n": 1, "kind": "blur", "at_ms": 1})
     assert first.here()
 
 

@@ -14,14 +14,14 @@ from starlette.routing import Route
 from allinsam.accounts import SignedIn, may
 from allinsam.errors import AllinsamError, InputError, NotAllowedError, NotFoundError
 from allinsam.masks import mask_to_polygons
-from allinsam.store import Study, assignments, images
+from allinsam.store import Study, assignments, images, thresholds
 from allinsam.store.study import get_study
 from allinsam.workflow.annotating import marker_evidence
 from allinsam.workflow.desk import Desk
-from allinsam.workflow.gestures import Gesture, open_desk, take_gestures
+from allinsam.workflow.gestures import OBSERVATIONS, Gesture, open_desk, take_gestures
 from webapp.annotate import bench
 from webapp.annotate.desk_view import Telling
-from webapp.image_routes import SHOWN_TO, View, refusal
+from webapp.image_routes import LARGEST_PANE_PX, SHOWN_TO, View, refusal
 from webapp.resources import embed_ahead, embedding_cache
 from webapp.session import study_from_environment
 from webapp.surfaces.scene import Window
@@ -44,14 +44,18 @@ class Presence:
         self._seen: dict[int, tuple[str, float]] = {}
         self._lock = threading.Lock()
 
-    def holds(self, assignment_id: int, client: str, take_over: bool = False) -> bool:
-        """Whether this page load works on the patch; the first to come does, until it is silent."""
+    def holds(self, assignment_id: int, client: str, take_over: bool = False, claim: bool = True) -> bool:
+        """Whether this page load works on the patch; the first to come does, until it is silent.
+
+        claim: False asks only, as for a page that may be on its way out.
+        """
         now = time.monotonic()
         with self._lock:
             holder, seen = self._seen.get(assignment_id, (client, now))
             if holder != client and now - seen < PRESENT_S and not take_over:
                 return False
-            self._seen[assignment_id] = (client, now)
+            if claim:
+                self._seen[assignment_id] = (client, now)
             return True
 
     def leave(self, assignment_id: int, client: str) -> None:
@@ -145,7 +149,9 @@ def _open(study: Study, person: SignedIn, assignment_id: int, client: str, body:
         mine = assignments.list_assignments(db, person.person_id)
         patch = images.get_patch(db, desk.assignment["patch_id"])
         simulated = bool(get_study(db)["simulated"])
-    _embed_ahead(study, desk, mine)
+    following = _following(mine, assignment_id)
+    _embed_ahead(study, desk, following)
+    pas_url, channels = _pictures(study, desk.assignment)
     return {
         "assignment": {
             "id": assignment_id,
@@ -155,8 +161,11 @@ def _open(study: Study, person: SignedIn, assignment_id: int, client: str, body:
             "um_per_px": patch["um_per_px"],
             "guidance": desk.assignment["guidance"],
             "tool": desk.assignment["tool"],
-            "pas_url": _url(desk, "pas", None),
+            "pas_url": pas_url,
         },
+        "channels": channels,
+        # Fetched by the browser while this patch is worked on.
+        "following": _picture_urls(study, following),
         "classes": [_class_json(study, desk, row) for row in desk.classes.values()],
         "queue": [{"id": row["id"], "state": row["state"], "patch": row["patch"]} for row in mine],
         "simulated": simulated,
@@ -175,10 +184,11 @@ def _take(study: Study, person: SignedIn, assignment_id: int, client: str, body:
         raise InputError("The sender of these gestures has no usable name. Reload the page.")
     gestures = [Gesture.from_json(item) for item in raw]
     taken = take_gestures(study, assignment_id, person.person_id, sender, gestures)
+    only_seen = all(gesture.kind in OBSERVATIONS for gesture in gestures)
     return {
         "acknowledged": taken.acknowledged,
         "refused": [{"n": n, "why": why} for n, why in taken.refused.items()],
-        "holds": _presence.holds(assignment_id, client),
+        "holds": _presence.holds(assignment_id, client, claim=not only_seen),
         **_telling.news(taken.desk, client, _knows(body)),
     }
 
@@ -205,33 +215,66 @@ def _here(study: Study, person: SignedIn, assignment_id: int, client: str, body:
     return {"holds": _presence.holds(assignment_id, client, take_over=body.get("take_over") is True)}
 
 
-def _embed_ahead(study: Study, desk: Desk, mine: list[dict[str, Any]]) -> None:
+def _following(mine: list[dict[str, Any]], assignment_id: int) -> dict[str, Any] | None:
+    """Where the page goes after this patch: to one that was begun, else to one that waits."""
+    others = [row for row in mine if row["id"] != assignment_id]
+    for state in ("open", "waiting"):
+        for row in others:
+            if row["state"] == state:
+                return row
+    return None
+
+
+def _embed_ahead(study: Study, desk: Desk, following: dict[str, Any] | None) -> None:
     try:
         cache = embedding_cache(study)
     except AllinsamError:
         return  # the first box says so
-    following = [row["patch_id"] for row in mine if row["state"] == "waiting"]
-    embed_ahead(study, cache, [desk.assignment["patch_id"], *following[:1]])
+    embed_ahead(study, cache, [desk.assignment["patch_id"], *([following["patch_id"]] if following else [])])
+
+
+def _picture_urls(study: Study, assignment: dict[str, Any] | None) -> list[str]:
+    if assignment is None:
+        return []
+    pas_url, channels = _pictures(study, assignment)
+    return [pas_url, *(channel["url"] for channel in channels)]
+
+
+def _pictures(study: Study, assignment: dict[str, Any]) -> tuple[str, list[dict[str, str]]]:
+    """Addresses of an assignment's whole patch and of the channels that its annotator may see."""
+    patch_id = assignment["patch_id"]
+    with study.science.read() as db:
+        patch = images.get_patch(db, patch_id)
+        channels = images.list_channels(db, patch_id) if assignment["guidance"] in SHOWN_TO["marker"] else []
+        signed = {
+            channel["marker"]: thresholds.current_threshold(
+                db, patch["slide_id"], channel["marker"], patch_id
+            )
+            for channel in channels
+        }
+    side = max(patch["height_px"], patch["width_px"])
+    window = Window(0, 0, side, min(side, LARGEST_PANE_PX))
+    shown = [
+        {
+            "name": marker,
+            "url": View(patch_id, "marker", window, marker).url(f"-{threshold['id']}" if threshold else ""),
+        }
+        for marker, threshold in signed.items()
+    ]
+    return View(patch_id, "pas", window).url(), shown
 
 
 def _class_json(study: Study, desk: Desk, row: dict[str, Any]) -> dict[str, Any]:
-    guidance = desk.assignment["guidance"]
-    shows_marker, shows_bright = (guidance in SHOWN_TO[layer] for layer in ("marker", "bright"))
+    shows_bright = desk.assignment["guidance"] in SHOWN_TO["bright"]
     return {
         "id": row["id"],
         "name": row["name"],
         "letter": bench.letters(desk)[row["id"]],
         "key": row["key"],
         "colour": row["colour"],
-        "marker_url": _url(desk, "marker", row["marker"]) if shows_marker else None,
+        "marker": row["marker"],
         "bright": _bright_rings(study, desk, row["marker"]) if shows_bright else None,
     }
-
-
-def _url(desk: Desk, layer: str, marker: str | None) -> str:
-    height, width = desk.size_hw
-    window = Window(0, 0, max(height, width), max(height, width))
-    return View(desk.assignment["patch_id"], layer, window, marker or "").url()
 
 
 def _bright_rings(study: Study, desk: Desk, marker: str) -> list[list[list[float]]] | None:

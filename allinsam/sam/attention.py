@@ -1,9 +1,9 @@
 """The image encoder's attention without its largest tensors: same weights, same result.
 
-SAM writes scores for every pair of tokens, then adds two more tensors of that size for their relative places;
-and it fills its last windows up with empty tokens, which it projects like the rest. Here a pair's place enters
-as extra channels of query and key, scores are made a block at a time, and what an empty token's projection
-is, is known: the bias.
+SAM writes scores for every pair of tokens, then adds two more tensors of that size for their relative
+places; and it fills its last windows up with empty tokens, which it projects like the rest. Here a pair's
+place enters as extra channels of query and key, scores are made a block at a time, and the projection of an
+empty token is known beforehand: it is the bias.
 """
 
 import torch

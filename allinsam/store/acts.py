@@ -28,6 +28,18 @@ def list_acts(db: Database, assignment_id: int) -> list[Act]:
     return [_act(row) for row in rows]
 
 
+def acts_after(db: Database, assignment_id: int, act_id: int) -> list[tuple[int, Act]]:
+    """The acts of one assignment with a higher id than this, with their ids, in order."""
+    rows = db["act"].rows_where("assignment_id = ? AND id > ?", [assignment_id, act_id], order_by="id")
+    return [(row["id"], _act(row)) for row in rows]
+
+
+def is_act(db: Database, assignment_id: int, act_id: int, sender: tuple[str, int] | None) -> bool:
+    """Whether the act of this id is still that of (client, seq) on this assignment."""
+    query = "SELECT client, seq FROM act WHERE id = ? AND assignment_id = ?"
+    return db.execute(query, [act_id, assignment_id]).fetchone() == sender
+
+
 def act_rows(db: Database) -> list[dict[str, Any]]:
     """Every act of the study with person and patch, payload as text."""
     return list(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from allinsam import acts as act_rules
-from allinsam.acts import AssignmentState, Replay
+from allinsam.acts import AssignmentState
 from allinsam.errors import InputError, NotAllowedError, NotFoundError
 from allinsam.files import write_file
 from allinsam.imaging import encode_png, read_channel, read_rgb
@@ -24,6 +24,7 @@ from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
 from allinsam.store.connection import utc_now
 from allinsam.thresholding import marker_mask, molecular_support
+from allinsam.workflow.standing import standing
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,13 @@ def record_acts(study: Study, assignment_id: int, person_id: str, acts: Sequence
         NotAllowedError: the assignment is somebody else's.
         InputError: an act cannot be kept; nothing of this call is.
     """
-    with study.science.write() as db:
+    with standing(study, assignment_id) as held, study.science.write() as db:
         assignment = queue.get_assignment(db, assignment_id)
         if assignment["person_id"] != person_id:
             raise NotAllowedError(f"Assignment {assignment_id} is not in the queue of {person_id!r}.")
         class_ids = list(queue.assignment_classes(db, assignment_id))
         size_hw = (assignment["height_px"], assignment["width_px"])
-        player = Replay(act_store.list_acts(db, assignment_id))
+        player = held.catch_up(db)
         acknowledged: list[int] = []
         unknown: list[str] = []
         for act in acts:
@@ -71,6 +72,7 @@ def record_acts(study: Study, assignment_id: int, person_id: str, acts: Sequence
                 _check_sources(db, act)
                 act_id = act_store.insert_act(db, assignment_id, act)
                 act_store.insert_annotations(db, assignment_id, act_id, player.apply(act))
+                held.note(act_id, act)
             acknowledged.append(act.seq)
             if act.kind not in act_rules.ACT_KINDS:
                 unknown.append(act.kind)
@@ -110,8 +112,8 @@ def _update_progress(db: Any, assignment: dict[str, Any], state: AssignmentState
 
 def assignment_state(study: Study, assignment_id: int) -> AssignmentState:
     """Where an assignment stands, from its acts."""
-    with study.science.read() as db:
-        return Replay(act_store.list_acts(db, assignment_id)).state
+    with standing(study, assignment_id) as held, study.science.read() as db:
+        return held.catch_up(db).state
 
 
 def read_patch(study: Study, patch_id: int) -> np.ndarray:

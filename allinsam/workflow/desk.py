@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from allinsam.acts import CLASS_STATE_OF_KIND, ActId, AssignmentState, ObjectState, Replay
+from allinsam.acts import CLASS_STATE_OF_KIND, ActId, AssignmentState, ObjectState
 from allinsam.errors import InputError
 from allinsam.masks import decode_rle, encode_rle, rle_area
 from allinsam.records import Act
@@ -22,7 +22,13 @@ from allinsam.store import Study
 from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_rows
-from allinsam.workflow.annotating import ActLog, marker_evidence, masks_for_prompts, record_acts
+from allinsam.workflow.annotating import (
+    ActLog,
+    assignment_state,
+    marker_evidence,
+    masks_for_prompts,
+    record_acts,
+)
 
 POINT_MARGIN_PX = 3.0  # of the nucleus expected beyond a point at its rim
 
@@ -110,8 +116,8 @@ class Desk:
             self.assignment = queue.get_assignment(db, self.assignment_id)
             asked = queue.assignment_classes(db, self.assignment_id)
             self.classes = {row["id"]: row for row in study_rows.list_classes(db) if row["id"] in asked}
-            self.state = Replay(act_store.list_acts(db, self.assignment_id)).state
             self.n_acts, self.saved_at = act_store.act_summary(db, self.assignment_id)
+        self.state = assignment_state(self.study, self.assignment_id)
 
     @property
     def size_hw(self) -> tuple[int, int]:

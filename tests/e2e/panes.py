@@ -1,4 +1,4 @@
-"""Where a point of the patch lies on the screen, in the dual pane zoomed out."""
+"""Where a point of the patch lies on the screen, in the dual pane side by side."""
 
 from playwright.sync_api import Page
 
@@ -6,10 +6,11 @@ GAP_PX = 6
 
 
 def on_screen(page: Page, size_px: int, point: tuple[float, float], pane: int = 0) -> tuple[float, float]:
-    """Of a square patch, in the stain's pane (0) or the marker's (1)."""
+    """Of a square patch, in the stain's pane (0) or the marker's (1), at the zoom the page is at."""
     stage = page.locator(".stage canvas").bounding_box()
+    view = page.locator(".dual-pane").evaluate("root => root.surface.view")
     width = (stage["width"] - GAP_PX) / 2
-    scale = min(width, stage["height"]) / size_px
+    scale = view["zoom"] * min(width, stage["height"]) / size_px
     left = stage["x"] + pane * (width + GAP_PX) + width / 2
     middle = stage["y"] + stage["height"] / 2
-    return left + (point[0] - size_px / 2) * scale, middle + (point[1] - size_px / 2) * scale
+    return left + (point[0] - view["x"]) * scale, middle + (point[1] - view["y"]) * scale

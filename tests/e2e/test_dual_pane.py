@@ -4,13 +4,14 @@ import re
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 import pytest
 from playwright.sync_api import Page, expect
 
 from allinsam.acts import AssignmentState
-from allinsam.masks import rle_area
+from allinsam.masks import decode_rle, rle_area
 from allinsam.store import Study
 from allinsam.store import acts as act_store
 from allinsam.workflow.annotating import assignment_state
@@ -19,7 +20,17 @@ from tests.e2e.conftest import Serve
 from tests.e2e.panes import on_screen
 from tests.live import LiveServer, wait_until
 from tests.people import signed_in_token
-from tests.studies import MESANGIAL, PERSON, PODOCYTES, SIZE_PX, box_of, small_study
+from tests.studies import (
+    CROWD,
+    MESANGIAL,
+    PERSON,
+    PODOCYTES,
+    SIZE_PX,
+    box_of,
+    crowd_class,
+    disc,
+    small_study,
+)
 from webapp.session import COOKIE
 
 PATIENT = 120_000  # ms, for a busy machine
@@ -77,6 +88,11 @@ class Annotating:
     def state(self) -> AssignmentState:
         return assignment_state(self.study, self.assignment_id)
 
+    def choose(self, centre: tuple[int, int]) -> None:
+        """Click a nucleus."""
+        self.page.mouse.click(*self.at(centre))
+        expect(self.page.locator(".chip.pressed")).to_have_count(1, timeout=PATIENT)
+
     def wait_for(self, kind: str, count: int = 1) -> None:
         wait_until(lambda: self.kinds.count(kind) >= count, f"{count} x {kind}")
 
@@ -129,6 +145,62 @@ def test_boxes_on_both_panes_are_kept_with_their_classes_and_come_back(annotate:
     assert verify(at.study)["problems"] == []
 
 
+def test_sixty_nuclei_with_second_thoughts_are_exactly_what_was_meant(
+    tmp_path: Path, serve: Serve, page: Page
+) -> None:
+    study = small_study(tmp_path / "study", slides=1, crowded=True)
+    live = serve(study)
+    token = signed_in_token(study, "annotator", PERSON)
+    page.context.add_cookies([{"name": COOKIE, "value": token, "url": live.url}])
+    at = Annotating(page, study, live.url, 1)
+    at.open()
+    for count, centre in enumerate(CROWD[:61], 1):
+        at.press(str(crowd_class(centre)))
+        at.draw(centre, pane=count % 2)
+        at.keep()
+        at.sees(f"{count} kept", ".counts")
+    at.press("k")  # the 61st is of the other class: no, it is not to be there at all
+    at.wait_for("class")
+    for _ in range(3):
+        at.press("Control+z")
+    at.sees("60 kept", ".counts")
+    grown, cut, gone = CROWD[4], CROWD[17], CROWD[40]
+    at.choose(grown)
+    at.press("b")
+    at.drag(grown, (grown[0] + 14, grown[1]))
+    at.wait_for("mask_edit")
+    at.press("v")
+    at.choose(cut)
+    at.press("e")
+    at.drag((cut[0] + 8, cut[1] - 12), (cut[0] + 8, cut[1] + 12))
+    at.wait_for("mask_edit", 2)
+    at.press("v")
+    at.choose(gone)
+    at.press("Delete")
+    at.sees("59 kept", ".counts")
+    wait_until(lambda: at.kinds.count("delete") == 1, "the delete")
+    expected = [centre for centre in CROWD[:60] if centre != gone]
+    for again in (False, True):
+        if again:
+            at.open()
+            at.sees("59 kept", ".counts")
+        with study.science.read() as db:
+            rows = act_store.current_annotations(db, 1)
+        assert len(rows) == 59 and all(row["state"] == "accepted" for row in rows)
+        kept = {thing.object_id: thing for thing in at.state.accepted()}
+        assert sorted(kept) == sorted(row["object_id"] for row in rows)
+        for thing, centre in zip(kept.values(), expected, strict=True):
+            assert thing.class_id == crowd_class(centre)
+            assert thing.first_box == pytest.approx(box_of(centre), abs=1.5)
+            mask = decode_rle(thing.mask.as_rle())
+            shared = (mask & disc(centre)).sum() / (mask | disc(centre)).sum()
+            assert shared > (0.6 if centre in (grown, cut) else 0.8)
+            assert mask[centre[1], centre[0] + 13] == (centre == grown)
+            assert not mask[centre[1], centre[0] + 8] if centre == cut else mask[centre[1], centre[0]]
+            assert thing.origin == ("edited" if centre in (grown, cut) else "sam")
+    assert verify(study)["problems"] == []
+
+
 def test_every_act_is_undone_and_redone_across_a_reload(annotate: Annotate) -> None:
     at = annotate(2)
     at.draw(PODOCYTES[0])
@@ -169,6 +241,9 @@ def test_drawing_by_hand_mending_and_moving_a_box(annotate: Annotate) -> None:
     at.draw(PODOCYTES[1])
     at.wait_for("mask_shown")
     at.sees("2 to check", ".counts")
+    at.page.locator(".dual-pane").evaluate(
+        "root => { const s = root.surface; s.view.zoom = 2; s.select(s.selected); s._keepOnPatch(); }"
+    )
     box = list(at.state.objects.values())[1].box
     at.drag((box[2], box[3]), (box[2] + 12, box[3] + 8))  # a handle of the box just drawn
     at.wait_for("move")

@@ -244,8 +244,16 @@ def _mask_array(thing: ObjectState | None) -> np.ndarray | None:
     return decode_rle(thing.mask.as_rle()) if thing is not None and thing.mask is not None else None
 
 
-def doubts(desk: Desk, thing: ObjectState) -> list[str]:
-    """Why a mask deserves a second look, in plain words."""
+def doubts(desk: Desk) -> dict[str, list[str]]:
+    """Why the mask of an object deserves a second look, in plain words; of every object that is shown."""
+    shown = visible(desk)
+    beside = [thing for thing in shown if thing.state != "rejected"]
+    extents = {thing.object_id: extent(thing) for thing in beside}
+    boxes = np.array([box for box in extents.values() if box is not None], float).reshape(-1, 4)
+    return {thing.object_id: _doubts(desk, thing, extents.get(thing.object_id), boxes) for thing in shown}
+
+
+def _doubts(desk: Desk, thing: ObjectState, own: tuple[float, ...] | None, boxes: np.ndarray) -> list[str]:
     if thing.mask is None:
         return []
     if is_empty(thing):
@@ -253,26 +261,26 @@ def doubts(desk: Desk, thing: ObjectState) -> list[str]:
     found = []
     if thing.origin == "sam" and (thing.predicted_iou or 0.0) < LOW_PREDICTED_IOU:
         found.append("The outline is uncertain. Check it closely.")
-    found += shape_doubts(desk, thing)
+    if own is not None:
+        found += shape_doubts(thing, np.array(own), boxes)
     weak = thing.molecular_support is not None and thing.molecular_support < LOW_SUPPORT
     if weak and desk.assignment["guidance"] in ARMS_WITH_OUTLINE:
         found.append(f"Marker bright in only {100 * thing.molecular_support:.0f} % of this nucleus. Keep it?")
     return found
 
 
-def shape_doubts(desk: Desk, thing: ObjectState) -> list[str]:
-    """What looks wrong with a nucleus beside the others: drawn twice, of a strange size, outside its box."""
+def shape_doubts(thing: ObjectState, own: np.ndarray, boxes: np.ndarray) -> list[str]:
+    """What looks wrong with a nucleus beside the others: drawn twice, of a strange size, outside its box.
+
+    Args:
+        own: the box round it; boxes (n, 4): those round all nuclei here, itself among them.
+    """
     found = []
-    extents = {other.object_id: extent(other) for other in visible(desk) if other.state != "rejected"}
-    mine = extents.pop(thing.object_id, None)
-    if mine is None:
-        return []
-    if any(_box_iou(mine, other) > SAME_NUCLEUS_IOU for other in extents.values() if other is not None):
+    if (_box_ious(own, boxes) > SAME_NUCLEUS_IOU).sum() > 1:  # the first is its own
         found.append("There is another outline in nearly the same place. Is this nucleus drawn twice?")
-    side = max(mine[2] - mine[0], mine[3] - mine[1])
-    sides = sorted(max(b[2] - b[0], b[3] - b[1]) for b in extents.values() if b is not None)
-    usual = sides[len(sides) // 2] if len(sides) >= ENOUGH_TO_COMPARE else None
-    if usual is not None and not usual / STRANGE_SIZE < side < usual * STRANGE_SIZE:
+    sides = (boxes[:, 2:] - boxes[:, :2]).max(axis=1)
+    side, usual = (own[2:] - own[:2]).max(), np.median(sides)
+    if len(sides) > ENOUGH_TO_COMPARE and not usual / STRANGE_SIZE < side < usual * STRANGE_SIZE:
         found.append(f"Much {'larger' if side > usual else 'smaller'} than the other nuclei here.")
     bounds = _bounds(rings_of(thing))
     if thing.box is not None and bounds is not None and thing.origin != "drawn":
@@ -283,17 +291,15 @@ def shape_doubts(desk: Desk, thing: ObjectState) -> list[str]:
     return found
 
 
-def _box_iou(one: tuple[float, ...], other: tuple[float, ...]) -> float:
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
-    return width * height / (areas - width * height)
+def _box_ious(own: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    shared = np.minimum(own[2:], boxes[:, 2:]) - np.maximum(own[:2], boxes[:, :2])
+    overlap = shared.clip(0).prod(axis=1)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) + (own[2:] - own[:2]).prod()
+    return overlap / (areas - overlap)
 
 
 def things(desk: Desk) -> tuple[Thing, ...]:
-    letter = letters(desk)
+    letter, doubtful = letters(desk), doubts(desk)
     return tuple(
         Thing(
             object_id=thing.object_id,
@@ -303,7 +309,7 @@ def things(desk: Desk) -> tuple[Thing, ...]:
             state=thing.state,
             box=thing.box,
             rings=rings_of(thing),
-            doubtful=bool(doubts(desk, thing)),
+            doubtful=bool(doubtful[thing.object_id]),
         )
         for number, thing in enumerate(desk.state.objects.values(), 1)
         if thing.state != "deleted"

@@ -42,10 +42,12 @@ class Telling:
             while len(self._told) > PAGES_REMEMBERED:
                 self._told.popitem(last=False)
         known = before.objects if before is not None and before.n_acts == knows_acts else {}
+        # Who works without the threshold is not told what it says.
+        shows_support = desk.assignment["guidance"] in bench.ARMS_WITH_OUTLINE
         changed = [object_id for object_id, seen in now.items() if known.get(object_id) != seen]
         return {
             "whole": not known,
-            "objects": [object_json(*now[object_id]) for object_id in changed],
+            "objects": [object_json(*now[object_id], shows_support) for object_id in changed],
             "removed": [object_id for object_id in known if object_id not in now],
             "waiting": [thing.object_id for thing in desk.state.waiting()],
             "class_states": {str(key): value for key, value in desk.state.class_states.items()},
@@ -63,14 +65,17 @@ class Telling:
 
 def numbered(desk: Desk) -> dict[str, tuple[ObjectState, int, tuple[str, ...]]]:
     """Objects that are shown, each with its number on the patch and the doubts about it."""
+    doubts = bench.doubts(desk)
     return {
-        thing.object_id: (thing, number, tuple(bench.doubts(desk, thing)))
+        thing.object_id: (thing, number, tuple(doubts[thing.object_id]))
         for number, thing in enumerate(desk.state.objects.values(), 1)
         if thing.state != "deleted"
     }
 
 
-def object_json(thing: ObjectState, number: int, doubts: tuple[str, ...]) -> dict[str, Any]:
+def object_json(
+    thing: ObjectState, number: int, doubts: tuple[str, ...], shows_support: bool
+) -> dict[str, Any]:
     return {
         "id": thing.object_id,
         "number": number,
@@ -80,7 +85,7 @@ def object_json(thing: ObjectState, number: int, doubts: tuple[str, ...]) -> dic
         "rings": [np.round(ring, 1).tolist() for ring in bench.rings_of(thing)],
         "origin": thing.origin,
         "predicted_iou": thing.predicted_iou,
-        "support": thing.molecular_support,
+        "support": thing.molecular_support if shows_support else None,
         "points": [list(point) for point in thing.points],
         "empty": thing.mask is not None and not bench.rings_of(thing),
         "doubts": list(doubts),

@@ -129,7 +129,7 @@ def _card(bench: Bench, desk: Desk, scene: Scene, thing: ObjectState, urls: Urls
                 disabled=bench.edited is not None,
             )
     _loupe(desk, shown, thing, urls)
-    for doubt in benches.doubts(desk, thing):
+    for doubt in benches.doubts(desk)[thing.object_id]:
         st.html(f'<div class="doubt">{html.escape(doubt)}</div>')
     if desk.state.submitted:
         return

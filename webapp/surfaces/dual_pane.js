@@ -5,6 +5,9 @@
 // gestures still on their way applied to it. All positions are px of the patch unless a name says otherwise.
 
 const HANDLE_PX = 5;          // on the screen: half the side of a handle
+const SMALLEST_WITH_HANDLES_PX = 28;  // on the screen: side of a box
+const MOVER_PX = 8;           // on the screen: radius of what moves a box
+const MOVER_OFF_PX = 14;      // on the screen: how far it lies off the box
 const CLICK_PX = 4;           // on the screen: a shorter drag is a click
 const LARGEST_ZOOM = 16;      // times the view that shows the whole patch
 const SHARP_FROM = 4;         // screen px per patch px above which pixels are shown as squares
@@ -200,7 +203,7 @@ class Surface {
     this.images = new Map();
     this.view = { x: 0, y: 0, zoom: 1 };
     this.options = { mode: "side", outline: 0.8, fill: false, bright: true, opacity: 0.5, swipe: 0.5, contrast: 1,
-      tint: "grey", smooth: true, ...this._remembered() };
+      tint: "grey", channel: "", smooth: true, ...this._remembered() };
     this.tool = "box";
     this.cursor = null;
     this.held = new Set();
@@ -235,7 +238,7 @@ class Surface {
     this.classId = desk.classes.some((c) => c.id === this.classId) ? this.classId : desk.classes[0].id;
     this.tool = desk.assignment.tool === "contour" ? "lasso" : "box";
     this.brightPaths = new Map(desk.classes.map((c) => [c.id, c.bright ? pathOf(c.bright) : null]));
-    if (!desk.classes.some((c) => c.marker_url)) this.options.mode = "single";
+    if (!this._hasMarker()) this.options.mode = "single";
     this._tell(desk);
     this._say("");
     const row = desk.queue.find((r) => r.id === assignmentId);
@@ -244,7 +247,7 @@ class Surface {
     this._loadImages();
     await this._sendLeftBehind();
     this.emit("load");
-    this._selectNext();
+    if (!this._returnToPlace()) this._selectNext();
     if (this.waiting.size) this._fetchMasks();
     // The page that was just left here may not have said so yet.
     if (!this.holds) setTimeout(() => this._here(), 800);
@@ -253,7 +256,11 @@ class Surface {
 
   _loadImages() {
     const wanted = [this.desk.assignment.pas_url];
-    for (const c of this.desk.classes) if (c.marker_url) wanted.push(this._markerUrl(c));
+    for (const channel of this.desk.channels) {
+      const inUse = channel.name === this.options.channel || this.desk.classes.some((c) => c.marker === channel.name);
+      if (inUse) wanted.push(this._asLookedAt(channel.url));
+    }
+    for (const url of this.desk.following) wanted.push(this._asLookedAt(url));
     for (const url of wanted) {
       if (this.images.has(url)) continue;
       this.images.set(url, null);
@@ -266,9 +273,19 @@ class Surface {
     this.redraw();
   }
 
-  _markerUrl(c) {
-    return c.marker_url.replace(/contrast=[^&]*/, `contrast=${this.options.contrast}`)
-      .replace(/tint=[^&]*/, `tint=${this.options.tint}`);
+  _asLookedAt(url) {
+    return url.replace(/contrast=[^&]*/, `contrast=${this.options.contrast}`).replace(/tint=[^&]*/, `tint=${this.options.tint}`);
+  }
+
+  // Picture px per px of the patch: below 1 where the patch is larger than a picture may be.
+  _pictureScale(image) { return image.naturalWidth / Math.max(...this.size); }
+
+  // The channel chosen to look at, else the marker of the class in hand.
+  _markerPicture() {
+    const inHand = this.classInHand();
+    const channel = this.desk.channels.find((c) => c.name === this.options.channel)
+      ?? this.desk.channels.find((c) => c.name === inHand.marker);
+    return channel ? this.images.get(this._asLookedAt(channel.url)) : null;
   }
 
   // ---------------------------------------------------------- talking to the server
@@ -387,6 +404,10 @@ class Surface {
   // ---------------------------------------------------------- what people do
 
   thing() { return this.shown.get(this.selected); }
+
+  classInHand() {
+    return this.desk.classes.find((c) => c.id === (this.thing()?.class_id ?? this.classId)) ?? this.desk.classes[0];
+  }
 
   classOf(thing) { return this.desk.classes.find((c) => c.id === thing.class_id) ?? this.desk.classes[0]; }
 
@@ -524,7 +545,7 @@ class Surface {
     return [{ x: 0, y: 0, w, h: height, shows: "pas" }, { x: w + gap, y: 0, w, h: height, shows: "marker" }];
   }
 
-  _hasMarker() { return !!this.desk?.classes.some((c) => c.marker_url); }
+  _hasMarker() { return !!this.desk?.channels.length; }
 
   scale() {
     const pane = this.panes()[0];
@@ -605,10 +626,12 @@ class Surface {
     ctx.clip();
     ctx.imageSmoothingEnabled = this.options.smooth && s <= SHARP_FROM;
     const pas = this.images.get(this.desk.assignment.pas_url);
-    const inHand = this.desk.classes.find((c) => c.id === (this.thing()?.class_id ?? this.classId)) ?? this.desk.classes[0];
-    const marker = inHand.marker_url ? this.images.get(this._markerUrl(inHand)) : null;
+    const inHand = this.classInHand(), marker = this._markerPicture();
     const place = [ox, oy, this.size[0] * s, this.size[1] * s];
-    const draw = (image) => { if (image) ctx.drawImage(image, 0, 0, this.size[0], this.size[1], ...place); };
+    const draw = (image) => {
+      const k = image ? this._pictureScale(image) : 0;
+      if (image) ctx.drawImage(image, 0, 0, this.size[0] * k, this.size[1] * k, ...place);
+    };
     const { mode } = this.options;
     const blink = this.held.has("blink") && marker;
     if ((pane.shows === "marker") !== !!blink) draw(marker);
@@ -713,15 +736,35 @@ class Surface {
     ctx.strokeRect(x0, y0, x1 - x0, y1 - y0);
     ctx.globalAlpha = 1;
     if (this.waiting.has(thing.id)) this.redraw();
-    if (selected && this.tool === "box" && !this.readOnly) {
-      for (const [hx, hy] of handles(thing.box)) {
-        ctx.fillStyle = "#ffffff";
+    if (selected && this._hasHandles(thing)) {
+      ctx.strokeStyle = "#101018";
+      ctx.fillStyle = "#ffffff";
+      ctx.lineWidth = 1 / s;
+      for (const [hx, hy] of handles([x0, y0, x1, y1])) {
         ctx.fillRect(hx - 3 / s, hy - 3 / s, 6 / s, 6 / s);
-        ctx.strokeStyle = "#101018";
-        ctx.lineWidth = 1 / s;
         ctx.strokeRect(hx - 3 / s, hy - 3 / s, 6 / s, 6 / s);
       }
+      this._drawMover(ctx, s, mover([x0, y0, x1, y1], s));
     }
+  }
+
+  // Four arrows in a disc: drag it and the box goes along.
+  _drawMover(ctx, s, [x, y]) {
+    ctx.beginPath();
+    ctx.arc(x, y, MOVER_PX / s, 0, 7);
+    ctx.fill();
+    ctx.stroke();
+    ctx.beginPath();
+    for (const [dx, dy] of [[1, 0], [-1, 0], [0, 1], [0, -1]]) {
+      const tip = [x + 5.5 * dx / s, y + 5.5 * dy / s];
+      ctx.moveTo(x, y);
+      ctx.lineTo(...tip);
+      for (const side of [1, -1]) {
+        ctx.moveTo(...tip);
+        ctx.lineTo(tip[0] - 2 * (dx + side * dy) / s, tip[1] - 2 * (dy + side * dx) / s);
+      }
+    }
+    ctx.stroke();
   }
 
   _drawTags(ctx, s) {
@@ -828,8 +871,8 @@ class Surface {
     ctx.fillStyle = "#15161a";
     ctx.fillRect(0, 0, canvas.width, side);
     if (!this.cursor) return;
-    const [x, y] = this.cursor, c = this.desk.classes.find((k) => k.id === this.classId);
-    const shown = [this.images.get(this.desk.assignment.pas_url), c?.marker_url && this.images.get(this._markerUrl(c))];
+    const [x, y] = this.cursor, c = this.classInHand();
+    const shown = [this.images.get(this.desk.assignment.pas_url), this._markerPicture()];
     ctx.imageSmoothingEnabled = false;
     shown.forEach((image, i) => {
       if (!image) return;
@@ -838,7 +881,8 @@ class Surface {
       ctx.beginPath();
       ctx.rect(left, 0, side, side);
       ctx.clip();
-      ctx.drawImage(image, x - LOUPE_REACH, y - LOUPE_REACH, 2 * LOUPE_REACH, 2 * LOUPE_REACH, left, 0, side, side);
+      const k = this._pictureScale(image), reach = k * LOUPE_REACH;
+      ctx.drawImage(image, k * x - reach, k * y - reach, 2 * reach, 2 * reach, left, 0, side, side);
       ctx.translate(left + side / 2 - x * s, side / 2 - y * s);
       ctx.scale(s, s);
       const bright = this.brightPaths.get(c.id);
@@ -857,6 +901,7 @@ class Surface {
   _down(event) {
     if (!this.desk || this.finished) return;
     this._awake();
+    this.byKeyboard = this.pressed = null;
     this.canvas.focus({ preventScroll: true });
     this.canvas.setPointerCapture(event.pointerId);
     const screen = this._at(event), pane = this.paneAt(screen), at = this.toPatch(pane, screen);
@@ -879,9 +924,10 @@ class Surface {
   _start(event, screen, at) {
     const thing = this.thing(), near = HANDLE_PX / this.scale() + 1 / this.scale();
     if (this.tool === "box") {
-      if (thing?.box && thing.state !== "rejected") {
+      if (this._hasHandles(thing)) {
         const handle = handles(thing.box).findIndex((p) => Math.abs(p[0] - at[0]) <= near && Math.abs(p[1] - at[1]) <= near);
-        if (handle >= 0 || (event.altKey && inBox(thing.box, at))) {
+        const onMover = distance(mover(thing.box, this.scale()), at) <= (MOVER_PX + 2) / this.scale();
+        if (handle >= 0 || onMover) {
           this.drag = { kind: "resize", id: thing.id, handle, from: at, old: thing.box, box: thing.box, start: screen };
           return;
         }
@@ -899,6 +945,13 @@ class Surface {
     } else {
       this.drag = { kind: "mark", at, start: screen };
     }
+  }
+
+  // On a small box they would cover the nucleus, and catch what is drawn beside it: zoom in for them.
+  _hasHandles(thing) {
+    if (this.tool !== "box" || this.readOnly || !thing?.box || thing.state !== "proposed") return false;
+    const [x0, y0, x1, y1] = thing.box;
+    return Math.min(x1 - x0, y1 - y0) * this.scale() >= SMALLEST_WITH_HANDLES_PX;
   }
 
   _insertVertex(at, near) {
@@ -1055,7 +1108,7 @@ class Surface {
       ["l", t.lasso, () => this.takeTool("lasso")],
       ["p", t.polygon, () => this.takeTool("polygon")],
       ["g", t.reshape, () => this.takeTool("reshape")],
-      ["Enter", t.finish, () => this._finish()],
+      ["Enter", t.finish, (event) => this._finish(event)],
       ["Escape", t.cancel, () => this._cancel()],
       ["Ctrl+z", t.undo, () => this.emit("undo")],
       ["Ctrl+y", t.redo, () => this.emit("redo")],
@@ -1082,21 +1135,21 @@ class Surface {
     this.refresh();
   }
 
-  _finish() {
-    if (this.tool === "polygon" && this.draft.length > 2) this._closePolygon();
+  _finish(event) {
+    if (this.byKeyboard && this.cursor) this._keyboardPress(event.shiftKey ? 0 : 1);
+    else if (this.tool === "polygon" && this.draft.length > 2) this._closePolygon();
     else if (this.tool === "reshape") this.takeTool(this._idleTool());
-    else if (this.cursor && (this.tool === "box" || this.tool === "extreme") && this.byKeyboard) this._keyboardCorner();
   }
 
   _cancel() {
     if (this.draft.length) this.draft = [];
-    else if (this.drag) this.drag = null;
+    else if (this.drag) this.drag = this.pressed = null;
     else if (this.tool !== this._idleTool()) this.takeTool(this._idleTool());
     else this.selected = null;
     this.refresh();
   }
 
-  // Boxes without a pointer: arrows move the cursor, Enter sets one corner and then the other.
+  // Without a pointer: arrows move the cursor (with Shift by 10 px), Enter presses and releases the tool.
   _arrow(event) {
     const by = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
     if (!by) return false;
@@ -1104,16 +1157,36 @@ class Surface {
     this.byKeyboard = true;
     const [x, y] = this.cursor ?? [this.view.x, this.view.y];
     this.cursor = [Math.min(this.size[0] - 1, Math.max(0, x + far * by[0])), Math.min(this.size[1] - 1, Math.max(0, y + far * by[1]))];
-    if (this.keyCorner) this.drag = { kind: "box", from: this.keyCorner, to: this.cursor };
+    const drag = this.pressed ? this.drag : null;
+    if (drag?.kind === "box") drag.to = this.cursor;
+    else if (drag?.kind === "stroke") drag.points.push(this.cursor);
+    else if (drag?.kind === "vertex") this.editing.points[drag.vertex] = this.cursor;
     this.redraw();
     return true;
   }
 
-  _keyboardCorner() {
-    if (!this.keyCorner) { this.keyCorner = this.cursor; return; }
-    const box = normalBox(this.keyCorner, this.cursor, ...this.size);
-    this.keyCorner = this.drag = null;
-    this.drawBox(box);
+  _keyboardPress(inside) {
+    const at = this.cursor, drag = this.drag;
+    if (this.readOnly) return;
+    if (this.pressed) {
+      this.pressed = this.drag = null;
+      if (drag?.kind === "box") this.drawBox(normalBox(drag.from, at, ...this.size));
+      else if (drag?.kind === "stroke") this._endStroke(drag.points, false);
+      else if (drag?.kind === "vertex") this._sendReshaped();
+    } else if (this.tool === "box") this._pressAt({ kind: "box", from: at, to: at });
+    else if (["brush", "erase", "lasso"].includes(this.tool)) this._pressAt({ kind: "stroke", points: [at] });
+    else if (this.tool === "reshape" && this.editing) {
+      const far = this.editing.points.map((p) => distance(p, at));
+      this._pressAt({ kind: "vertex", vertex: far.indexOf(Math.min(...far)) });
+    } else if (this.tool === "points" && this.thing()) this.emit("points", { object_id: this.selected, points: [[...at, inside]] });
+    else if (this.tool === "polygon" && this.draft.length > 2 && distance(at, this.draft[this.draft.length - 1]) < 1) this._closePolygon();
+    else this._mark(at);
+    this.redraw();
+  }
+
+  _pressAt(drag) {
+    this.pressed = true;
+    this.drag = drag;
   }
 
   _key(event) {
@@ -1139,7 +1212,7 @@ class Surface {
     if (!found || (event.repeat && !["[", "]", "d", "s"].includes(name))) return;
     event.preventDefault();
     event.stopPropagation();
-    found[2]();
+    found[2](event);
   }
 
   _keyUp(event) {
@@ -1170,7 +1243,35 @@ class Surface {
     try { localStorage.setItem("allinsam-view", JSON.stringify(this.options)); } catch { /* nothing is lost */ }
   }
 
+  // What was in view and selected when the patch was left.
+  _rememberPlace() {
+    if (!this.desk) return;
+    const place = { assignment: this.assignmentId, view: this.view, selected: this.selected, classId: this.classId };
+    try { sessionStorage.setItem("allinsam-place", JSON.stringify(place)); } catch { /* nothing is lost */ }
+  }
+
+  _returnToPlace() {
+    let place = null;
+    try { place = JSON.parse(sessionStorage.getItem("allinsam-place")); } catch { /* as if there were none */ }
+    if (place?.assignment !== this.assignmentId) return false;
+    const { x, y, zoom } = place.view ?? {};
+    if ([x, y, zoom].every(Number.isFinite)) this.view = { x, y, zoom };
+    if (this.desk.classes.some((c) => c.id === place.classId)) this.classId = place.classId;
+    if (this.shown.has(place.selected)) this.selected = place.selected;
+    this._keepOnPatch();
+    this.refresh();
+    return this.shown.has(place.selected);
+  }
+
   _moved() { this.lastInput = performance.now(); }
+
+  _away(away) {
+    if (away) this.held.clear();
+    else this._moved();
+    if (!!this.gone === away) return;
+    this.gone = away;
+    this.emit(away ? "blur" : "focus");
+  }
 
   _awake() {
     this._moved();
@@ -1214,11 +1315,12 @@ class Surface {
     on(this.canvas, "wheel", (e) => this._wheel(e), { passive: false });
     on(window, "keydown", (e) => this._key(e), true);
     on(window, "keyup", (e) => this._keyUp(e), true);
-    on(window, "blur", () => { this.held.clear(); this.emit("blur"); });
-    on(window, "focus", () => { this._moved(); this.emit("focus"); });
+    on(window, "blur", () => this._away(true));
+    on(window, "focus", () => this._away(false));
+    on(document, "visibilitychange", () => this._away(document.hidden));
     on(window, "resize", () => this._measure());
     on(window, "online", () => this._pump());
-    on(window, "pagehide", () => this._here({ leave: true }));
+    on(window, "pagehide", () => { this._rememberPlace(); this._here({ leave: true }); });
     this._moved();
     const timer = setInterval(() => this._tick(), PRESENT_EVERY_MS);
     const watch = new ResizeObserver(() => this._measure());
@@ -1407,6 +1509,9 @@ class Surface {
       } }));
     const tick = (name) => h("label", { class: "tick" }, h("input", { type: "checkbox", checked: !!o[name], onchange: (e) => this._option(name, e.target.checked) }), t[name]);
     return h("div", { class: "options" }, tick("bright"), slider("outline", 0, 1, 0.05), slider("contrast", 0.5, 4, 0.1),
+      h("label", {}, t.channel, h("select", { onchange: (e) => { this._option("channel", e.target.value); this._loadImages(); } },
+        [["", t.channel_of_class], ...this.desk.channels.map((c) => [c.name, c.name])]
+          .map(([value, name]) => h("option", { value, selected: value === o.channel }, name)))),
       h("label", {}, t.tint, h("select", { onchange: (e) => this._option("tint", e.target.value) },
         Object.entries(t.tints).map(([value, name]) => h("option", { value, selected: value === o.tint }, name)))),
       slider("opacity", 0, 1, 0.05), tick("fill"), tick("smooth"),
@@ -1506,7 +1611,8 @@ function handles([x0, y0, x1, y1]) {
   return [[x0, y0], [mx, y0], [x1, y0], [x1, my], [x1, y1], [mx, y1], [x0, y1], [x0, my]];
 }
 
-function inBox([x0, y0, x1, y1], [x, y]) { return x >= x0 && x <= x1 && y >= y0 && y <= y1; }
+// Where a box is taken to be moved as a whole: off its lower right corner, s screen px per px of the patch.
+function mover([, , x1, y1], s) { return [x1 + MOVER_OFF_PX / s, y1 + MOVER_OFF_PX / s]; }
 
 export function resized(drag, at, size) {
   const [x0, y0, x1, y1] = drag.old, dx = at[0] - drag.from[0], dy = at[1] - drag.from[1];
