@@ -17,6 +17,8 @@ const RETRY_MS = [500, 1000, 2000, 4000, 5000];
 const MOST_GESTURES = 100;    // in one request
 const LOUPE_REACH = 14;       // px of the patch on each side of the cursor
 const STATE_MARKS = { proposed: "○", accepted: "✓", rejected: "✕" };
+const GOOD_EXAMPLES = ["good_box", "good_outline", "good_two_boxes", "good_border", "good_bright", "good_unsure"];
+const BAD_EXAMPLES = ["bad_tight", "bad_loose", "bad_one_box", "bad_no_nucleus", "bad_dark", "bad_leak"];
 const MODES = ["side", "swipe", "overlay", "single"];
 
 // ---------------------------------------------------------------- geometry
@@ -1595,10 +1597,16 @@ class Surface {
     const t = this.text;
     const keys = this._keys().filter(([key]) => key !== "Ctrl+Z");
     const held = [["Space", t.keys.pan], ["Q", t.keys.blink], ["H", t.keys.hide], [t.keys.wheel_key, t.keys.wheel]];
+    const steps = t.steps[this.desk.assignment.tool === "contour" ? "contour" : this._hasMarker() ? "marker" : "plain"];
+    const shown = (key) => (key === "A" ? "Shift A" : key.replace("Ctrl+z", "Ctrl Z").replace("Ctrl+y", "Ctrl Y"));
+    const pictures = (names) => names.map((name) => h("figure", {},
+      h("img", { src: `/api/guide/${name}.png`, alt: "", loading: "lazy" }), h("figcaption", {}, t.examples[name])));
     return h("div", { class: "sheet wide" },
-      h("h3", {}, t.help_title), h("ol", {}, t.steps[this.desk.assignment.tool === "contour" ? "contour" : this._hasMarker() ? "marker" : "plain"].map((s) => h("li", {}, s))),
-      h("p", {}, t.in_doubt),
-      h("div", { class: "keys" }, [...keys.map(([key, name]) => [key === "A" ? "Shift A" : key.replace("Ctrl+z", "Ctrl Z").replace("Ctrl+y", "Ctrl Y"), name]), ...held]
+      h("h3", {}, t.help_title),
+      h("ol", { class: "steps" }, steps.map((step) => h("li", {}, step)), h("li", { class: "plain" }, t.in_doubt)),
+      h("h4", {}, `✓ ${t.good_examples}`), h("div", { class: "pictures" }, pictures(GOOD_EXAMPLES)),
+      h("h4", {}, `✕ ${t.bad_examples}`), h("div", { class: "pictures" }, pictures(BAD_EXAMPLES)),
+      h("div", { class: "keys" }, [...keys.map(([key, name]) => [shown(key), name]), ...held]
         .map(([key, name]) => h("div", {}, h("kbd", {}, key.length === 1 ? key.toUpperCase() : key), ` ${name}`))),
       h("div", { class: "actions" }, this._button(t.close, "?", close, { kind: "primary" })));
   }
