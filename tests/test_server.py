@@ -73,6 +73,8 @@ ROUTES = {
     "/media/none.png": (401, 404),
     "/component/none/index.html": (401, 404),
     "/api/none": (401, 200),
+    "/api/guide/good_box.png": (401, 200),
+    "/api/guide/none.png": (401, 404),
     "/favicon.ico": (401, 200),
     "/assets/page.css": (200, 200),
     "/assets/../api/none": (401, 200),
@@ -293,7 +295,7 @@ def test_after_signing_in_nobody_is_sent_elsewhere(target: str, expected: str) -
 
 def test_route_modules_are_behind_the_gate() -> None:
     """What other modules add must not fall under a path that is open."""
-    for name in ("image_routes", "export_routes"):
+    for name in ("image_routes", "guide_routes", "export_routes"):
         for route in importlib.import_module(f"webapp.{name}").routes:
             assert route.path.startswith("/api/"), route.path
             assert not gate.is_open(route.path)

@@ -3,17 +3,13 @@
 import html
 from typing import Any
 
-import numpy as np
 import streamlit as st
 
-from allinsam.masks import decode_rle
-from allinsam.prompts import mask_to_box
 from allinsam.store import Study
 from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
-from allinsam.workflow.annotating import read_patch
-from webapp import views
-from webapp.surfaces.scene import window_at
+from webapp.guide_pictures import EXAMPLES, PANE_PX
+from webapp.surfaces.dual_pane import STRINGS
 
 STEPS = (
     "<b>1.</b> Find a nucleus whose place is <b>bright</b> in the right picture.",
@@ -26,13 +22,6 @@ STEPS_WITHOUT_MARKER = (
     STEPS[2],
 )
 STEPS_BY_HAND = (STEPS[0], "<b>2.</b> <b>Draw round</b> it in one stroke in the left picture.", STEPS[2])
-# Boxes to learn from: how far each side lies outside (+) or inside (-) the nucleus, as a share of its size.
-EXAMPLES = {
-    "✓ Good: touches the edge": (0.04, "#1b6b4a"),
-    "✕ Too tight: cuts the nucleus": (-0.2, "#9c4312"),
-    "✕ Too loose: much else inside": (0.55, "#9c4312"),
-}
-EXAMPLE_PX, EXAMPLE_LINE = 120, "#F0E442"
 
 
 def first_steps(study: Study, person_id: str, assignment: dict[str, Any]) -> None:
@@ -52,56 +41,30 @@ def steps_for(assignment: dict[str, Any]) -> tuple[str, ...]:
     return STEPS_WITHOUT_MARKER if assignment["guidance"] == "pas_only" else STEPS
 
 
-def help_popover(study: Study, person_id: str, assignment: dict[str, Any]) -> None:
+def help_popover(assignment: dict[str, Any]) -> None:
     with st.popover("Help", icon=":material/help:", width="content"):
         st.html("".join(f'<p class="step">{step}</p>' for step in steps_for(assignment)))
         st.html(
             '<p class="step">In doubt, press <b>Unsure</b>: a guess is worse than no answer. '
             "A dashed outline waits for your check, a full one is kept.</p>"
         )
-        with st.expander("What a good box looks like", expanded=True):
-            pictures = example_pictures(study, str(study.folder), person_id)
-            if not pictures:
-                st.caption("Pictures appear here once the first nuclei of this study are kept.")
-            for place, (name, (_, colour)) in zip(st.columns(3), EXAMPLES.items(), strict=True):
-                if pictures:
-                    place.image(pictures[name], width=EXAMPLE_PX)
-                    place.html(f'<span style="color:{colour};font-size:.85rem">{html.escape(name)}</span>')
+        with st.expander("What good and bad look like", expanded=True):
+            st.html(examples_html(with_marker=assignment["guidance"] != "pas_only"))
 
 
-@st.cache_data(max_entries=16, ttl=600, show_spinner=False)
-def example_pictures(_study: Study, folder: str, person_id: str) -> dict[str, bytes]:
-    """One kept nucleus of the study with three boxes; never from a patch this person will annotate."""
-    with _study.science.read() as db:
-        own = {row["patch_id"] for row in queue.list_assignments(db, person_id)}
-        kept = [
-            row
-            for row in act_store.current_annotations(db)
-            if row["patch_id"] not in own and row["mask_counts"] and row["origin"] != "imported"
+def examples_html(with_marker: bool) -> str:
+    """The good and the bad pictures, each with its sentence; who works without a marker sees none here."""
+    captions, say = STRINGS["examples"], STRINGS["examples_say"]
+    parts = [f"<p>{html.escape(say['simulated' if with_marker else 'simulated_stain'])}</p>"]
+    for good, title in ((True, say["good"]), (False, say["bad"])):
+        shown = [
+            f'<figure><img src="/api/guide/{name}.png" height="{PANE_PX}" alt="">'
+            f"<figcaption>{html.escape(captions[name])}</figcaption></figure>"
+            for name, row in EXAMPLES.items()
+            if row.good == good and (with_marker or not row.needs_marker)
         ]
-    if not kept:
-        return {}
-    best = max(kept, key=lambda row: (row["group"] == "expert", row["predicted_iou"] or 0.0, -row["id"]))
-    size_hw = (best["mask_height_px"], best["mask_width_px"])
-    mask = decode_rle({"size": list(size_hw), "counts": best["mask_counts"]})
-    return draw_examples(read_patch(_study, best["patch_id"]), mask)
-
-
-def draw_examples(image: np.ndarray, mask: np.ndarray) -> dict[str, bytes]:
-    """A nucleus cut out of its patch, once with each box."""
-    box = mask_to_box(mask)
-    size = box[2:] - box[:2]
-    middle = (float(box[0] + box[2]) / 2, float(box[1] + box[3]) / 2)
-    window = window_at(
-        image.shape[:2], 2 * EXAMPLE_PX, max(image.shape[:2]) / (3.2 * float(size.max())), middle
-    )
-    pictures = {}
-    for name, (share, _) in EXAMPLES.items():
-        out = np.concatenate([-size * share, size * share])
-        shown = window.box_to_pane(box + out).astype(np.float32)
-        drawn = views.outlined(views.crop(image, window), [(shown, EXAMPLE_LINE)], scale=1, line_px=3)
-        pictures[name] = views.png(drawn)
-    return pictures
+        parts.append(f"<b>{html.escape(title)}</b><div>{''.join(shown)}</div>")
+    return f'<div class="examples{"" if with_marker else " stain-only"}">{"".join(parts)}</div>'
 
 
 def nothing_waits(study: Study, person_id: str, role: str) -> None:

@@ -46,6 +46,11 @@ STYLE = """<style>
 .steps { display: flex; gap: 1.6rem; background: #e9f4f5; border-left: .3rem solid #0d6b7a;
     padding: .4rem .8rem; border-radius: .3rem; }
 .step { margin: .2rem 0; max-width: 26rem; }
+.examples { font-size: .85rem; }
+.examples div { display: flex; flex-wrap: wrap; gap: .5rem .8rem; margin-bottom: .6rem; }
+.examples figure { margin: 0; width: 224px; }
+.examples.stain-only figure { width: 110px; }
+.examples.stain-only img { width: 110px; object-fit: cover; object-position: left; }
 </style>"""
 
 
