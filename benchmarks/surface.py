@@ -6,7 +6,6 @@ Playwright's mouse and keyboard; Chromium is looked for on PATH, or named in ALL
 
 import argparse
 import os
-import re
 import shutil
 import signal
 import tempfile
@@ -204,7 +203,7 @@ def overhead(dual: Desk, simple: Desk, count: int) -> dict[str, dict]:
     dual.open()
     for n, box in enumerate(boxes_for(dual, count), 1):
         dual.draw(box)
-        waited = waiting(lambda: keep_is_ready(dual.page))
+        waited = waiting(lambda: keep_is_ready(dual.page, ".card"))
         dual.page.keyboard.press("a")
         waits["dual"].append(waited + waiting(lambda n=n: until_kept(dual.page, n)))
     simple.open("simple_canvas")
@@ -213,7 +212,7 @@ def overhead(dual: Desk, simple: Desk, count: int) -> dict[str, dict]:
     for n, box in enumerate(boxes_for(simple, count), 1):
         corners = np.reshape(box, (2, 2)) * scale + (pane["x"], pane["y"])
         simple.drag(*corners)
-        waited = waiting(lambda: keep_is_ready(simple.page))
+        waited = waiting(lambda: keep_is_ready(simple.page, ".st-key-panel"))
         simple.page.keyboard.press("a")
         waited += waiting(lambda n=n: until_kept(simple.page, n))
         waits["simple"].append(waited + waiting(lambda: settled(simple.page)))
@@ -362,9 +361,8 @@ def server_of(live: LiveServer) -> psutil.Process:
     return next(child for child in children if "server" in child.cmdline())
 
 
-def keep_is_ready(page: Page) -> None:
-    name = re.compile(r"Keep( A)?$")  # and not "Keep all"
-    page.get_by_role("button", name=name, disabled=False).first.wait_for(timeout=120_000)
+def keep_is_ready(page: Page, within: str) -> None:
+    page.locator(f"{within} button:not([disabled])", has_text="Keep").first.wait_for(timeout=120_000)
 
 
 def until_kept(page: Page, count: int) -> None:

@@ -57,7 +57,9 @@ def test_classes_differ_and_every_line_shows_on_tissue(eyes):
         pixels = seen(tissue.reshape(-1, 3)[::53], eyes)
         for line in own.values():
             # A line shows where its colour or its dark halo stands out.
-            stands_out = np.maximum(np.linalg.norm(pixels - line, axis=1), np.linalg.norm(pixels - halo, axis=1))
+            stands_out = np.maximum(
+                np.linalg.norm(pixels - line, axis=1), np.linalg.norm(pixels - halo, axis=1)
+            )
             assert np.quantile(stands_out, 0.01) > 25
 
 

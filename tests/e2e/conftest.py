@@ -3,7 +3,8 @@
     live = serve(study)                      # `python -m webapp` on a free port, until the tests end
     live.sign_in(page, "lead", PASSWORD)     # an account made with tests.people.signed_in_token
 
-`page` is 1366x768; its test fails when the page asks another host or breaks the content policy.
+`page` is 1366x768; its test fails when the page asks another host, breaks the content policy or
+throws an error.
 """
 
 import os
@@ -61,6 +62,7 @@ def browser_context_args(browser_context_args: dict[str, Any]) -> dict[str, Any]
 def page(context: BrowserContext) -> Iterator[Page]:
     foreign: list[str] = []
     violations: list[str] = []
+    thrown: list[str] = []
 
     def note_message(message: ConsoleMessage) -> None:
         if "Content Security Policy" in message.text:
@@ -73,9 +75,11 @@ def page(context: BrowserContext) -> Iterator[Page]:
 
     context.on("request", lambda request: note_host(request.url))
     context.on("console", note_message)
+    context.on("weberror", lambda error: thrown.append(str(error.error)))
     yield context.new_page()
     assert foreign == []
     assert violations == []
+    assert thrown == []
 
 
 @pytest.fixture(scope="session")

@@ -337,3 +337,152 @@ def test_handing_in_says_what_is_open_and_goes_to_the_next_patch(annotate: Annot
     wait_until(lambda: at.state.submitted, "the submission")
     at.sees("Box", ".bar")
     at.page.wait_for_url(lambda url: "patch=8" not in url, timeout=PATIENT)
+
+
+PIXEL = """(root, [x, y]) => {
+    const surface = root.surface, ratio = surface.canvas.width / surface.stageSize.width;
+    const place = surface.canvas.getBoundingClientRect();
+    surface._draw();
+    const at = [(x - place.left) * ratio, (y - place.top) * ratio];
+    return [...surface.canvas.getContext("2d").getImageData(...at, 1, 1).data.slice(0, 3)];
+}"""
+
+
+def test_every_way_of_looking_shows_what_it_says(annotate: Annotate) -> None:
+    at = annotate(4)
+    page, pane = at.page, at.page.locator(".dual-pane")
+    at.press("Escape")
+    page.mouse.move(5, 5)
+
+    def look(centre: tuple[int, int], where: tuple[float, float] | None = None) -> str:
+        red, green, blue = pane.evaluate(PIXEL, list(where or at.at(centre)))
+        if min(red, green, blue) > 190:
+            return "bright"
+        return "stained" if blue > red > green else "dark" if max(red, green, blue) < 60 else "mixed"
+
+    nucleus, tissue = PODOCYTES[2], (250, 470)
+    assert look(nucleus) == "stained" and look(nucleus, at.at(nucleus, pane=1)) == "bright"
+    page.keyboard.down("q")
+    assert look(nucleus) == "bright" and look(nucleus, at.at(nucleus, pane=1)) == "stained"
+    page.keyboard.up("q")
+    page.get_by_role("button", name="View", exact=True).click()
+    page.get_by_label("Channel shown").select_option("GATA3")
+    page.wait_for_timeout(500)
+    assert look(nucleus, at.at(nucleus, pane=1)) == "dark"
+    assert look(MESANGIAL[0], at.at(MESANGIAL[0], pane=1)) == "bright"
+    page.get_by_label("Channel shown").select_option("")
+    page.get_by_label("How stain and marker are shown").select_option("overlay")
+    middle = pane.evaluate("(root, p) => root.surface.toScreen(root.surface.panes()[0], p)", list(nucleus))
+    stage = page.locator(".stage canvas").bounding_box()
+    there = (stage["x"] + middle[0], stage["y"] + middle[1])
+    before = pane.evaluate(PIXEL, list(there))
+    page.get_by_label("Marker in the overlay").fill("0.9")
+    assert sum(pane.evaluate(PIXEL, list(there))) > sum(before)
+    page.get_by_label("How stain and marker are shown").select_option("swipe")
+    pane.evaluate("root => { root.surface.options.swipe = 0.01; }")
+    assert look(nucleus, there) == "bright"
+    pane.evaluate("root => { root.surface.options.swipe = 0.99; }")
+    assert look(nucleus, there) == "stained"
+    page.get_by_label("How stain and marker are shown").select_option("single")
+    assert look(nucleus, there) == "stained" and look(tissue) != "dark"
+    page.get_by_label("How stain and marker are shown").select_option("side")
+
+
+def test_a_finger_draws_and_two_zoom(annotate: Annotate) -> None:
+    at = annotate(2)
+    cdp = at.page.context.new_cdp_session(at.page)
+
+    def touch(kind: str, *points: tuple[float, float]) -> None:
+        touched = [{"x": x, "y": y, "id": n} for n, (x, y) in enumerate(points)]
+        cdp.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": touched})
+
+    boxes = at.kinds.count("box")
+    box = box_of(MESANGIAL[2])
+    (x0, y0), (x1, y1) = at.at((box[0], box[1])), at.at((box[2], box[3]))
+    touch("touchStart", (x0, y0))
+    for share in (0.3, 0.7, 1.0):
+        touch("touchMove", (x0 + share * (x1 - x0), y0 + share * (y1 - y0)))
+    touch("touchEnd")
+    at.wait_for("box", boxes + 1)
+    assert list(at.state.objects.values())[-1].first_box == pytest.approx(box, abs=1.5)
+    zoom = "root => root.surface.view.zoom"
+    assert at.page.locator(".dual-pane").evaluate(zoom) == 1
+    middle = at.at((256, 256))
+    for reach in (30, 60, 90):
+        left, right = (middle[0] - reach, middle[1]), (middle[0] + reach, middle[1])
+        touch("touchStart" if reach == 30 else "touchMove", left, right)
+    touch("touchEnd")
+    assert 2 < at.page.locator(".dual-pane").evaluate(zoom) < 4
+    assert at.kinds.count("box") == boxes + 1
+
+
+def test_keys_alone_are_enough(annotate: Annotate) -> None:
+    at = annotate(1)
+    boxes, edits = at.kinds.count("box"), at.kinds.count("mask_edit")
+    at.page.locator(".stage canvas").focus()
+
+    def go(dx: int, dy: int) -> None:
+        for steps, (forth, back) in ((dx, ("ArrowRight", "ArrowLeft")), (dy, ("ArrowDown", "ArrowUp"))):
+            for _ in range(abs(steps) // 10):
+                at.press(f"Shift+{forth if steps > 0 else back}")
+            for _ in range(abs(steps) % 10):
+                at.press(forth if steps > 0 else back)
+
+    box = box_of(PODOCYTES[3])  # the cursor starts in the middle of the patch
+    go(int(box[0]) - SIZE_PX // 2, int(box[1]) - SIZE_PX // 2)
+    at.press("Enter")
+    go(22, 22)
+    at.press("Enter")
+    at.wait_for("box", boxes + 1)
+    assert list(at.state.objects.values())[-1].first_box == pytest.approx(box, abs=0.01)
+    at.keep()
+    at.press("b")
+    go(-2, -2)
+    at.press("Enter")
+    go(8, 0)
+    at.press("Enter")
+    at.wait_for("mask_edit", edits + 1)
+    at.press("p")
+    go(-200, 0)
+    for step in ((0, 0), (20, 0), (0, 20)):
+        go(*step)
+        at.press("Enter")
+    at.press("Enter")  # twice at one place
+    at.wait_for("mask_edit", edits + 2)
+
+
+def test_text_can_be_read(annotate: Annotate) -> None:
+    """Every text of the surface against what lies behind it: 4.5 to 1, as WCAG AA asks for."""
+    at = annotate(3)
+    weak = """root => {
+        const number = (text) => text.match(/[\\d.]+/g).map(Number);
+        const light = ([r, g, b]) => [r, g, b].map((v) => v / 255)
+            .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+            .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+        const behind = (element) => {
+            for (let e = element; e; e = e.parentElement ?? e.getRootNode().host) {
+                const colour = number(getComputedStyle(e).backgroundColor);
+                if (colour.length < 4 || colour[3] === 1) return colour;
+            }
+            return [255, 255, 255];
+        };
+        const found = [];
+        for (const element of root.querySelectorAll("*")) {
+            const own = [...element.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
+            if (!own || !element.getClientRects().length || element.disabled) continue;
+            const [a, b] = [light(number(getComputedStyle(element).color)), light(behind(element))];
+            const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+            if (ratio < 4.5) found.push(`${element.textContent.trim().slice(0, 30)}: ${ratio.toFixed(2)}`);
+        }
+        return [found, root.querySelectorAll("*").length];
+    }"""
+    for key in ("", "?"):
+        if key:
+            at.press(key)
+            expect(at.page.get_by_text("Too tight: the box cuts the nucleus.")).to_be_visible()
+        found, looked_at = at.page.locator(".dual-pane").evaluate(weak)
+        assert found == [] and looked_at > 40
+    pictures = at.page.locator("figure img")
+    expect(pictures).to_have_count(12)
+    for picture in pictures.all():
+        expect(picture).to_have_js_property("naturalWidth", 224, timeout=PATIENT)

@@ -17,8 +17,6 @@ const RETRY_MS = [500, 1000, 2000, 4000, 5000];
 const MOST_GESTURES = 100;    // in one request
 const LOUPE_REACH = 14;       // px of the patch on each side of the cursor
 const STATE_MARKS = { proposed: "○", accepted: "✓", rejected: "✕" };
-const GOOD_EXAMPLES = ["good_box", "good_outline", "good_two_boxes", "good_border", "good_bright", "good_unsure"];
-const BAD_EXAMPLES = ["bad_tight", "bad_loose", "bad_one_box", "bad_no_nucleus", "bad_dark", "bad_leak"];
 const MODES = ["side", "swipe", "overlay", "single"];
 
 // ---------------------------------------------------------------- geometry
@@ -37,6 +35,11 @@ export function boxOfPoints(points) {
 
 export function boxOfRings(rings) {
   return rings.length ? boxOfPoints(rings.flat()) : null;
+}
+
+function middleOf(thing) {
+  const box = thing && (boxOfRings(thing.rings) ?? thing.box);
+  return box ? [(box[0] + box[2]) / 2, (box[1] + box[3]) / 2] : null;
 }
 
 export function contains(rings, x, y) {
@@ -196,6 +199,7 @@ class Surface {
     this.root = root;
     root.surface = this;  // for a script that drives the page
     this.text = data.strings;
+    this.examples = data.examples;
     this.tellPage = () => {};
     this.client = `page-${uuid()}`;
     this.outbox = new Outbox();
@@ -240,7 +244,6 @@ class Surface {
     this.classId = desk.classes.some((c) => c.id === this.classId) ? this.classId : desk.classes[0].id;
     this.tool = desk.assignment.tool === "contour" ? "lasso" : "box";
     this.brightPaths = new Map(desk.classes.map((c) => [c.id, c.bright ? pathOf(c.bright) : null]));
-    if (!this._hasMarker()) this.options.mode = "single";
     this._tell(desk);
     this._say("");
     const row = desk.queue.find((r) => r.id === assignmentId);
@@ -466,10 +469,9 @@ class Surface {
   select(id, bringIntoView = false) {
     if (this.selected !== id) { this.editing = null; this.draft = []; }
     this.selected = id;
-    const thing = this.thing();
-    const box = thing && (boxOfRings(thing.rings) ?? thing.box);
-    if (bringIntoView && box) {
-      const pane = this.panes()[0], middle = [(box[0] + box[2]) / 2, (box[1] + box[3]) / 2];
+    const middle = middleOf(this.thing());
+    if (bringIntoView && middle) {
+      const pane = this.panes()[0];
       const [sx, sy] = this.toScreen(pane, middle);
       const inset = 24;
       if (sx < pane.x + inset || sy < pane.y + inset || sx > pane.x + pane.w - inset || sy > pane.y + pane.h - inset) {
@@ -542,10 +544,12 @@ class Surface {
 
   panes() {
     const { width, height } = this.stageSize;
-    if (this.options.mode !== "side" || !this._hasMarker()) return [{ x: 0, y: 0, w: width, h: height, shows: "pas" }];
+    if (this.mode !== "side") return [{ x: 0, y: 0, w: width, h: height, shows: "pas" }];
     const gap = 6, w = (width - gap) / 2;
     return [{ x: 0, y: 0, w, h: height, shows: "pas" }, { x: w + gap, y: 0, w, h: height, shows: "marker" }];
   }
+
+  get mode() { return this._hasMarker() ? this.options.mode : "single"; }
 
   _hasMarker() { return !!this.desk?.channels.length; }
 
@@ -634,13 +638,15 @@ class Surface {
       const k = image ? this._pictureScale(image) : 0;
       if (image) ctx.drawImage(image, 0, 0, this.size[0] * k, this.size[1] * k, ...place);
     };
-    const { mode } = this.options;
+    const { mode } = this;
     const blink = this.held.has("blink") && marker;
     if ((pane.shows === "marker") !== !!blink) draw(marker);
     else draw(pas);
     if (mode === "overlay" && marker && !blink) {
       ctx.globalAlpha = this.options.opacity;
+      ctx.globalCompositeOperation = "screen";  // where the marker is dark the stain stays as it is
       draw(marker);
+      ctx.globalCompositeOperation = "source-over";
       ctx.globalAlpha = 1;
     }
     if (mode === "swipe" && marker && !blink) {
@@ -872,8 +878,9 @@ class Surface {
     const canvas = this.loupe, side = canvas.height, ctx = canvas.getContext("2d");
     ctx.fillStyle = "#15161a";
     ctx.fillRect(0, 0, canvas.width, side);
-    if (!this.cursor) return;
-    const [x, y] = this.cursor, c = this.classInHand();
+    const at = this.cursor ?? middleOf(this.thing());
+    if (!at) return;
+    const [x, y] = at, c = this.classInHand();
     const shown = [this.images.get(this.desk.assignment.pas_url), this._markerPicture()];
     ctx.imageSmoothingEnabled = false;
     shown.forEach((image, i) => {
@@ -913,7 +920,7 @@ class Surface {
       this.drag = { kind: "pan", last: screen };
       return;
     }
-    if (this.options.mode === "swipe" && Math.abs(screen[0] - pane.w * this.options.swipe) < 8) {
+    if (this.mode === "swipe" && Math.abs(screen[0] - pane.w * this.options.swipe) < 8) {
       this.drag = { kind: "swipe" };
       return;
     }
@@ -1515,7 +1522,7 @@ class Surface {
         [["", t.channel_of_class], ...this.desk.channels.map((c) => [c.name, c.name])]
           .map(([value, name]) => h("option", { value, selected: value === o.channel }, name)))),
       h("label", {}, t.tint, h("select", { onchange: (e) => this._option("tint", e.target.value) },
-        Object.entries(t.tints).map(([value, name]) => h("option", { value, selected: value === o.tint }, name)))),
+        Object.entries(this.text.tints).map(([value, name]) => h("option", { value, selected: value === o.tint }, name)))),
       slider("opacity", 0, 1, 0.05), tick("fill"), tick("smooth"),
       h("a", { href: `?surface=simple_canvas&patch=${this.assignmentId}`, target: "_self" }, t.simple));
   }
@@ -1599,13 +1606,14 @@ class Surface {
     const held = [["Space", t.keys.pan], ["Q", t.keys.blink], ["H", t.keys.hide], [t.keys.wheel_key, t.keys.wheel]];
     const steps = t.steps[this.desk.assignment.tool === "contour" ? "contour" : this._hasMarker() ? "marker" : "plain"];
     const shown = (key) => (key === "A" ? "Shift A" : key.replace("Ctrl+z", "Ctrl Z").replace("Ctrl+y", "Ctrl Y"));
-    const pictures = (names) => names.map((name) => h("figure", {},
-      h("img", { src: `/api/guide/${name}.png`, alt: "", loading: "lazy" }), h("figcaption", {}, t.examples[name])));
-    return h("div", { class: "sheet wide" },
+    const withMarker = this._hasMarker();
+    const pictures = (good) => h("div", { class: "pictures" }, this.examples.filter((e) => e.good === good && (withMarker || !e.needs_marker))
+      .map((e) => h("figure", {}, h("img", { src: `/api/guide/${e.name}.png`, alt: "" }), h("figcaption", {}, t.examples[e.name]))));
+    return h("div", { class: `sheet wide ${withMarker ? "" : "stain-only"}` },
       h("h3", {}, t.help_title),
       h("ol", { class: "steps" }, steps.map((step) => h("li", {}, step)), h("li", { class: "plain" }, t.in_doubt)),
-      h("h4", {}, `✓ ${t.good_examples}`), h("div", { class: "pictures" }, pictures(GOOD_EXAMPLES)),
-      h("h4", {}, `✕ ${t.bad_examples}`), h("div", { class: "pictures" }, pictures(BAD_EXAMPLES)),
+      h("h4", {}, t.examples_say.good, h("span", {}, t.examples_say[withMarker ? "simulated" : "simulated_stain"])), pictures(true),
+      h("h4", {}, t.examples_say.bad), pictures(false),
       h("div", { class: "keys" }, [...keys.map(([key, name]) => [shown(key), name]), ...held]
         .map(([key, name]) => h("div", {}, h("kbd", {}, key.length === 1 ? key.toUpperCase() : key), ` ${name}`))),
       h("div", { class: "actions" }, this._button(t.close, "?", close, { kind: "primary" })));

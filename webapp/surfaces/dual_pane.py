@@ -10,6 +10,8 @@ from typing import Any
 
 import streamlit as st
 
+from webapp.guide_pictures import EXAMPLES
+
 HERE = Path(__file__).resolve().parent
 STRINGS = json.loads((HERE / "dual_pane.en.json").read_text("utf-8"))
 
@@ -27,8 +29,11 @@ def _component() -> Any:
 
 def show(assignment_id: int, key: str) -> int | None:
     """Mount the surface on a patch; returns the patch the person has gone to, None at first."""
+    examples = [
+        {"name": name, "good": row.good, "needs_marker": row.needs_marker} for name, row in EXAMPLES.items()
+    ]
     shown = _component()(
-        data={"assignment_id": assignment_id, "strings": STRINGS},
+        data={"assignment_id": assignment_id, "strings": STRINGS, "examples": examples},
         key=key,
         default={"patch": None},
         on_patch_change=lambda: None,
