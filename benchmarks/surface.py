@@ -58,15 +58,36 @@ WATCH_MASKS = """root => {
     };
     requestAnimationFrame(look);
 }"""
-# Notes every frame, and how many of them drew the panes anew.
-WATCH_FRAMES = """root => {
-    const surface = root.surface, draw = surface._draw.bind(surface);
-    window.frames = [];
-    window.draws = 0;
-    surface._draw = () => { window.draws++; draw(); };
-    const tick = (now) => { window.frames.push(now); requestAnimationFrame(tick); };
+# Drags the view along a curve, a step before every frame, and notes when each frame began.
+PAN = """(root, seconds) => new Promise((done) => {
+    const surface = root.surface, canvas = surface.canvas, place = canvas.getBoundingClientRect();
+    const draw = surface._draw.bind(surface), frames = [], started = performance.now();
+    let draws = 0, drawing = 0;
+    surface._draw = () => {
+        const since = performance.now();
+        draw();
+        drawing += performance.now() - since;
+        draws++;
+    };
+    const send = (kind, step) => canvas.dispatchEvent(new PointerEvent(kind, {
+        pointerId: 1, button: 1, bubbles: true,
+        clientX: place.x + place.width / 4 + 120 * Math.sin(step / 12),
+        clientY: place.y + place.height / 2 + 90 * Math.sin(step / 17),
+    }));
+    canvas.setPointerCapture = () => {};
+    send("pointerdown", 0);
+    const tick = (now) => {
+        frames.push(now);
+        if (now - started > 1000 * seconds) {
+            send("pointerup", frames.length);
+            done({ frames, draws, drawing: drawing / draws });
+            return;
+        }
+        send("pointermove", frames.length);
+        requestAnimationFrame(tick);
+    };
     requestAnimationFrame(tick);
-}"""
+})"""
 FIRE = """(root, [from, count]) => {
     const surface = root.surface;
     for (let i = from; i < from + count; i++) {
@@ -226,7 +247,7 @@ def overhead(dual: Desk, simple: Desk, count: int) -> dict[str, dict]:
 
 
 def frames_of_300(desk: Desk, seconds: float) -> dict[str, dict]:
-    """Panning over 300 outlines with the mouse, at twice the whole patch's size."""
+    """Panning over 300 outlines at twice the whole patch's size."""
     progress("300 objects")
     desk.open()
     outlines = """root => {
@@ -244,27 +265,16 @@ def frames_of_300(desk: Desk, seconds: float) -> dict[str, dict]:
     started = time.monotonic()
     desk.surface.evaluate(outlines)
     desk.wait_for("mask_edit", 300)
-    desk.page.wait_for_function("() => document.querySelector('.dual-pane') !== null")
+    desk.page.locator(".counts", has_text="300 to check").wait_for(timeout=120_000)
     progress(f"300 outlines kept after {time.monotonic() - started:.1f} s")
     desk.surface.evaluate("root => { const s = root.surface; s.view.zoom = 2; s._keepOnPatch(); }")
     desk.page.wait_for_timeout(1000)
-    desk.surface.evaluate(WATCH_FRAMES)
-    stage = desk.page.locator(".stage canvas").bounding_box()
-    x, y = stage["x"] + stage["width"] / 4, stage["y"] + stage["height"] / 2
-    desk.page.mouse.move(x, y)
-    desk.page.keyboard.down(" ")
-    desk.page.mouse.down()
-    desk.page.evaluate("() => { window.frames.length = 0; window.draws = 0; }")
-    ends = time.monotonic() + seconds
-    step = 0
-    while time.monotonic() < ends:
-        step += 1
-        desk.page.mouse.move(x + 120 * np.sin(step / 12), y + 90 * np.cos(step / 17))
-    stamps, draws = desk.page.evaluate("() => [window.frames, window.draws]")
-    desk.page.mouse.up()
-    desk.page.keyboard.up(" ")
-    intervals = np.diff(stamps).tolist()
-    note = f"{draws} of {len(stamps)} frames drew the panes; {step} mouse moves in {seconds:g} s"
+    panned = desk.surface.evaluate(PAN, seconds)
+    intervals = np.diff(panned["frames"]).tolist()
+    note = (
+        f"{panned['draws']} of {len(intervals)} frames drew both panes, "
+        f"{panned['drawing']:.1f} ms of script each; {seconds:g} s"
+    )
     return {
         "frame_ms_p50_300": figure(intervals, "ms", note=note),
         "frame_ms_p95_300": quantile(intervals, 0.95, "ms", note),

@@ -15,6 +15,7 @@ const PRESENT_EVERY_MS = 5000;
 const IDLE_MS = 60000;
 const RETRY_MS = [500, 1000, 2000, 4000, 5000];
 const MOST_GESTURES = 100;    // in one request
+const LAYER_RIM = 12;         // px of the patch beyond its border that tags may take
 const LOUPE_REACH = 14;       // px of the patch on each side of the cursor
 const STATE_MARKS = { proposed: "○", accepted: "✓", rejected: "✕" };
 const MODES = ["side", "swipe", "overlay", "single"];
@@ -583,7 +584,8 @@ class Surface {
     this.view.y += before[1] - after[1];
     this._keepOnPatch();
     clearTimeout(this.zoomed);
-    this.zoomed = setTimeout(() => this.refresh(), 150);  // the bar shows the zoom when the wheel rests
+    this.zooming = true;  // outlines are stretched until the wheel rests; the bar shows the zoom then
+    this.zoomed = setTimeout(() => { this.zooming = false; this.refresh(); }, 120);
   }
 
   panBy(dx, dy) {
@@ -661,6 +663,7 @@ class Surface {
       ctx.fillRect(at - 1, pane.y, 2, pane.h);
       ctx.fillRect(at - 7, pane.y + pane.h / 2 - 14, 14, 28);
     }
+    if (!this.held.has("hide")) this._drawLayer(ctx, s, ratio, [ox, oy]);
     ctx.translate(ox, oy);
     ctx.scale(s, s);
     if (this.options.bright && this.brightPaths.get(inHand.id)) {
@@ -668,25 +671,61 @@ class Surface {
       this._stroke(ctx, this.brightPaths.get(inHand.id), "#ffffff", 1.2 / s, 2.4 / s);
       ctx.globalAlpha = 1;
     }
-    if (!this.held.has("hide")) this._drawThings(ctx, s);
+    if (!this.held.has("hide")) this._drawLively(ctx, s);
     this._drawInHand(ctx, s);
     ctx.restore();
     this._drawMore(ctx, pane, place);
   }
 
-  _drawThings(ctx, s) {
-    for (const { thing, path } of this._groups()) this._drawOutline(ctx, s, thing, path, false);
-    const selected = this.thing();
-    if (selected?.rings.length) this._drawOutline(ctx, s, selected, this._pathOf(selected), true);
-    for (const thing of this.shown.values()) {
-      if (thing.box && thing.state === "proposed") this._drawBox(ctx, s, thing);
-    }
-    this._drawTags(ctx, s);
+  // Hundreds of outlines are drawn once, for both panes and for as long as the view only moves.
+  _drawLayer(ctx, s, ratio, [ox, oy]) {
+    const layer = this._layerFor(s, ratio), k = s / layer.s / ratio;
+    const snap = (value) => Math.round(value * ratio) / ratio;
+    ctx.imageSmoothingEnabled = layer.s !== s;
+    ctx.drawImage(layer.canvas, snap(ox + layer.x0 * s), snap(oy + layer.y0 * s), layer.canvas.width * k, layer.canvas.height * k);
   }
 
-  // Outlines that look alike are one path: hundreds cost no more than a few while the view moves.
+  _layerFor(s, ratio) {
+    const pane = this.panes()[0], half = [pane.w / s / 2, pane.h / s / 2];
+    const within = (share) => [0, 1].map((axis) => {
+      const middle = axis ? this.view.y : this.view.x, reach = half[axis] * share;
+      return [Math.max(-LAYER_RIM, middle - reach), Math.min(this.size[axis] + LAYER_RIM, middle + reach)];
+    });
+    const state = [this.shown, this.selected, this.waiting, this.options.fill, ratio];
+    const seen = within(1), old = this.layer;
+    const holds = old && state.every((value, i) => value === old.state[i])
+      && seen.every(([low, high], axis) => low >= old.reach[axis][0] - 1e-6 && high <= old.reach[axis][1] + 1e-6);
+    if (holds && (old.s === s || this.zooming)) return old;
+    const reach = within(2), [[x0, x1], [y0, y1]] = reach;
+    const canvas = old?.canvas ?? document.createElement("canvas");
+    canvas.width = Math.max(1, Math.ceil((x1 - x0) * s * ratio));
+    canvas.height = Math.max(1, Math.ceil((y1 - y0) * s * ratio));
+    const ctx = canvas.getContext("2d");
+    ctx.setTransform(s * ratio, 0, 0, s * ratio, -x0 * s * ratio, -y0 * s * ratio);
+    for (const { thing, path } of this._groups()) this._drawOutline(ctx, s, thing, path, false);
+    for (const thing of this.shown.values()) {
+      if (thing.id === this.selected || this._isPulsing(thing)) continue;
+      if (thing.box && thing.state === "proposed") this._drawBox(ctx, s, thing);
+      this._drawTag(ctx, s, thing);
+    }
+    this.layer = { canvas, s, x0, y0, reach, state };
+    return this.layer;
+  }
+
+  // What changes from frame to frame: the selected nucleus, and boxes that wait for their masks.
+  _drawLively(ctx, s) {
+    for (const thing of this.shown.values()) {
+      if (thing.id !== this.selected && !this._isPulsing(thing)) continue;
+      if (thing.id === this.selected && thing.rings.length) this._drawOutline(ctx, s, thing, this._pathOf(thing), true);
+      if (thing.box && thing.state === "proposed") this._drawBox(ctx, s, thing);
+      this._drawTag(ctx, s, thing);
+    }
+  }
+
+  _isPulsing(thing) { return thing.pending || this.waiting.has(thing.id); }
+
+  // Outlines that look alike are one path.
   _groups() {
-    if (this.grouped?.shown === this.shown && this.grouped.selected === this.selected) return this.grouped.groups;
     const groups = new Map();
     for (const thing of this.shown.values()) {
       if (!thing.rings.length || thing.id === this.selected) continue;
@@ -694,8 +733,7 @@ class Surface {
       if (!groups.has(key)) groups.set(key, { thing, path: new Path2D() });
       groups.get(key).path.addPath(this._pathOf(thing));
     }
-    this.grouped = { shown: this.shown, selected: this.selected, groups: [...groups.values()] };
-    return this.grouped.groups;
+    return groups.values();
   }
 
   _pathOf(thing) {
@@ -740,7 +778,7 @@ class Surface {
     ctx.strokeRect(x0, y0, x1 - x0, y1 - y0);
     ctx.strokeStyle = this.classOf(thing).colour;
     ctx.lineWidth = (selected ? 1.4 : 0.9) / s;
-    ctx.globalAlpha = thing.pending || this.waiting.has(thing.id) ? 0.55 + 0.35 * Math.sin(performance.now() / 160) : 0.9;
+    ctx.globalAlpha = this._isPulsing(thing) ? 0.55 + 0.35 * Math.sin(performance.now() / 160) : 0.9;
     ctx.strokeRect(x0, y0, x1 - x0, y1 - y0);
     ctx.globalAlpha = 1;
     if (this.waiting.has(thing.id)) this.redraw();
@@ -775,21 +813,19 @@ class Surface {
     ctx.stroke();
   }
 
-  _drawTags(ctx, s) {
+  _drawTag(ctx, s, thing) {
+    const selected = thing.id === this.selected, doubtful = thing.doubts.length && thing.state === "proposed";
+    if (!selected && !doubtful && s < 2.5) return;
+    const box = boxOfRings(thing.rings) ?? thing.box;
+    if (!box) return;
     ctx.font = `600 ${11 / s}px sans-serif`;
     ctx.textBaseline = "bottom";
-    for (const thing of this.shown.values()) {
-      const selected = thing.id === this.selected, doubtful = thing.doubts.length && thing.state === "proposed";
-      if (!selected && !doubtful && s < 2.5) continue;
-      const box = boxOfRings(thing.rings) ?? thing.box;
-      if (!box) continue;
-      const tag = `${this.classOf(thing).letter}${selected || s >= 2.5 ? thing.number : ""}${doubtful ? " ?" : ""}`;
-      ctx.lineWidth = 3 / s;
-      ctx.strokeStyle = "rgba(16,16,24,0.8)";
-      ctx.strokeText(tag, box[2] + 2 / s, box[1]);
-      ctx.fillStyle = selected ? "#ffffff" : this.classOf(thing).colour;
-      ctx.fillText(tag, box[2] + 2 / s, box[1]);
-    }
+    const tag = `${this.classOf(thing).letter}${selected || s >= 2.5 ? thing.number : ""}${doubtful ? " ?" : ""}`;
+    ctx.lineWidth = 3 / s;
+    ctx.strokeStyle = "rgba(16,16,24,0.8)";
+    ctx.strokeText(tag, box[2] + 2 / s, box[1]);
+    ctx.fillStyle = selected ? "#ffffff" : this.classOf(thing).colour;
+    ctx.fillText(tag, box[2] + 2 / s, box[1]);
   }
 
   // What is being drawn, and the cursor, on both panes alike.
