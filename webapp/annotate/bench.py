@@ -19,7 +19,7 @@ from allinsam.masks import (
     stroke_mask,
 )
 from allinsam.records import Mask
-from allinsam.workflow.desk import Desk, is_empty
+from allinsam.workflow.desk import Desk
 from webapp.surfaces.scene import (
     BoxDrawn,
     BoxMoved,
@@ -247,55 +247,58 @@ def _mask_array(thing: ObjectState | None) -> np.ndarray | None:
 def doubts(desk: Desk) -> dict[str, list[str]]:
     """Why the mask of an object deserves a second look, in plain words; of every object that is shown."""
     shown = visible(desk)
-    beside = [thing for thing in shown if thing.state != "rejected"]
-    extents = {thing.object_id: extent(thing) for thing in beside}
-    boxes = np.array([box for box in extents.values() if box is not None], float).reshape(-1, 4)
-    return {thing.object_id: _doubts(desk, thing, extents.get(thing.object_id), boxes) for thing in shown}
+    beside = _beside_others([thing for thing in shown if thing.state != "rejected"])
+    told = desk.assignment["guidance"] in ARMS_WITH_OUTLINE
+    return {thing.object_id: _doubts(thing, beside.get(thing.object_id, []), told) for thing in shown}
 
 
-def _doubts(desk: Desk, thing: ObjectState, own: tuple[float, ...] | None, boxes: np.ndarray) -> list[str]:
+def _doubts(thing: ObjectState, beside_others: list[str], with_support: bool) -> list[str]:
     if thing.mask is None:
         return []
-    if is_empty(thing):
+    if not rings_of(thing):
         return ["No nucleus was found in this box. Draw the box again, outline it by hand, or delete it."]
-    found = []
+    found = list(beside_others)
     if thing.origin == "sam" and (thing.predicted_iou or 0.0) < LOW_PREDICTED_IOU:
-        found.append("The outline is uncertain. Check it closely.")
-    if own is not None:
-        found += shape_doubts(thing, np.array(own), boxes)
-    weak = thing.molecular_support is not None and thing.molecular_support < LOW_SUPPORT
-    if weak and desk.assignment["guidance"] in ARMS_WITH_OUTLINE:
-        found.append(f"Marker bright in only {100 * thing.molecular_support:.0f} % of this nucleus. Keep it?")
-    return found
-
-
-def shape_doubts(thing: ObjectState, own: np.ndarray, boxes: np.ndarray) -> list[str]:
-    """What looks wrong with a nucleus beside the others: drawn twice, of a strange size, outside its box.
-
-    Args:
-        own: the box round it; boxes (n, 4): those round all nuclei here, itself among them.
-    """
-    found = []
-    if (_box_ious(own, boxes) > SAME_NUCLEUS_IOU).sum() > 1:  # the first is its own
-        found.append("There is another outline in nearly the same place. Is this nucleus drawn twice?")
-    sides = (boxes[:, 2:] - boxes[:, :2]).max(axis=1)
-    side, usual = (own[2:] - own[:2]).max(), np.median(sides)
-    if len(sides) > ENOUGH_TO_COMPARE and not usual / STRANGE_SIZE < side < usual * STRANGE_SIZE:
-        found.append(f"Much {'larger' if side > usual else 'smaller'} than the other nuclei here.")
-    bounds = _bounds(rings_of(thing))
+        found.insert(0, "The outline is uncertain. Check it closely.")
+    bounds = _mask_bounds(thing.mask)
     if thing.box is not None and bounds is not None and thing.origin != "drawn":
         before = max(thing.box[0] - bounds[0], thing.box[1] - bounds[1])
         beyond = max(bounds[2] - thing.box[2], bounds[3] - thing.box[3])
         if max(before, beyond) > FAR_OUTSIDE_PX:
             found.append("The outline reaches beyond its box.")
+    if with_support and thing.molecular_support is not None and thing.molecular_support < LOW_SUPPORT:
+        found.append(f"Marker bright in only {100 * thing.molecular_support:.0f} % of this nucleus. Keep it?")
     return found
 
 
-def _box_ious(own: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    shared = np.minimum(own[2:], boxes[:, 2:]) - np.maximum(own[:2], boxes[:, :2])
-    overlap = shared.clip(0).prod(axis=1)
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) + (own[2:] - own[:2]).prod()
-    return overlap / (areas - overlap)
+def _beside_others(things: list[ObjectState]) -> dict[str, list[str]]:
+    """What looks wrong with a nucleus beside the others: drawn twice, or of a strange size."""
+    extents = {thing.object_id: extent(thing) for thing in things}
+    ids = [object_id for object_id, box in extents.items() if box is not None]
+    if not ids:
+        return {}
+    boxes = np.array([extents[object_id] for object_id in ids])
+    twice = (_box_ious(boxes) > SAME_NUCLEUS_IOU).sum(axis=1) > 1  # the first is its own
+    sides = (boxes[:, 2:] - boxes[:, :2]).max(axis=1)
+    usual = np.median(sides)
+    enough = len(sides) > ENOUGH_TO_COMPARE
+    found: dict[str, list[str]] = {}
+    for object_id, again, side in zip(ids, twice, sides, strict=True):
+        told = found[object_id] = []
+        if again:
+            told.append("There is another outline in nearly the same place. Is this nucleus drawn twice?")
+        if enough and not usual / STRANGE_SIZE < side < usual * STRANGE_SIZE:
+            told.append(f"Much {'larger' if side > usual else 'smaller'} than the other nuclei here.")
+    return found
+
+
+def _box_ious(boxes: np.ndarray) -> np.ndarray:
+    """Of every box (n, 4) with every other (n, n)."""
+    low, high = boxes[:, None, :2], boxes[:, None, 2:]
+    shared = np.minimum(high, boxes[None, :, 2:]) - np.maximum(low, boxes[None, :, :2])
+    overlap = shared.clip(0).prod(axis=2)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    return overlap / (areas[:, None] + areas[None, :] - overlap)
 
 
 def things(desk: Desk) -> tuple[Thing, ...]:
@@ -331,7 +334,12 @@ def window_of(bench: Bench, desk: Desk, pane_px: int) -> Window:
 
 def extent(thing: ObjectState) -> tuple[float, ...] | None:
     """The box round a nucleus, from its box as drawn: it must not jump while the outline is edited."""
-    return thing.box or _bounds(rings_of(thing))
+    return thing.box or (_mask_bounds(thing.mask) if thing.mask is not None else None)
+
+
+@lru_cache(maxsize=4096)
+def _mask_bounds(mask: Mask) -> tuple[float, ...] | None:
+    return _bounds(_rings(mask))
 
 
 def _bounds(rings: tuple[np.ndarray, ...]) -> tuple[float, ...] | None:
