@@ -15,6 +15,7 @@ const PRESENT_EVERY_MS = 5000;
 const IDLE_MS = 60000;
 const RETRY_MS = [500, 1000, 2000, 4000, 5000];
 const MOST_GESTURES = 100;    // in one request
+const HALO = "rgba(16,16,24,0.8)";
 const LAYER_RIM = 12;         // px of the patch beyond its border that tags may take
 const LOUPE_REACH = 14;       // px of the patch on each side of the cursor
 const STATE_MARKS = { proposed: "○", accepted: "✓", rejected: "✕" };
@@ -752,32 +753,34 @@ class Surface {
       ctx.fill(path, "evenodd");
     }
     ctx.globalAlpha = thing.state === "rejected" ? 0.45 : 1;
-    ctx.setLineDash(thing.state === "accepted" ? [] : thing.state === "rejected" ? [1 / s, 4 / s] : [5 / s, 3 / s]);
-    const wide = selected ? 2.6 : 1.7;
-    this._stroke(ctx, path, colour, wide / s, (wide + 2) / s);
-    ctx.setLineDash([]);
+    const wide = selected ? 2.8 : 2, halo = wide + 2.4;
+    // The halo goes all the way round: between the dashes it keeps the outline in sight.
+    const dash = thing.state === "accepted" ? [] : thing.state === "rejected" ? [1.5 / s, 4 / s] : [5 / s, 3 / s];
+    this._stroke(ctx, path, colour, wide / s, halo / s, dash);
     ctx.globalAlpha = 1;
   }
 
   // A dark halo keeps a light line visible on light tissue.
-  _stroke(ctx, path, colour, width, halo) {
+  _stroke(ctx, path, colour, width, halo, dash = []) {
     ctx.lineJoin = "round";
-    ctx.strokeStyle = "rgba(16,16,24,0.65)";
+    ctx.strokeStyle = HALO;
     ctx.lineWidth = halo;
     ctx.stroke(path);
     ctx.strokeStyle = colour;
     ctx.lineWidth = width;
+    ctx.setLineDash(dash);
     ctx.stroke(path);
+    ctx.setLineDash([]);
   }
 
   _drawBox(ctx, s, thing) {
     const [x0, y0, x1, y1] = this.drag?.kind === "resize" && this.drag.id === thing.id ? this.drag.box : thing.box;
     const selected = thing.id === this.selected;
-    ctx.strokeStyle = "rgba(16,16,24,0.5)";
-    ctx.lineWidth = 2.6 / s;
+    ctx.strokeStyle = HALO;
+    ctx.lineWidth = 3 / s;
     ctx.strokeRect(x0, y0, x1 - x0, y1 - y0);
     ctx.strokeStyle = this.classOf(thing).colour;
-    ctx.lineWidth = (selected ? 1.4 : 0.9) / s;
+    ctx.lineWidth = (selected ? 1.5 : 1.1) / s;
     ctx.globalAlpha = this._isPulsing(thing) ? 0.55 + 0.35 * Math.sin(performance.now() / 160) : 0.9;
     ctx.strokeRect(x0, y0, x1 - x0, y1 - y0);
     ctx.globalAlpha = 1;
@@ -1292,12 +1295,12 @@ class Surface {
   _rememberPlace() {
     if (!this.desk) return;
     const place = { assignment: this.assignmentId, view: this.view, selected: this.selected, classId: this.classId };
-    try { sessionStorage.setItem("allinsam-place", JSON.stringify(place)); } catch { /* nothing is lost */ }
+    try { localStorage.setItem("allinsam-place", JSON.stringify(place)); } catch { /* nothing is lost */ }
   }
 
   _returnToPlace() {
     let place = null;
-    try { place = JSON.parse(sessionStorage.getItem("allinsam-place")); } catch { /* as if there were none */ }
+    try { place = JSON.parse(localStorage.getItem("allinsam-place")); } catch { /* as if there were none */ }
     if (place?.assignment !== this.assignmentId) return false;
     const { x, y, zoom } = place.view ?? {};
     if ([x, y, zoom].every(Number.isFinite)) this.view = { x, y, zoom };
