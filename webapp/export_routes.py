@@ -13,7 +13,8 @@ from allinsam.accounts import demand
 from allinsam.errors import AllinsamError
 from allinsam.store import Study, runs
 from allinsam.store.study import get_study, list_classes
-from allinsam.workflow.reporting import csv_parts, export_table, scored_patch
+from allinsam.tables import csv_parts
+from allinsam.workflow.reporting import export_table, scored_patch
 from webapp.image_routes import refusal
 from webapp.outlines import found_and_reference
 from webapp.session import study_from_environment
