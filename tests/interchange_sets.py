@@ -10,6 +10,7 @@ import numpy as np
 from allinsam.interchange import FORMATS, AnnotatedObject, AnnotationSet, read_annotations, write_annotations
 from allinsam.masks import decode_rle, encode_rle
 from allinsam.records import Mask
+from allinsam.store import Study
 
 SHARED = Path(os.environ.get("ALLINSAM_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 WRITTEN = [name for name, row in FORMATS.items() if row.write is not None]
@@ -69,3 +70,11 @@ def assert_same(found: AnnotationSet, expected: AnnotationSet) -> None:
         # The same pixels have the same run-length code; where it differs, the pixels say how.
         if mine.mask != theirs.mask:
             assert np.array_equal(decode_rle(mine.mask.as_rle()), decode_rle(theirs.mask.as_rle()))
+
+
+def dump(study: Study) -> tuple[list[str], list[str]]:
+    """Everything in a study: its rows, and its files but for the database's own."""
+    with study.science.read() as db:
+        rows = list(db.conn.iterdump())
+    files = [str(path) for path in sorted(study.folder.rglob("*")) if ".sqlite" not in path.name]
+    return rows, files

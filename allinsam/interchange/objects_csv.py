@@ -59,6 +59,11 @@ def read_objects_csv(path: Path, size_hw: tuple[int, int], name: str = "") -> An
     notes: tuple[str, ...] = ()
     if "patch" in table and name:
         others = int((table["patch"] != name).sum())
+        if others and others == len(table):
+            raise InputError(
+                f"{path} has rows of the patch {table['patch'].iloc[0][:60]!r}, none of {name!r}. "
+                "Give the file of this patch, or correct its column patch."
+            )
         table = table[table["patch"] == name]
         notes = (f"{others} row(s) of other patches were passed over.",) if others else ()
     people = sorted(set(table.get("person_id", ())))

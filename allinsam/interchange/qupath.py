@@ -29,7 +29,8 @@ from allinsam.interchange.records import (
 )
 from allinsam.records import Mask
 
-KINDS_AS_IDS = ("PathAnnotationObject", "PathCellObject", "PathDetectionObject", "PathTileObject")  # QuPath 0.2
+# What QuPath 0.2 wrote as the id of every object.
+KINDS_AS_IDS = ("PathAnnotationObject", "PathCellObject", "PathDetectionObject", "PathTileObject")
 # Ids that are no UUID become this namespace's UUID of them, the same each time.
 NAMESPACE = uuid.UUID("0d9c2c3a-6f0b-5b0e-9d53-2f1c7c1d8a55")
 
