@@ -192,7 +192,7 @@ def main() -> None:
     middle.markdown(reference_sentence(sorted(set(newest["reference"]))))
     with right:
         if may(person, "export"):
-            download_link("scores", "Download CSV")
+            download_link("scores.csv", "Download CSV")
     show_means(study, newest, metric)
     tabs = st.tabs(["Patch by patch", "Injured and normal", "Worst patches", "People's labels"])
     with tabs[0]:

@@ -87,9 +87,9 @@ def empty_state(text: str, person: SignedIn, page: str | None = None, label: str
             page_button(person, page, label, primary=True)
 
 
-def download_link(table: str, label: str) -> None:
+def download_link(file: str, label: str) -> None:
     """A link that looks like a button; the file comes from our own route, not through the page."""
-    link = f'<a class="download" href="/api/export/{table}.csv" download>{label}</a>'
+    link = f'<a class="download" href="/api/export/{file}" download>{label}</a>'
     st.html(f'{LINK_STYLE}<div style="text-align: right">{link}</div>')
 
 
