@@ -59,7 +59,8 @@ def rows_of(study: Study, assignment_id: int) -> list[dict]:
 
 def test_gold_is_accepted_submitted_and_nobodys_work(study: Study, file: Path) -> None:
     done = import_annotations(study, file, PATCH, "qupath", ImportChoices("gold"))
-    assert done["objects"] == 4 and done["classes"] == {"podocyte": 3, "mesangial": 1} and done["notes"] == []
+    assert done["objects"] == 4 and done["classes"] == {"podocyte": 3, "mesangial": 1}
+    assert done["notes"] == [interchange.SCORED_AGAINST]
     rows = rows_of(study, done["assignment"])
     ids = [feature["id"] for feature in json.loads(file.read_text())["features"]]
     assert {row["origin"] for row in rows} == {"imported"}
@@ -167,6 +168,16 @@ def test_the_same_gold_is_not_taken_twice(study: Study, file: Path) -> None:
     import_annotations(study, file, PATCH, "qupath", ImportChoices("gold"))
     before = dump(study)
     with pytest.raises(InputError, match="has gold for patch 'slide-1-p1' already"):
+        import_annotations(study, file, PATCH, "qupath", ImportChoices("gold"))
+    assert dump(study) == before
+
+
+def test_more_than_one_import_can_hold_is_refused(
+    study: Study, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interchange, "MOST_IMPORTED", 3)
+    before = dump(study)
+    with pytest.raises(InputError, match="4 objects; 3 can be imported at once"):
         import_annotations(study, file, PATCH, "qupath", ImportChoices("gold"))
     assert dump(study) == before
 

@@ -38,6 +38,11 @@ def is_simulated(study: Study) -> bool:
         return bool(get_study(db)["simulated"])
 
 
+def truth_name(study: Study) -> str:
+    """What the reference of the group "truth" is called: drawn with the tissue, or brought in as a file."""
+    return "the simulated truth" if is_simulated(study) else "the imported gold"
+
+
 def simulated_note(study: Study) -> None:
     """At the end of a page, where the study is simulated."""
     if is_simulated(study):

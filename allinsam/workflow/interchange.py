@@ -40,6 +40,11 @@ from allinsam.workflow.annotating import ActLog, append_acts, marker_evidence
 
 # Whom gold belongs to that is nobody's: a person of the group "truth", against whom models are scored.
 NOBODYS_GOLD = "imported-truth"
+SCORED_AGAINST = (
+    "From now on models are scored against the imported gold: it has to cover patches of the test part."
+)
+# Each takes a millisecond in which nobody else can save; other people's acts wait for 10 s at most.
+MOST_IMPORTED = 8_000
 MEASURED = ("molecular_support", "predicted_iou")
 
 # ----------------------------------------------------------------------------------------- import
@@ -85,13 +90,19 @@ def import_annotations(
     with study.science.read() as db:
         classes = study_store.list_classes(db)
     found = read_annotations(path, format, (target["height_px"], target["width_px"]), patch)
+    if len(found.objects) > MOST_IMPORTED:
+        raise InputError(
+            f"{path} holds {len(found.objects)} objects; {MOST_IMPORTED} can be imported at once. "
+            "Cut the patch up."
+        )
     found = _with_known_classes(path, found, classes, choices)
     asked = _asked_classes(study, target, found, classes, choices)
     acts = _acts(study, target, path, format, found, classes, asked, choices.purpose)
     person_id = choices.person_id or NOBODYS_GOLD
     with study.science.write() as db:
         _check_person(db, target, choices)
-        if choices.person_id is None and person_id not in {row["id"] for row in study_store.list_people(db)}:
+        is_first = person_id not in {row["id"] for row in study_store.list_people(db)}
+        if is_first:
             study_store.add_person(db, person_id, "truth")
         arms = ("gold", "threshold", "contour")
         if choices.purpose == "prior":
@@ -106,7 +117,7 @@ def import_annotations(
         "assignment": assignment_id,
         "objects": len(found.objects),
         "classes": {name: counts[name] for name in asked},
-        "notes": list(found.notes),
+        "notes": [*found.notes, *([SCORED_AGAINST] if is_first else [])],
     }
 
 
