@@ -255,13 +255,13 @@ def export(args: argparse.Namespace) -> Result:
 def export_annotations(args: argparse.Namespace) -> Result:
     """Nuclei of every person and patch as files for ImageJ, COCO, QuPath, ... and an index.csv."""
     from allinsam.store import open_study
-    from allinsam.workflow import interchange
+    from allinsam.workflow import interchange_export
 
     study = open_study(args.study)
     people = [_person_id(study, name) for name in args.person] if args.person else None
-    choices = interchange.ExportChoices(people, args.patch, args.class_name)
+    choices = interchange_export.ExportChoices(people, args.patch, args.class_name)
     folder = args.out or study.folder / "exports" / args.format
-    return interchange.export_annotations(study, folder, args.format, choices)
+    return interchange_export.export_annotations(study, folder, args.format, choices)
 
 
 def people(args: argparse.Namespace) -> Result:

@@ -86,6 +86,10 @@ IMAGEJ = {
     "a cut off archive": (data(archive({"a.roi": roi()})[:-30]), "cannot be read as RoiSet.zip"),
     "no archive": (text("hello"), "cannot be read as RoiSet.zip"),
     "a damaged selection": (zipped(**{"a.roi": roi()[:70]}), "selection 'a.roi' is damaged"),
+    "a class that is cut off": (
+        zipped(**{"a.roi": roi(props="class: podocyte\n")[:-4]}),
+        "props exceeds data",
+    ),
     "no selection's bytes": (zipped(**{"a.roi": b"x" * 80}), "not an ImageJ ROI"),
     "a line": (zipped(**{"a.roi": roi(roitype=roifile.ROI_TYPE.LINE)}), "is a line, not an area"),
     "a fitted curve": (zipped(**{"a.roi": roi(options=roifile.ROI_OPTIONS.SPLINE_FIT)}), "fitted curve"),

@@ -15,7 +15,7 @@ from allinsam.errors import AllinsamError
 from allinsam.store import Study, runs
 from allinsam.store.study import get_study, list_classes
 from allinsam.tables import csv_parts
-from allinsam.workflow.interchange import write_annotations_zip
+from allinsam.workflow.interchange_export import write_annotations_zip
 from allinsam.workflow.reporting import export_table, scored_patch
 from webapp.image_routes import refusal
 from webapp.outlines import found_and_reference

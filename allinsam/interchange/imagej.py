@@ -12,12 +12,14 @@ Source: ij/io/RoiDecoder.java and ij/gui/ShapeRoi.java of ImageJ 1.54; roifile b
 """
 
 import io
+import logging
 import re
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import roifile
 from roifile import ROI_OPTIONS, ROI_TYPE, ImagejRoi
 
 from allinsam.errors import InputError
@@ -187,11 +189,20 @@ def _unpacked(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> b
 
 
 def _decoded(path: Path, where: str, content: bytes) -> ImagejRoi:
+    # It only logs that a class or a name is cut off and goes on without: here that is damage like any other.
+    log = roifile.logger()
+    log.addFilter(_refuse_warning)
     try:
         return ImagejRoi.frombytes(content)
     except Exception as error:  # its parser meets damaged bytes with errors of many kinds
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}: {where} is damaged: {reason}. Save it again in ImageJ.") from error
+    finally:
+        log.removeFilter(_refuse_warning)
+
+
+def _refuse_warning(record: logging.LogRecord) -> bool:
+    raise ValueError(record.getMessage())
 
 
 def _rings(path: Path, where: str, roi: ImagejRoi) -> list[Ring]:
