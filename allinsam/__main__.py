@@ -20,6 +20,8 @@ from allinsam.errors import AllinsamError, InputError
 
 Result = dict[str, Any]
 DEFAULT_STUDY = Path("data/studies/demo")
+# In words: the table itself brings in every format's library, half a second for each command.
+FORMATS_WRITTEN = "imagej, coco, coco_polygons, qupath, labels, csv"
 
 
 @dataclass
@@ -84,6 +86,30 @@ def import_(args: argparse.Namespace) -> Result:
     return import_study(
         args.study, args.source, args.on_problem, args.name, report=Printer().report, rules=rules
     )
+
+
+def import_annotations(args: argparse.Namespace) -> Result:
+    """Bring nuclei of one patch from ImageJ, COCO, QuPath, ... into a study, as gold or to be checked."""
+    from allinsam.store import open_study
+    from allinsam.workflow import interchange
+
+    study = open_study(args.study)
+    choices = interchange.ImportChoices(
+        args.purpose,
+        _person_id(study, args.person) if args.person else None,
+        args.class_name,
+        dict(_renames(args.rename)),
+        tuple(args.complete),
+    )
+    return interchange.import_annotations(study, args.file, args.patch, args.format, choices)
+
+
+def _renames(given: list[str]) -> Iterator[tuple[str, str]]:
+    for text in given:
+        old, sign, new = text.partition("=")
+        if not (old and sign and new):
+            raise InputError(f"--rename {text!r} is not OLD=NEW. Give the file's class and the study's.")
+        yield old, new
 
 
 def threshold(args: argparse.Namespace) -> Result:
@@ -226,6 +252,18 @@ def export(args: argparse.Namespace) -> Result:
     return {"files": reporting.write_exports(study, folder, args.table)}
 
 
+def export_annotations(args: argparse.Namespace) -> Result:
+    """Nuclei of every person and patch as files for ImageJ, COCO, QuPath, ... and an index.csv."""
+    from allinsam.store import open_study
+    from allinsam.workflow import interchange_export
+
+    study = open_study(args.study)
+    people = [_person_id(study, name) for name in args.person] if args.person else None
+    choices = interchange_export.ExportChoices(people, args.patch, args.class_name)
+    folder = args.out or study.folder / "exports" / args.format
+    return interchange_export.export_annotations(study, folder, args.format, choices)
+
+
 def people(args: argparse.Namespace) -> Result:
     """List people, or add one and print a one-time link that sets their password."""
     from allinsam.accounts import invite
@@ -262,6 +300,7 @@ MODEL_VERBS = ("demo", "embed", "segment", "train", "evaluate", "experiment", "p
 VERBS: dict[str, Callable[[argparse.Namespace], Result]] = {
     "demo": demo,
     "import": import_,
+    "import-annotations": import_annotations,
     "threshold": threshold,
     "embed": embed,
     "weights": weights,
@@ -273,6 +312,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], Result]] = {
     "agreement": agreement,
     "predict": predict,
     "export": export,
+    "export-annotations": export_annotations,
     "people": people,
     "verify": verify,
 }
@@ -287,6 +327,7 @@ def build_parser() -> argparse.ArgumentParser:
     own = {
         "demo": _demo_arguments,
         "import": _import_arguments,
+        "import-annotations": _import_annotations_arguments,
         "threshold": _threshold_arguments,
         "weights": _weights_arguments,
         "segment": _segment_arguments,
@@ -296,6 +337,7 @@ def build_parser() -> argparse.ArgumentParser:
         "compare": _compare_arguments,
         "predict": _predict_arguments,
         "export": _export_arguments,
+        "export-annotations": _export_annotations_arguments,
         "people": _people_arguments,
     }
     for name, verb in VERBS.items():
@@ -325,6 +367,38 @@ def _import_arguments(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument("--condition", choices=CONDITIONS, default=None, help="folders: condition of all")
     sub.add_argument("--um-per-px", type=float, default=None, help="folders: pixel size of all")
+
+
+def _import_annotations_arguments(sub: argparse.ArgumentParser) -> None:
+    from allinsam.records import IMPORT_PURPOSES
+
+    sub.add_argument("file", type=Path)
+    sub.add_argument("--patch", required=True, help="name of the patch the file is for")
+    sub.add_argument("--format", required=True, help=f"{FORMATS_WRITTEN} or monuseg")
+    sub.add_argument(
+        "--purpose",
+        choices=IMPORT_PURPOSES,
+        required=True,
+        help="gold: accepted and complete, to score against; prior: outlines for somebody to check",
+    )
+    sub.add_argument(
+        "--person", default=None, help="whose gold it is (nobody's by default), or who checks the prior"
+    )
+    sub.add_argument("--class", dest="class_name", default=None, help="class of objects that have none")
+    sub.add_argument("--rename", action="append", default=[], metavar="OLD=NEW", help="the file's class=ours")
+    sub.add_argument(
+        "--complete", action="append", default=[], metavar="CLASS", help="looked for, even if none is there"
+    )
+
+
+def _export_annotations_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--format", required=True, help=FORMATS_WRITTEN)
+    sub.add_argument("--out", type=Path, default=None, help="folder; the study's exports/FORMAT by default")
+    sub.add_argument(
+        "--person", action="append", default=None, help="a sign-in name or pseudonym; all by default"
+    )
+    sub.add_argument("--patch", action="append", default=None, help="all by default")
+    sub.add_argument("--class", dest="class_name", action="append", default=None, help="all by default")
 
 
 def _threshold_arguments(sub: argparse.ArgumentParser) -> None:

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 PURPOSES = ("production", "gold", "repeat", "qualification", "practice")
+# What annotations that come as a file are taken for.
+IMPORT_PURPOSES = ("gold", "prior")
 GUIDANCES = ("pas_only", "if", "threshold", "suggestion")
 TOOLS = ("box_sam", "contour")
 GROUPS = ("expert", "student", "truth")

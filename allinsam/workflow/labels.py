@@ -149,7 +149,8 @@ def recipe_of(labels: str, **options: Any) -> LabelRecipe:
 
 
 def reference_recipe(study: Study) -> LabelRecipe:
-    """What models are scored against: the simulated truth where there is one, else the expert's labels."""
+    """What models are scored against: the truth, simulated or imported, where there is one, else the
+    expert's labels."""
     with study.science.read() as db:
         groups = {person["group"] for person in study_store.list_people(db)}
     if "truth" in groups:
