@@ -8,8 +8,9 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from allinsam.store import Study
+from allinsam.store import Study, assignments
 from allinsam.store.acts import list_acts
+from tests.practising import DRAWN, add_gold
 from tests.studies import MESANGIAL, PERSON, PODOCYTES, UNMARKED, NoCache, box_of, small_study
 from tests.test_image_routes import OTHER, SIGNER, STUDENT, SignedInAs
 from webapp import desk_routes, session
@@ -254,3 +255,45 @@ def test_every_page_load_hears_what_another_did(study: Study, visit: Visit) -> N
 def test_person_of_the_fixture_owns_the_patch(study: Study) -> None:
     with study.science.read() as db:
         assert next(iter(db["assignment"].rows))["person_id"] == PERSON
+
+
+def test_a_practice_patch_tells_what_was_right_and_other_patches_do_not(study: Study, visit: Visit) -> None:
+    add_gold(study, 1)
+    with study.science.write() as db:
+        practice = assignments.add_assignment(db, PERSON, 1, [1, 2], purpose="practice")
+    page = Page(visit(), practice)
+    production = Page(visit(), own_id(study))
+    assert page.open()["assignment"]["practice"] and not production.open()["assignment"]["practice"]
+    assert production.http.get(f"{production.at}/verdicts?client={CLIENT}").status_code == 403
+    gestures = [box(n, f"o{n}", centre, class_id) for n, (centre, class_id) in enumerate(DRAWN, 1)]
+    page.send(*gestures)
+    page.masks()
+    ids = [gesture["object_id"] for gesture in gestures]
+    page.send({"n": 50, "kind": "accept", "at_ms": 50, "object_ids": ids})
+    assert page.http.get(f"{page.at}/verdicts?client={CLIENT}").status_code == 403  # not handed in yet
+    page.send({"n": 51, "kind": "submit", "at_ms": 51})
+    told = page.http.get(f"{page.at}/verdicts?client={CLIENT}").json()
+    wrong = [row for row in told["verdicts"] if row["kind"] != "right"]
+    assert sorted(row["kind"] for row in wrong) == ["extra", "missed", "wrong_class"]
+    assert all(row["rings"] for row in wrong)
+    assert {row["kind"]: (row["class_id"], row["true_class_id"]) for row in wrong} == {
+        "extra": (1, None),
+        "missed": (1, 1),
+        "wrong_class": (1, 2),
+    }
+
+
+def test_gold_repeats_and_production_look_alike(study: Study, visit: Visit) -> None:
+    told = [own_id(study)]
+    with study.science.write() as db:
+        for purpose in ("gold", "repeat", "qualification"):
+            told.append(assignments.add_assignment(db, PERSON, 1, [1, 2], purpose=purpose))
+    opened = [Page(visit(), own).open() for own in told]
+    ignored = {"id", "queue"}
+    for payload in opened[1:]:
+        assert list(payload) == list(opened[0])
+        assert list(payload["assignment"]) == list(opened[0]["assignment"])
+        same = {key: value for key, value in payload["assignment"].items() if key not in ignored}
+        assert same == {key: value for key, value in opened[0]["assignment"].items() if key not in ignored}
+        assert [sorted(row) for row in payload["queue"]] == [sorted(row) for row in opened[0]["queue"]]
+    assert all(set(row) == {"id", "state", "patch"} for row in opened[0]["queue"])
