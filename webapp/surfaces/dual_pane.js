@@ -18,6 +18,7 @@ const MOST_GESTURES = 100;    // in one request
 const VERDICT_SIGNS = { right: "✓", wrong_class: "⇄", missed: "!", extra: "✕" };
 const VERDICT_COLOURS = { right: "#7ec8ff", wrong_class: "#ffb000", missed: "#ffb000", extra: "#ffb000" };
 const HALO = "rgba(16,16,24,0.8)";
+const DIM_SUPPORT = 0.25;
 const LAYER_RIM = 12;         // px of the patch beyond its border that tags may take
 const LOUPE_REACH = 14;       // px of the patch on each side of the cursor
 const STATE_MARKS = { proposed: "○", accepted: "✓", rejected: "✕" };
@@ -252,8 +253,6 @@ class Surface {
     this.brightPaths = new Map(desk.classes.map((c) => [c.id, c.bright ? pathOf(c.bright) : null]));
     this._tell(desk);
     this._say("");
-    const row = desk.queue.find((r) => r.id === assignmentId);
-    if (row?.state === "waiting") row.state = "open";
     this.fit();
     this._loadImages();
     await this._sendLeftBehind();
@@ -409,6 +408,8 @@ class Surface {
       this.desk[name] = told[name];
     }
     if (told.holds !== undefined) this.holds = told.holds;
+    const row = this.desk.queue.find((r) => r.id === this.assignmentId);
+    if (row) row.state = told.submitted ? "submitted" : "open";
     this.waiting = new Set(told.waiting);
     this.knows = told.n_acts;
     this._reapply();
@@ -545,8 +546,6 @@ class Surface {
   }
 
   nextPatch() {
-    const row = this.desk.queue.find((r) => r.id === this.assignmentId);
-    if (row) row.state = this.desk.submitted ? "submitted" : row.state;
     const next = this.desk.queue.find((r) => r.state === "open" && r.id !== this.assignmentId)
       ?? this.desk.queue.find((r) => r.state === "waiting" && r.id !== this.assignmentId);
     if (!next) { this.finished = true; this.refresh(); return; }
@@ -1592,7 +1591,8 @@ class Surface {
   _card(thing) {
     const t = this.text, c = this.classOf(thing), off = this.readOnly;
     const busy = thing.pending || this.waiting.has(thing.id);
-    const support = thing.support == null ? null : h("div", { class: `badge ${thing.support < 0.25 ? "low" : ""}` },
+    // Where it is dim the server says so among the doubts.
+    const support = thing.support == null || thing.support < DIM_SUPPORT ? null : h("div", { class: "badge" },
       t.support.replace("{share}", Math.round(100 * thing.support)));
     return h("div", { class: "card" },
       h("div", { class: "card-title" }, h("i", { style: { background: c.colour } }), `${c.letter}${thing.number} · ${c.name} · ${t.states[thing.state]}`),
