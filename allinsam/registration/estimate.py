@@ -32,6 +32,11 @@ class Registration:
     inverted: bool = False  # dark of the moving image fits nuclei
     windows: tuple[Window, ...] = field(default=(), repr=False)
 
+    @property
+    def credit(self) -> float:
+        """How much speaks for it, to choose among several, 0..1."""
+        return max(self.quality, 0.0) * self.overlap * self.agreement * (1 - self.rival)
+
     def as_dict(self) -> dict:
         """Plain values for JSON, without the windows."""
         names = ("accepted", "reasons", "quality", "residual_px", "overlap", "agreement", "rival", "inverted")
@@ -129,9 +134,7 @@ def _coarse(
 ) -> list[Candidate]:
     """The best distinct candidates of the grid after their first climb, best first, in image px."""
     level = _level(fixed, moving, share, settings.scale)
-    grid = search_grid(
-        level.fixed, level.moving, settings.rotations_deg(), settings.scales(), settings.flips
-    )
+    grid = search_grid(level.fixed, level.moving, settings.rotations_deg(), settings.scales(), settings.flips)
     few = distinct(grid, level.fixed.shape, settings.candidates, 2 * settings.distinct_share)
     climbed = [climb(level.fixed, level.moving, one, 30) for one in few]
     kept = [one for one in climbed if one and one.score > 0 and _plausible_scale(one, level, settings)]

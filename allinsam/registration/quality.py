@@ -111,7 +111,8 @@ def gate(judged: "Registration", settings: RegistrationSettings) -> tuple[str, .
         ),
         (
             judged.overlap < settings.min_overlap,
-            f"The images share {judged.overlap:.0%} of their area, at least {settings.min_overlap:.0%} needed.",
+            f"The images share {judged.overlap:.0%} of the smaller one's area, "
+            f"at least {settings.min_overlap:.0%} needed.",
         ),
         (
             judged.rival > settings.max_rival,

@@ -17,7 +17,7 @@ class RegistrationSettings:
 
     # Search.
     scale: float = 1.0  # fixed px per moving px, where it is known: um per px of the moving over the fixed
-    scale_share: float = 0.17  # how far from `scale` is searched; source: pairs of scanners with nominal sizes
+    scale_share: float = 0.17  # how far from `scale` is searched: nominal pixel sizes are off by less
     scale_steps: int = 3  # on either side; a step of 5 % moves a corner by half a nucleus at coarse_px
     rotation_deg: float = 180.0  # searched to either side
     rotation_step_deg: float = 3.0  # as scale_steps

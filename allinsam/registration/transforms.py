@@ -14,6 +14,11 @@ def identity_matrix() -> np.ndarray:
     return np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 
 
+def shift_matrix(dx_px: float, dy_px: float) -> np.ndarray:
+    """A pure shift, 2x3."""
+    return np.array([[1.0, 0.0, dx_px], [0.0, 1.0, dy_px]])
+
+
 def checked_matrix(matrix: np.ndarray) -> np.ndarray:
     """The matrix as floats, 2x3; InputError unless it is one."""
     matrix = np.asarray(matrix, dtype=float)
