@@ -6,7 +6,14 @@ import cv2
 import numpy as np
 
 from allinsam.errors import InputError
-from allinsam.registration.quality import Window, gate, measure_windows, share_in_place, typical_shift_px
+from allinsam.registration.quality import (
+    Window,
+    gate,
+    measure_windows,
+    moved_together,
+    share_in_place,
+    typical_shift_px,
+)
 from allinsam.registration.search import Candidate, agreement_of, climb, distinct, search_grid
 from allinsam.registration.settings import RegistrationSettings
 from allinsam.registration.signals import band_pass, channel_light, fixed_signal, is_flat
@@ -31,6 +38,7 @@ class Registration:
     rival: float = 1.0  # score of the best other transform over this one's, 0..1
     inverted: bool = False  # dark of the moving image fits nuclei
     windows: tuple[Window, ...] = field(default=(), repr=False)
+    elsewhere: tuple[Window, ...] = field(default=(), repr=False)  # parts beyond a tear or a fold
 
     @property
     def credit(self) -> float:
@@ -38,9 +46,11 @@ class Registration:
         return max(self.quality, 0.0) * self.overlap * self.agreement * (1 - self.rival)
 
     def as_dict(self) -> dict:
-        """Plain values for JSON, without the windows."""
+        """Plain values for JSON, with the boxes of the parts beyond a tear but without the windows."""
         names = ("accepted", "reasons", "quality", "residual_px", "overlap", "agreement", "rival", "inverted")
-        return {"matrix": self.matrix.tolist(), **{name: getattr(self, name) for name in names}}
+        values = {name: getattr(self, name) for name in names}
+        boxes = [list(window.box_xyxy) for window in self.elsewhere]
+        return {"matrix": self.matrix.tolist(), **values, "elsewhere_xyxy": boxes}
 
 
 @dataclass(frozen=True)
@@ -184,6 +194,9 @@ def _judged(
         rival=min(rival, 1.0),
         inverted=inner.sign < 0,
         windows=tuple(windows),
+        elsewhere=tuple(
+            moved_together(level.fixed, level.moving, inner.matrix, inner.sign, 1 / share, windows)
+        ),
     )
     reasons = gate(judged, settings)
     return replace(judged, accepted=not reasons, reasons=reasons)

@@ -14,7 +14,7 @@ from allinsam.registration.transforms import scale_of
 
 MOST_CHANNELS = 8
 # Where the pixel sizes are unknown: the ratios of common objectives, nearest first.
-SCALES = (1.0, 0.5, 2.0, 0.71, 1.41, 0.25, 4.0)
+SCALES = (1.0, 0.5, 2.0, 0.71, 1.41)
 SAME_SCALE = 1.1  # two scales closer than this are searched once
 BRIGHT_8_BIT = 255.0
 
@@ -28,8 +28,8 @@ def register_files(
 ) -> dict[str, Any]:
     """The transform from an IF file to a stained file, px to px, as plain values.
 
-    Pixel sizes come from the arguments, else from the files; where one is unknown, scales from 1/4 to 4 are
-    tried, the likely ones first. Without `channel`, the channel that fits best is taken.
+    Pixel sizes come from the arguments, else from the files; where one is unknown, scales from 0.43 to 2.3
+    are tried, the likely ones first. Without `channel`, the channel that fits best is taken.
 
     Raises:
         InputError: a file cannot be read, or there is no such channel.
@@ -48,7 +48,7 @@ def register_files(
         **found.as_dict(),
         "moving_channel": index,
         "scale": scale_of(found.matrix),
-        "rotation_deg": float(np.rad2deg(np.arctan2(linear[1, 1], linear[0, 1])) - 90),
+        "rotation_deg": float(np.rad2deg(np.arctan2(-linear[0, 1], linear[1, 1]))),
         "flipped": bool(np.linalg.det(linear) < 0),
         "fixed_size_px": [fixed_header.width_px, fixed_header.height_px],
         "moving_size_px": [moving_header.width_px, moving_header.height_px],

@@ -1,6 +1,6 @@
 """The gate: whether a registration may be believed. A failed one looks like any other matrix."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import cv2
@@ -13,7 +13,10 @@ from allinsam.registration.transforms import centre_matrix
 if TYPE_CHECKING:
     from allinsam.registration.estimate import Registration
 
-REACH_PX = 10
+# In working px; nuclei are about 13 px wide there.
+REACH_PX = 10  # to which a window looks for a better place
+FAR_PX = 64  # to which one looks that found none: the widest tear that is seen as one
+TOGETHER_PX = 4.0  # by which neighbours beyond a tear differ
 WINDOWS_ACROSS = 5
 
 
@@ -49,9 +52,7 @@ def measure_windows(
             part = warped[place]
             if part.size == 0 or shared[place].mean() < 0.9 or part.std() < 0.05:
                 continue
-            around = fixed[y - REACH_PX : y + side + REACH_PX, x - REACH_PX : x + side + REACH_PX]
-            surface = cv2.matchTemplate(around, part, cv2.TM_CCOEFF_NORMED)
-            dx, dy = _peak(surface)
+            dx, dy = _own_shift(fixed, part, (x, y), REACH_PX)
             box = tuple(v * px for v in (x, y, x + side, y + side))
             found.append(Window(box, dx * px, dy * px, float((part**2).sum())))
     return found
@@ -66,12 +67,18 @@ def _starts(length: int, side: int) -> list[int]:
     return [REACH_PX + round(v) for v in np.linspace(0, room, count)]
 
 
-def _peak(surface: np.ndarray) -> tuple[float, float]:
-    """The highest place of a correlation surface relative to its centre, to a part of a px."""
+def _own_shift(
+    fixed: np.ndarray, part: np.ndarray, corner_xy: tuple[int, int], reach_px: int
+) -> tuple[float, float]:
+    """The shift within reach that brings a part of the moving image into its place, to a part of a px."""
+    x, y = corner_xy
+    x0, y0 = max(0, x - reach_px), max(0, y - reach_px)
+    around = fixed[y0 : y + part.shape[0] + reach_px, x0 : x + part.shape[1] + reach_px]
+    surface = cv2.matchTemplate(around, part, cv2.TM_CCOEFF_NORMED)
     row, column = np.unravel_index(int(surface.argmax()), surface.shape)
     row_part = _vertex(surface[max(0, row - 1) : row + 2, column])
     column_part = _vertex(surface[row, max(0, column - 1) : column + 2])
-    return column + column_part - REACH_PX, row + row_part - REACH_PX
+    return column + column_part + x0 - x, row + row_part + y0 - y
 
 
 def _vertex(three: np.ndarray) -> float:
@@ -93,6 +100,34 @@ def share_in_place(windows: list[Window], limit_px: float) -> float:
     if not total:
         return 0.0
     return sum(window.weight for window in windows if window.away_px <= limit_px) / total
+
+
+def moved_together(
+    fixed: np.ndarray, moving: np.ndarray, matrix: np.ndarray, sign: int, px: float, windows: list[Window]
+) -> list[Window]:
+    """Neighbouring windows that fit elsewhere, by the same shift: beyond a tear or a fold.
+
+    A window without a place of its own finds a random one; two such neighbours agree to TOGETHER_PX once in
+    some hundred times.
+    """
+    warped = cv2.warpAffine(moving, centre_matrix(matrix), fixed.shape[::-1]) * np.float32(sign)
+    usual = float(np.median([window.weight for window in windows])) if windows else 0.0
+    found = []
+    for window in windows:
+        if window.away_px <= TOGETHER_PX * px or window.weight < 0.5 * usual:
+            continue
+        x0, y0, x1, y1 = (round(v / px) for v in window.box_xyxy)
+        dx, dy = _own_shift(fixed, warped[y0:y1, x0:x1], (x0, y0), FAR_PX)
+        if np.hypot(dx, dy) > 2 * TOGETHER_PX:
+            found.append(replace(window, dx_px=dx * px, dy_px=dy * px))
+    return [one for one in found if any(_goes_with(one, other, TOGETHER_PX * px) for other in found)]
+
+
+def _goes_with(one: Window, other: Window, limit_px: float) -> bool:
+    (x0, y0, x1, _), (other_x, other_y, _, _) = one.box_xyxy, other.box_xyxy
+    apart = abs(x0 - other_x) + abs(y0 - other_y)
+    same_way = np.hypot(one.dx_px - other.dx_px, one.dy_px - other.dy_px) <= limit_px
+    return one is not other and apart <= 1.3 * (x1 - x0) and bool(same_way)
 
 
 def stretch_of(matrix: np.ndarray) -> float:
@@ -127,6 +162,10 @@ def gate(judged: "Registration", settings: RegistrationSettings) -> tuple[str, .
             judged.agreement < settings.min_agreement,
             f"Parts disagree: {judged.agreement:.0%} of the structure stays in place, "
             f"at least {settings.min_agreement:.0%} needed.",
+        ),
+        (
+            bool(judged.elsewhere),
+            f"{len(judged.elsewhere)} neighbouring parts belong elsewhere together: a tear or a fold.",
         ),
         (
             stretch > settings.max_stretch,

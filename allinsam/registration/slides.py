@@ -40,17 +40,20 @@ def estimate_slide(
     found = estimate(fixed_rgb, moving_channel, settings)
     grown = np.diag([fixed_times, fixed_times]) @ found.matrix
     grown[:, :2] /= moving_times
-    windows = tuple(
-        replace(
-            one,
-            box_xyxy=tuple(v * fixed_times for v in one.box_xyxy),
-            dx_px=one.dx_px * fixed_times,
-            dy_px=one.dy_px * fixed_times,
+    windows, elsewhere = (
+        tuple(
+            replace(
+                one,
+                box_xyxy=tuple(v * fixed_times for v in one.box_xyxy),
+                dx_px=one.dx_px * fixed_times,
+                dy_px=one.dy_px * fixed_times,
+            )
+            for one in some
         )
-        for one in found.windows
+        for some in (found.windows, found.elsewhere)
     )
     residual_px = None if found.residual_px is None else found.residual_px * fixed_times
-    return replace(found, matrix=grown, residual_px=residual_px, windows=windows)
+    return replace(found, matrix=grown, residual_px=residual_px, windows=windows, elsewhere=elsewhere)
 
 
 def refine_patch(

@@ -148,3 +148,110 @@ def photograph(
         noise = rng.standard_normal(level.shape) * np.sqrt(rng.uniform(*settings.noise) ** 2 + 0.1 * level)
         channels[name] = np.clip(np.rint(level + noise), 0, 255).astype(np.uint8)
     return channels
+
+
+@dataclass(frozen=True)
+class Tear:
+    """A cut in the IF's section that gapes: tissue on its far side has moved away from it.
+
+    Lengths in PAS px. The line runs through `at_xy` along `angle_deg` and ends there; the gap closes towards
+    that end and the tissue is back in place `reach_px` from the line.
+    """
+
+    at_xy: tuple[float, float]
+    angle_deg: float = 75.0
+    opening_px: float = 40.0
+    reach_px: float = 1500.0
+    closing_px: float = 800.0
+
+    def places(self, points_xy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """How far points (..., 2) lie along the line, behind its end, and beside it (far side positive)."""
+        along = np.array([np.cos(np.deg2rad(self.angle_deg)), np.sin(np.deg2rad(self.angle_deg))])
+        beside = np.array([-along[1], along[0]])
+        from_end = points_xy - np.array(self.at_xy)
+        return from_end @ along, from_end @ beside
+
+    def moved(self, points_xy: np.ndarray) -> np.ndarray:
+        """By how much the tissue that is now at points (..., 2) was moved, PAS px (..., 2)."""
+        behind, aside = self.places(points_xy)
+        amount = np.clip(behind / self.closing_px, 0, 1) * np.exp(-np.maximum(aside, 0) / self.reach_px)
+        angle = np.deg2rad(self.angle_deg)
+        return (self.opening_px * amount * (aside > 0))[..., None] * np.array([-np.sin(angle), np.cos(angle)])
+
+    def came_from(self, points_xy: np.ndarray) -> np.ndarray:
+        """What is seen at points (..., 2) of the torn section: PAS px, not a number in the gap."""
+        source = points_xy - self.moved(points_xy)
+        in_gap = (self.places(points_xy)[1] > 0) & (self.places(source)[1] <= 0)
+        return np.where(in_gap[..., None], np.nan, source)
+
+    def went_to(self, points_xy: np.ndarray) -> np.ndarray:
+        """Where PAS points (n, 2) are in the torn section."""
+        _, aside = self.places(points_xy)
+        there = points_xy.astype(float)
+        for _ in range(20):  # the strain is a few percent, so this converges
+            shift = self.moved(np.where((self.places(there)[1] > 0)[:, None], there, there + 1e-6))
+            there = points_xy + np.where((aside > 0)[:, None], shift, 0.0)
+        return there
+
+
+@dataclass(frozen=True)
+class SimulatedSlides:
+    """Two slides of one section. `matrix` (2x3, IF to PAS px) is true where the tear moved nothing."""
+
+    pas: np.ndarray
+    channels: dict[str, np.ndarray]
+    matrix: np.ndarray
+    tear: Tear
+
+    def true_moving_px(self, points_xy: np.ndarray) -> np.ndarray:
+        """Where points (n, 2) of the PAS slide are in the IF slide."""
+        there = self.tear.went_to(points_xy)
+        linear = np.linalg.inv(self.matrix[:, :2])
+        return (there - self.matrix[:, 2]) @ linear.T
+
+
+def slides_of_fields(
+    seed: int,
+    fields: Sequence[Field],
+    columns: int,
+    rotation_deg: float = 173.0,
+    scale: float = 2.0,
+    settings: PairSettings | None = None,
+) -> SimulatedSlides:
+    """A piece of tissue on glass made of fields, and its IF slide: turned, upside down, coarser and torn.
+
+    Args:
+        scale: PAS px per IF px.
+    """
+    settings = settings or PairSettings(blur_px=(0.5, 0.9), lamp=(0.0, 0.2))
+    rng = np.random.default_rng([PAIR_TISSUE.stream, seed, 2])
+    whole = join_fields(fields, columns)
+    height_px, width_px = whole.pas.shape[:2]
+    tissue = _outline(rng, (height_px, width_px))
+    pas = np.where(tissue[..., None] > 0.5, whole.pas, np.uint8(243))
+    light = {name: channel * tissue for name, channel in whole.light.items()}
+    linear = _turned(rotation_deg, scale)
+    size = np.ceil(np.abs(linear).T @ (width_px, height_px) / scale**2).astype(int)
+    matrix = np.column_stack([linear, np.array([width_px, height_px]) / 2 - linear @ (size / 2)])
+    matrix[:, 2] += rng.uniform(-30, 30, 2)
+    tear = Tear(at_xy=(0.55 * width_px, 0.40 * height_px))
+    x, y = np.meshgrid(np.arange(size[0]) + 0.5, np.arange(size[1]) + 0.5)
+    plain = np.stack([x, y], -1) @ matrix[:, :2].T + matrix[:, 2]
+    channels = photograph(rng, light, matrix, (size[1], size[0]), settings, tear.came_from(plain) - plain)
+    return SimulatedSlides(pas, channels, matrix, tear)
+
+
+def _turned(rotation_deg: float, scale: float) -> np.ndarray:
+    angle = np.deg2rad(rotation_deg)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    return scale * turn @ np.diag([-1.0, 1.0])
+
+
+def _outline(rng: np.random.Generator, size_hw: tuple[int, int]) -> np.ndarray:
+    """A rounded piece of tissue with an uneven edge, float32 (H, W), 1 inside."""
+    small = [side // 16 for side in size_hw]
+    y, x = np.mgrid[-1 : 1 : small[0] * 1j, -1 : 1 : small[1] * 1j]
+    uneven = cv2.GaussianBlur(rng.standard_normal(small).astype(np.float32), (0, 0), max(small) / 14)
+    depth = 1 - (np.abs(x) ** 3 + np.abs(y) ** 3) - 0.12 + 0.12 * uneven / np.abs(uneven).max()
+    inside = np.clip(0.5 + 10 * depth, 0, 1).astype(np.float32)
+    return cv2.resize(inside, size_hw[::-1], interpolation=cv2.INTER_CUBIC).clip(0, 1)
