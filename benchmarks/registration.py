@@ -8,7 +8,7 @@ a simulated slide. An error is the mean distance over a 15x15 grid of points of 
   by up to 60 %, and a smooth distortion of 2 px that no affine can follow.
 - Unrelated: the stained image of one tissue, the IF of another. Each has to be flagged.
 - Slide: turned by 173 degrees, upside down, at half the scale, torn. Every 512 px patch is registered; a
-  patch is torn where more than a tenth of it is 5 px or more off under the best single transform there is.
+  patch is torn where the tear gapes by more than 5 px and leaves over a tenth of the patch on either side.
 """
 
 import argparse
@@ -180,11 +180,10 @@ def _errors_px(slides: SimulatedSlides, matrix: np.ndarray, x: int, y: int) -> n
 
 
 def _is_torn(slides: SimulatedSlides, x: int, y: int) -> bool:
-    """Whether the tear moves parts of a patch apart: the shifts beside the commonest one."""
-    points = _grid(x, y)
-    moved = slides.tear.went_to(points) - points
-    away = np.linalg.norm(moved - np.median(moved, axis=0), axis=1)
-    return bool(np.mean(away > TORN_PX) > TORN_SHARE)
+    """Whether the tear parts a patch: it gapes there and leaves much of it on either side."""
+    behind, aside = slides.tear.places(_grid(x, y))
+    gapes = slides.tear.opening_px * np.clip(behind / slides.tear.closing_px, 0, 1) > TORN_PX
+    return all(np.mean(gapes & side) > TORN_SHARE for side in (aside > 0, aside <= 0))
 
 
 def measure(data: Path, quick: bool = False) -> dict[str, dict]:
