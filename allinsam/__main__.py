@@ -96,7 +96,12 @@ def register(args: argparse.Namespace) -> Result:
         if args.patch or args.all:
             raise InputError("Give two files, or --study with --patch or --all, not both.")
         return register_files(
-            args.fixed, args.moving, args.moving_channel, args.fixed_um_per_px, args.moving_um_per_px
+            args.fixed,
+            args.moving,
+            args.moving_channel,
+            args.fixed_um_per_px,
+            args.moving_um_per_px,
+            args.patch_px,
         )
     from allinsam.store import open_study
     from allinsam.workflow.registering import register_study
@@ -358,6 +363,9 @@ def _register_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--moving-channel", type=int, default=None, help="from 0; left out: the best")
     sub.add_argument("--fixed-um-per-px", type=float, default=None, help="pixel size, if the file lacks it")
     sub.add_argument("--moving-um-per-px", type=float, default=None, help="pixel size, if the file lacks it")
+    sub.add_argument(
+        "--patch-px", type=int, default=None, help="two slides: register squares of this size too"
+    )
     sub.add_argument("--patch", action="append", default=None, metavar="NAME", help="a patch of the study")
     sub.add_argument("--all", action="store_true", help="every patch of the study")
     sub.add_argument("--person", default=None, help="who asked for it: a sign-in name or pseudonym")

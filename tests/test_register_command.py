@@ -123,6 +123,18 @@ def test_half_the_scale_and_upside_down_is_found_without_pixel_sizes(stained: Pa
     assert grid_error_px(np.array(found["matrix"]), truth, SIZE_HW) < 1.0
 
 
+def test_squares_of_a_slide_are_registered_in_its_frame(stained: Path, tmp_path: Path) -> None:
+    moving = save(tmp_path / "dapi.png", pair(60).channels["DAPI"])
+    found = register_files(stained, moving, patch_px=256)
+    assert [row["box_xyxy"] for row in found["patches"]] == [
+        [x, y, x + 256, y + 256] for y in (0, 256) for x in (0, 256)
+    ]
+    good = [np.array(row["matrix"]) for row in found["patches"] if row["accepted"]]
+    assert good and all(grid_error_px(matrix, pair(60).matrix, SIZE_HW) < 4 for matrix in good)
+    with pytest.raises(InputError, match="at least 48 px"):
+        register_files(stained, moving, patch_px=8)
+
+
 def test_a_deep_stained_image_is_brought_to_8_bits(tmp_path: Path) -> None:
     path = tmp_path / "deep.tif"
     tifffile.imwrite(path, pair(60).pas.astype(np.uint16) * 200, photometric="rgb")

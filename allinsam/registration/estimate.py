@@ -19,6 +19,8 @@ from allinsam.registration.settings import RegistrationSettings
 from allinsam.registration.signals import band_pass, channel_light, fixed_signal, is_flat
 from allinsam.registration.transforms import compose, identity_matrix, invert, move_points, scale_of
 
+SMALLEST_PX = 48  # three nuclei across; less holds no pattern to recognise
+
 
 @dataclass(frozen=True)
 class Registration:
@@ -108,9 +110,6 @@ def estimate(
         found = climbed
     best = found[0]
     return _judged(fixed_light, moving_light, best, rival, sizes[-1], settings)
-
-
-SMALLEST_PX = 48
 
 
 def _check_size(image: np.ndarray, name: str) -> None:

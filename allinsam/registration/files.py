@@ -8,9 +8,10 @@ import numpy as np
 
 from allinsam.errors import InputError
 from allinsam.imaging import check_channel_index, image_header, read_image
-from allinsam.registration.estimate import Registration, estimate
+from allinsam.registration.estimate import SMALLEST_PX, Registration, estimate
 from allinsam.registration.settings import RegistrationSettings
-from allinsam.registration.transforms import scale_of
+from allinsam.registration.slides import refine_patch
+from allinsam.registration.transforms import compose, scale_of, shift_matrix
 
 MOST_CHANNELS = 8
 # Where the pixel sizes are unknown: the ratios of common objectives, nearest first.
@@ -25,14 +26,18 @@ def register_files(
     channel: int | None = None,
     fixed_um_per_px: float | None = None,
     moving_um_per_px: float | None = None,
+    patch_px: int | None = None,
 ) -> dict[str, Any]:
     """The transform from an IF file to a stained file, px to px, as plain values.
 
     Pixel sizes come from the arguments, else from the files; where one is unknown, scales from 0.43 to 2.3
     are tried, the likely ones first. Without `channel`, the channel that fits best is taken.
 
+    Args:
+        patch_px: of slides: also give each square of the fixed image this size a transform of its own.
+
     Raises:
-        InputError: a file cannot be read, or there is no such channel.
+        InputError: a file cannot be read, there is no such channel, or `patch_px` is too small.
     """
     fixed, moving = Path(fixed), Path(moving)
     fixed_header, moving_header = image_header(fixed), image_header(moving)
@@ -44,6 +49,9 @@ def register_files(
     image, channels = read_fixed(fixed), read_channels(moving, channel)
     found, index = best_registration(image, channels, scales)
     linear = found.matrix[:, :2]
+    patches = (
+        {} if patch_px is None else {"patches": register_squares(image, channels[index], found, patch_px)}
+    )
     return {
         **found.as_dict(),
         "moving_channel": index,
@@ -52,7 +60,33 @@ def register_files(
         "flipped": bool(np.linalg.det(linear) < 0),
         "fixed_size_px": [fixed_header.width_px, fixed_header.height_px],
         "moving_size_px": [moving_header.width_px, moving_header.height_px],
+        **patches,
     }
+
+
+def register_squares(
+    fixed: np.ndarray, channel: np.ndarray, base: Registration, patch_px: int
+) -> list[dict[str, Any]]:
+    """Each whole square of a slide from the slide's transform; none where that was not accepted.
+
+    A square's `matrix` maps moving px to px of the whole fixed image, as the slide's does; boxes too are in
+    px of the whole image.
+    """
+    if patch_px < SMALLEST_PX:
+        raise InputError(f"Patches of {patch_px} px are too small. Give at least {SMALLEST_PX} px.")
+    if not base.accepted:
+        return []
+    rows = []
+    for y in range(0, fixed.shape[0] - patch_px + 1, patch_px):
+        for x in range(0, fixed.shape[1] - patch_px + 1, patch_px):
+            square = fixed[y : y + patch_px, x : x + patch_px]
+            found = refine_patch(square, (x, y), channel, base.matrix)
+            matrix = compose(shift_matrix(x, y), found.matrix)
+            box = [x, y, x + patch_px, y + patch_px]
+            values = found.as_dict()
+            beyond = (np.array(values["elsewhere_xyxy"]).reshape(-1, 4) + [x, y, x, y]).tolist()
+            rows.append({"box_xyxy": box, **values, "matrix": matrix.tolist(), "elsewhere_xyxy": beyond})
+    return rows
 
 
 def _scales(
