@@ -112,6 +112,34 @@ def _renames(given: list[str]) -> Iterator[tuple[str, str]]:
         yield old, new
 
 
+def register(args: argparse.Namespace) -> Result:
+    """Bring IF onto its stained image: of two files, or of patches of a study."""
+    if args.fixed is not None:
+        from allinsam.registration.files import register_files
+
+        if args.moving is None:
+            raise InputError(f"Only {args.fixed} is given. Name the IF image after it, or use --study.")
+        if args.patch or args.all:
+            raise InputError("Give two files, or --study with --patch or --all, not both.")
+        return register_files(
+            args.fixed,
+            args.moving,
+            args.moving_channel,
+            args.fixed_um_per_px,
+            args.moving_um_per_px,
+            args.patch_px,
+        )
+    from allinsam.store import open_study
+    from allinsam.workflow.registering import register_study
+
+    if bool(args.patch) == args.all:
+        raise InputError("Give two files; or --study with one or more --patch NAME, or with --all.")
+    study = open_study(args.study)
+    person_id = _person_id(study, args.person) if args.person else None
+    with progress_of(args) as progress:
+        return register_study(study, args.patch or None, person_id, progress.report, progress.should_stop)
+
+
 def threshold(args: argparse.Namespace) -> Result:
     """Sign thresholds by a method for every slide and marker that has none, or list those there are."""
     from allinsam.store import open_study, thresholds
@@ -301,6 +329,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], Result]] = {
     "demo": demo,
     "import": import_,
     "import-annotations": import_annotations,
+    "register": register,
     "threshold": threshold,
     "embed": embed,
     "weights": weights,
@@ -328,6 +357,7 @@ def build_parser() -> argparse.ArgumentParser:
         "demo": _demo_arguments,
         "import": _import_arguments,
         "import-annotations": _import_annotations_arguments,
+        "register": _register_arguments,
         "threshold": _threshold_arguments,
         "weights": _weights_arguments,
         "segment": _segment_arguments,
@@ -399,6 +429,20 @@ def _export_annotations_arguments(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument("--patch", action="append", default=None, help="all by default")
     sub.add_argument("--class", dest="class_name", action="append", default=None, help="all by default")
+
+
+def _register_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("fixed", type=Path, nargs="?", help="the stained image; left out: a study")
+    sub.add_argument("moving", type=Path, nargs="?", help="the IF image")
+    sub.add_argument("--moving-channel", type=int, default=None, help="from 0; left out: the best")
+    sub.add_argument("--fixed-um-per-px", type=float, default=None, help="pixel size, if the file lacks it")
+    sub.add_argument("--moving-um-per-px", type=float, default=None, help="pixel size, if the file lacks it")
+    sub.add_argument(
+        "--patch-px", type=int, default=None, help="two slides: register squares of this size too"
+    )
+    sub.add_argument("--patch", action="append", default=None, metavar="NAME", help="a patch of the study")
+    sub.add_argument("--all", action="store_true", help="every patch of the study")
+    sub.add_argument("--person", default=None, help="who asked for it: a sign-in name or pseudonym")
 
 
 def _threshold_arguments(sub: argparse.ArgumentParser) -> None:

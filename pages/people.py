@@ -161,6 +161,8 @@ def show_assign(study: Study, known: dict[str, dict]) -> None:
                 if done.without_marker
                 else ""
             )
+            if done.on_hold:
+                left_out += f" {len(done.on_hold)} wait for a registration and were left out."
             more = f"In the queue of {names[chosen]}: {len(done.assignment_ids)} more."
             st.session_state["assigned"] = more + left_out
             st.rerun()

@@ -236,9 +236,17 @@ def masks_for_boxes(
 
 
 def next_assignment(study: Study, person_id: str) -> dict[str, Any] | None:
-    """The first patch of a person's queue that is open, else the first that waits."""
+    """The first patch of a person's queue that is open, else the first that waits.
+
+    One whose registration was not accepted waits on, unless it is annotated on the stain alone.
+    """
     with study.science.read() as db:
-        mine = queue.list_assignments(db, person_id)
+        on_hold = images.patches_on_hold(db)
+        mine = [
+            row
+            for row in queue.list_assignments(db, person_id)
+            if row["guidance"] == "pas_only" or row["patch_id"] not in on_hold
+        ]
     for wanted in ("open", "waiting"):
         for assignment in mine:
             if assignment["state"] == wanted:

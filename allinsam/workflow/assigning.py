@@ -20,6 +20,7 @@ class Assigned:
     assignment_ids: tuple[int, ...]
     already: tuple[int, ...]  # in this person's queue, or done by them
     without_marker: tuple[int, ...]  # no class has its marker on the slide
+    on_hold: tuple[int, ...] = ()  # their registration was not accepted
 
 
 def assign_patches(
@@ -32,7 +33,8 @@ def assign_patches(
     """Put patches at the end of a person's queue, in this order, all or none.
 
     A patch asks only for the classes whose marker its slide has, so that nobody is asked to guess. A patch
-    this person has already is skipped.
+    this person has already is skipped, and so is one whose registration was not accepted, unless it is to
+    be annotated on the stain alone.
 
     Raises:
         InputError: the guidance or tool is unknown, or the person is simulated or has withdrawn.
@@ -42,7 +44,7 @@ def assign_patches(
         raise InputError(f"Guidance {guidance!r} cannot be assigned. Choose one of {OFFERED_GUIDANCES}.")
     if tool not in TOOLS:
         raise InputError(f"Unknown tool {tool!r}. Choose one of {TOOLS}.")
-    new, already, without = [], [], []
+    new, already, without, held = [], [], [], []
     with study.science.write() as db:
         person = study_store.get_person(db, person_id)
         if person["simulated"] or person["withdrawn_at"]:
@@ -53,6 +55,7 @@ def assign_patches(
         for row in images.slide_markers(db):
             markers.setdefault(row["slide_id"], set()).add(row["marker"])
         classes = study_store.list_classes(db)
+        on_hold = set() if guidance == "pas_only" else images.patches_on_hold(db)
         mine = {a["patch_id"] for a in queue.list_assignments(db, person_id) if a["purpose"] == "production"}
         for patch_id in dict.fromkeys(patch_ids):
             there = markers.get(images.get_patch(db, patch_id)["slide_id"], set())
@@ -61,11 +64,13 @@ def assign_patches(
                 already.append(patch_id)
             elif not class_ids:
                 without.append(patch_id)
+            elif patch_id in on_hold:
+                held.append(patch_id)
             else:
                 new.append(
                     queue.add_assignment(db, person_id, patch_id, class_ids, guidance=guidance, tool=tool)
                 )
-    return Assigned(tuple(new), tuple(already), tuple(without))
+    return Assigned(tuple(new), tuple(already), tuple(without), tuple(held))
 
 
 def least_covered_patches(study: Study, person_id: str, count: int | None = None) -> list[int]:
