@@ -533,7 +533,7 @@ def _to_repeat(
     slide: Mapping[int, str],
     rng: np.random.Generator,
 ) -> list[Task]:
-    """The production patches to look at again: arms take turns, then slides. latest: place of a first look."""
+    """The production patches to look at again: arms take turns, then slides. latest: of a first look."""
     done = {task.patch for task in before if task.purpose == "repeat"}
     free = [t for place, t in enumerate(before) if t.purpose == "production" and place <= latest]
     free = [task for task in free if task.patch not in done]
@@ -587,8 +587,8 @@ def _gold_gaps(
         return [f"hidden gold: {there} patches have expert gold, {wanted} per person are asked for"]
     has = Counter(task.person for task in given if task.purpose == "gold")
     return [
-        f"{person}: {has[person] + len(drawn[person])} of {wanted} hidden gold patches; the rest is their own "
-        "gold or known to them"
+        f"{person}: {has[person] + len(drawn[person])} of {wanted} hidden gold patches; the rest is their "
+        "own gold or known to them"
         for person in names
         if has[person] + len(drawn[person]) < wanted
     ]

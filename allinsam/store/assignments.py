@@ -26,7 +26,7 @@ def add_assignment(
     tool: str = "box_sam",
     plan_id: int | None = None,
 ) -> int:
-    """Put a patch at the end of a person's queue, asking for these classes. `plan_id`: the plan it is from."""
+    """Put a patch at the end of a person's queue, asking for these classes. `plan_id`: the plan behind it."""
     position = (
         1
         + db.execute(

@@ -230,13 +230,13 @@ def masks_for_boxes(
 
 
 def next_assignment(study: Study, person_id: str) -> dict[str, Any] | None:
-    """The first patch of a person's queue that is open, else the first that waits."""
+    """The first patch of a person's queue that is open, else the first that waits; `place` counts from 1."""
     with study.science.read() as db:
         mine = queue.list_assignments(db, person_id)
     for wanted in ("open", "waiting"):
-        for assignment in mine:
+        for place, assignment in enumerate(mine, 1):
             if assignment["state"] == wanted:
-                return assignment
+                return {**assignment, "place": place}
     return None
 
 

@@ -62,7 +62,7 @@ class Preview:
         }
 
     def hours(self, tasks: Sequence[Task]) -> float | None:
-        """Expected active hours, by the pace of each tool so far, else of all; None before any was measured."""
+        """Expected active hours, by the pace of each tool so far, else of all; None before there is any."""
         pace = {pace.tool: pace.seconds_per_patch for pace in self.paces}
         if not pace:
             return None
@@ -160,7 +160,8 @@ def apply_plan(
         if seen.plan.gaps and not accept_gaps:
             more = f" (and {len(seen.plan.gaps) - 1} more)" if len(seen.plan.gaps) > 1 else ""
             raise InputError(
-                f"The plan cannot be filled: {seen.plan.gaps[0]}{more}. Change the settings, or accept the gaps."
+                f"The plan cannot be filled: {seen.plan.gaps[0]}{more}. Change the "
+                "settings, or accept the gaps."
             )
         if not seen.plan.tasks and not seen.withdrawn:
             return Applied(None, 0, 0)
@@ -240,7 +241,7 @@ def _standing(db: Database, people: tuple[str, ...], able: frozenset[str], redea
 
 
 def _is_work(row: Mapping[str, Any]) -> bool:
-    """Work to be compared: production, and what a plan hid in it. Other gold is what people are measured by."""
+    """Work to be compared: production, and what a plan hid in it. Other gold is what measures people."""
     return row["purpose"] == "production" or (row["purpose"] in PURPOSES and row["plan_id"] is not None)
 
 
