@@ -1,7 +1,9 @@
+import json
 from collections import Counter
 
 import pytest
 
+from allinsam.__main__ import main
 from allinsam.accounts import deactivate
 from allinsam.errors import InputError, NotFoundError
 from allinsam.masks import encode_rle
@@ -279,3 +281,34 @@ def test_a_study_of_the_first_schema_is_brought_up_to_date_with_all_its_rows(stu
         assert {row["plan_id"] for row in db["assignment"].rows} == {None}
     assert len(rows["assignment"]) == 10 and rows["act"]
     assert apply_plan(opened, SETTINGS, STUDENTS).added
+
+
+def run(capsys, *words: str) -> dict:
+    assert main([*words, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_command_line_previews_applies_and_takes_back(study: Study, capsys) -> None:
+    words = ["plan", "--study", str(study.folder), "--people", *STUDENTS, "--overlap", "2", "--gold", "0.15"]
+    words += ["--repeats", "0.1", "--repeat-gap", "3", "--seed", "5"]
+    seen = run(capsys, *words)
+    assert seen["applied"] is None and not any(queues(study).values())
+    assert seen == {**preview_plan(study, SETTINGS, STUDENTS).to_dict(), "applied": None}
+    done = run(capsys, *words, "--apply")["applied"]
+    assert done["added"] == sum(len(rows) for rows in queues(study).values())
+    assert run(capsys, *words, "--apply")["applied"]["plan_id"] is None
+    assert run(capsys, "plan", "--study", str(study.folder), "--withdraw") == {"withdrawn": done["added"]}
+    assert main([*words, "--overlap", "9", "--apply"]) == 2
+    assert "3 people for an overlap of 9" in capsys.readouterr().err
+    arms = run(capsys, *words, "--arms", "threshold/box_sam", "if/contour", "--patches-per-person", "6")
+    assert arms["settings"]["arms"] == ["threshold/box_sam", "if/contour"]
+    assert max(row["new"] for row in arms["people"]) <= 6
+
+
+def test_the_command_line_splits_and_checks(study: Study, capsys) -> None:
+    words = ["split", "--study", str(study.folder)]
+    (made,) = run(capsys, *words, "--unit", "patch")["splits"]
+    assert made["rule"] == "patch 6:1:3 of 16; slides overlap between parts" and made["leaks"] == []
+    assert sum(made["patches"].values()) == 16
+    assert len(run(capsys, *words, "--folds", "4")["splits"]) == 4
+    assert len(run(capsys, *words, "--leave-slides-out")["splits"]) == 4
