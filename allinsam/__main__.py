@@ -10,7 +10,8 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
@@ -311,6 +312,51 @@ def people(args: argparse.Namespace) -> Result:
     return {"added": added, "people": rows}
 
 
+def plan(args: argparse.Namespace) -> Result:
+    """Who annotates which patch: preview a balanced plan, give it out, or take back what nobody has begun."""
+    from allinsam.planning import PlanSettings
+    from allinsam.store import open_study
+    from allinsam.workflow.planning import apply_plan, preview_plan, withdraw_unbegun
+
+    study = open_study(args.study)
+    if args.withdraw:
+        return {"withdrawn": withdraw_unbegun(study)}
+    settings = PlanSettings.from_dict(_given_settings(args))
+    names = [_person_id(study, name) for name in args.people] if args.people else None
+    seen = preview_plan(study, settings, names, args.redeal).to_dict()
+    done = apply_plan(study, settings, names, args.redeal, args.accept_gaps) if args.apply else None
+    return {**seen, "applied": vars(done) if done else None}
+
+
+def split(args: argparse.Namespace) -> Result:
+    """Deal the patches into train, val and test (6:1:3, folds, a slide left out) and check for leaks."""
+    from allinsam.store import open_study, runs
+    from allinsam.workflow import labels
+
+    study = open_study(args.study)
+    if args.leave_slides_out:
+        made = labels.leave_slides_out(study, args.seed)
+    elif args.folds:
+        made = labels.make_folds(study, args.folds, args.seed, args.unit)
+    else:
+        made = [labels.make_split(study, args.seed, args.unit)]
+    with study.science.read() as db:
+        rules = {row["id"]: row["rule"] for row in runs.list_splits(db)}
+        counts = {key: Counter(runs.split_parts(db, key).values()) for key in made}
+    return {
+        "splits": [
+            {
+                "id": key,
+                "rule": rules[key],
+                "patches": counts[key],
+                "missing": labels.split_gaps(study, key),
+                "leaks": labels.check_split(study, key),
+            }
+            for key in made
+        ]
+    }
+
+
 def verify(args: argparse.Namespace) -> Result:
     """Rebuild annotations from acts and check every file and row."""
     from allinsam.store import open_study
@@ -343,6 +389,8 @@ VERBS: dict[str, Callable[[argparse.Namespace], Result]] = {
     "export": export,
     "export-annotations": export_annotations,
     "people": people,
+    "plan": plan,
+    "split": split,
     "verify": verify,
 }
 
@@ -369,6 +417,8 @@ def build_parser() -> argparse.ArgumentParser:
         "export": _export_arguments,
         "export-annotations": _export_annotations_arguments,
         "people": _people_arguments,
+        "plan": _plan_arguments,
+        "split": _split_arguments,
     }
     for name, verb in VERBS.items():
         sub = verbs.add_parser(name, help=verb.__doc__, description=verb.__doc__)
@@ -508,12 +558,36 @@ def _people_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--url", default="http://127.0.0.1:8501", help="where the app is reached")
 
 
+def _plan_arguments(sub: argparse.ArgumentParser) -> None:
+    from allinsam.planning import ARMS, PlanSettings
+
+    _add_fields(sub, PlanSettings, {"arms": ARMS})
+    sub.add_argument("--people", nargs="+", default=None, metavar="NAME", help="all students by default")
+    sub.add_argument("--redeal", action="store_true", help="deal again what nobody has begun")
+    sub.add_argument("--apply", action="store_true", help="write it; otherwise it is only shown")
+    sub.add_argument("--accept-gaps", action="store_true", help="write it although it cannot be filled")
+    sub.add_argument("--withdraw", action="store_true", help="only take back what nobody has begun")
+
+
+def _split_arguments(sub: argparse.ArgumentParser) -> None:
+    from allinsam.splitting import UNITS
+
+    sub.add_argument("--unit", choices=UNITS, default=None, help="glomerulus under 20 slides, else slide")
+    sub.add_argument("--seed", type=int, default=1)
+    sub.add_argument("--folds", type=int, default=None, help="k-fold instead of 6:1:3")
+    sub.add_argument("--leave-slides-out", action="store_true", help="test each slide once")
+
+
 def _add_settings(sub: argparse.ArgumentParser) -> None:
-    """A flag for every training setting, with its unit and source in the help."""
     from allinsam.training.settings import TrainingSettings
 
     sub.add_argument("--split-seed", type=int, default=1)
-    for setting in fields(TrainingSettings):
+    _add_fields(sub, TrainingSettings, {})
+
+
+def _add_fields(sub: argparse.ArgumentParser, settings: type, choices: Mapping[str, Sequence[str]]) -> None:
+    """A flag for every field of settings, with its unit and source in the help."""
+    for setting in fields(settings):
         if setting.name == "settings_version":
             continue
         default = setting.default if setting.default is not MISSING else None
@@ -521,6 +595,10 @@ def _add_settings(sub: argparse.ArgumentParser) -> None:
         kind: dict[str, Any] = {"type": _number_or_text(default)}
         if isinstance(default, bool):
             kind = {"action": argparse.BooleanOptionalAction}
+        if isinstance(default, tuple):
+            kind = {"nargs": "+", "choices": choices[setting.name]}
+        elif default is None and "int" in str(setting.type):
+            kind = {"type": int}
         flag = "--" + setting.name.replace("_", "-")
         sub.add_argument(
             flag, dest=f"set_{setting.name}", default=default, help=notes.replace("%", "%%"), **kind
@@ -544,10 +622,14 @@ def _use_free_cores() -> None:
 def _settings(args: argparse.Namespace) -> Any:
     from allinsam.training.settings import TrainingSettings
 
-    given = {key[4:]: value for key, value in vars(args).items() if key.startswith("set_")}
+    given = _given_settings(args)
     if given.get("adapter_width") is not None:
         given["adapter_width"] = int(given["adapter_width"])
     return TrainingSettings.from_dict(given)
+
+
+def _given_settings(args: argparse.Namespace) -> dict[str, Any]:
+    return {key[4:]: value for key, value in vars(args).items() if key.startswith("set_")}
 
 
 def _recipe(args: argparse.Namespace) -> Any:

@@ -283,17 +283,38 @@ def test_a_practice_patch_tells_what_was_right_and_other_patches_do_not(study: S
     }
 
 
-def test_gold_repeats_and_production_look_alike(study: Study, visit: Visit) -> None:
-    told = [own_id(study)]
+def shape(told: object) -> object:
+    """What a payload is made of, without its values."""
+    if isinstance(told, dict):
+        return {key: shape(value) for key, value in told.items()}
+    if isinstance(told, list):
+        return [shape(value) for value in told]
+    return type(told).__name__
+
+
+def test_hidden_gold_and_repeats_look_like_any_other_patch(
+    tmp_path: Path, visit: Visit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = small_study(tmp_path / "hidden", slides=1, patches_per_slide=2)
+    monkeypatch.setenv(session.STUDY_VARIABLE, str(study.folder))
     with study.science.write() as db:
-        for purpose in ("gold", "repeat", "qualification"):
-            told.append(assignments.add_assignment(db, PERSON, 1, [1, 2], purpose=purpose))
-    opened = [Page(visit(), own).open() for own in told]
-    ignored = {"id", "queue"}
-    for payload in opened[1:]:
-        assert list(payload) == list(opened[0])
-        assert list(payload["assignment"]) == list(opened[0]["assignment"])
-        same = {key: value for key, value in payload["assignment"].items() if key not in ignored}
-        assert same == {key: value for key, value in opened[0]["assignment"].items() if key not in ignored}
-        assert [sorted(row) for row in payload["queue"]] == [sorted(row) for row in opened[0]["queue"]]
-    assert all(set(row) == {"id", "state", "patch"} for row in opened[0]["queue"])
+        db["assignment"].update(2, {"purpose": "gold"})
+        assignments.add_assignment(db, PERSON, 1, (1, 2), "repeat")
+    http = visit()
+    answers = [http.get(f"/api/assignments/{n}/desk", params={"client": CLIENT}) for n in (1, 2, 3)]
+    told = [answer.json() for answer in answers]
+    assert [answer.status_code for answer in answers] == [200] * 3
+    for answer in answers:
+        words = answer.text.lower()
+        assert not [w for w in ("purpose", "gold", "repeat", "production", "plan", "slide-1") if w in words]
+    # All three have the same two channels and classes, so that even the lists are of one length.
+    told_alike = [{key: value for key, value in one.items() if key != "following"} for one in told]
+    assert shape(told_alike[0]) == shape(told_alike[1]) == shape(told_alike[2])
+    assert [row["id"] for row in told[0]["queue"]] == [1, 2, 3]
+    assert [row["patch"] for row in told[0]["queue"]] == ["Patch 1", "Patch 2", "Patch 3"]
+    # A repeat begins empty, and what is drawn on it stays its own.
+    Page(http, 1).open()
+    first = Page(http, 1)
+    first.open()
+    first.send(box(1, "a", PODOCYTES[0]))
+    assert Page(http, 3, "page-two-5678").open()["objects"] == []

@@ -157,13 +157,15 @@ def _open(study: Study, person: SignedIn, assignment_id: int, client: str, body:
         mine = assignments.list_assignments(db, person.person_id)
         patch = images.get_patch(db, desk.assignment["patch_id"])
         simulated = bool(get_study(db)["simulated"])
+    # By place in the queue: a name of its own would tell a patch that is seen again.
+    names = {row["id"]: f"Patch {place}" for place, row in enumerate(mine, 1)}
     following = _following(mine, assignment_id)
     _embed_ahead(study, desk, following)
     pas_url, channels = _pictures(study, desk.assignment)
     return {
         "assignment": {
             "id": assignment_id,
-            "patch": patch["name"],
+            "patch": names[assignment_id],
             "width_px": desk.size_hw[1],
             "height_px": desk.size_hw[0],
             "um_per_px": patch["um_per_px"],
@@ -177,7 +179,7 @@ def _open(study: Study, person: SignedIn, assignment_id: int, client: str, body:
         # Fetched by the browser while this patch is worked on.
         "following": _picture_urls(study, following),
         "classes": [_class_json(study, desk, row) for row in desk.classes.values()],
-        "queue": [{"id": row["id"], "state": row["state"], "patch": row["patch"]} for row in mine],
+        "queue": [{"id": row["id"], "state": row["state"], "patch": names[row["id"]]} for row in mine],
         "simulated": simulated,
         "holds": _presence.holds(assignment_id, client),
         **_telling.news(desk, client, None),

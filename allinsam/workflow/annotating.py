@@ -236,21 +236,18 @@ def masks_for_boxes(
 
 
 def next_assignment(study: Study, person_id: str) -> dict[str, Any] | None:
-    """The first patch of a person's queue that is open, else the first that waits.
+    """The first patch of a person's queue that is open, else the first that waits; `place` counts from 1.
 
     One whose registration was not accepted waits on, unless it is annotated on the stain alone.
     """
     with study.science.read() as db:
         on_hold = images.patches_on_hold(db)
-        mine = [
-            row
-            for row in queue.list_assignments(db, person_id)
-            if row["guidance"] == "pas_only" or row["patch_id"] not in on_hold
-        ]
+        mine = queue.list_assignments(db, person_id)
     for wanted in ("open", "waiting"):
-        for assignment in mine:
-            if assignment["state"] == wanted:
-                return assignment
+        for place, assignment in enumerate(mine, 1):
+            held = assignment["guidance"] != "pas_only" and assignment["patch_id"] in on_hold
+            if assignment["state"] == wanted and not held:
+                return {**assignment, "place": place}
     return None
 
 

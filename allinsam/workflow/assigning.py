@@ -1,16 +1,14 @@
 """Patches into people's queues."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from allinsam.errors import InputError
-from allinsam.records import TOOLS
+from allinsam.records import OFFERED_GUIDANCES, TOOLS
 from allinsam.store import Study, images
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
-
-# Arms a lead may hand out: suggestions need a model's proposals, which nobody makes yet.
-OFFERED_GUIDANCES = ("threshold", "if", "pas_only")
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ def assign_patches(
             markers.setdefault(row["slide_id"], set()).add(row["marker"])
         classes = study_store.list_classes(db)
         on_hold = set() if guidance == "pas_only" else images.patches_on_hold(db)
-        mine = {a["patch_id"] for a in queue.list_assignments(db, person_id) if a["purpose"] == "production"}
+        mine = {a["patch_id"] for a in queue.list_assignments(db, person_id) if _holds(a)}
         for patch_id in dict.fromkeys(patch_ids):
             there = markers.get(images.get_patch(db, patch_id)["slide_id"], set())
             class_ids = [c["id"] for c in classes if c["marker"] in there]
@@ -77,7 +75,7 @@ def least_covered_patches(study: Study, person_id: str, count: int | None = None
     """Patches this person does not have, those that fewest real people have first, spread over the slides."""
     with study.science.read() as db:
         patches = images.list_patches(db)
-        given = [a for a in queue.list_assignments(db) if a["purpose"] == "production"]
+        given = [a for a in queue.list_assignments(db) if _holds(a)]
     mine = {a["patch_id"] for a in given if a["person_id"] == person_id}
     people = {p["id"]: sum(a["patch_id"] == p["id"] and not a["simulated"] for a in given) for p in patches}
     place: dict[int, int] = {}
@@ -86,3 +84,8 @@ def least_covered_patches(study: Study, person_id: str, count: int | None = None
     free = [p["id"] for p in patches if p["id"] not in mine]
     free.sort(key=lambda patch_id: (people[patch_id], place[patch_id], patch_id))
     return free if count is None else free[:count]
+
+
+def _holds(assignment: Mapping[str, Any]) -> bool:
+    """Whether its person has the patch: as production, or hidden among it by a plan."""
+    return assignment["purpose"] == "production" or assignment["plan_id"] is not None
