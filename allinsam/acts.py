@@ -258,6 +258,8 @@ def _object_after(thing: ObjectState | None, act: Act) -> ObjectState | None:
     if act.kind == "mask_shown":
         if "answers" in payload and tuple(payload["answers"]) != thing.asked:
             return None
+        if payload.get("class_id", thing.class_id) != thing.class_id:  # the evidence is of another marker
+            payload = {key: value for key, value in payload.items() if key not in _evidence({})}
         return _with_mask(thing, payload, "sam")
     if act.kind == "mask_edit":
         return _with_mask(thing, payload, "drawn" if thing.origin == "drawn" else "edited")
@@ -275,7 +277,8 @@ def _evidence(payload: Mapping[str, Any]) -> dict[str, Any]:
 
 def _with_mask(thing: ObjectState, payload: Mapping[str, Any], origin: str) -> ObjectState:
     changed = replace(thing, mask=Mask.from_rle(payload["mask"]), origin=origin, **_evidence(payload))
-    changed = replace(changed, answered=True)
+    # A person's outline settles what was asked: the model's answer to it comes too late.
+    changed = replace(changed, answered=True, asked=thing.asked if origin == "sam" else None)
     if origin == "sam":
         return replace(
             changed,

@@ -302,11 +302,19 @@ def _fill_polygon(mask: np.ndarray, polygon: np.ndarray) -> None:
 # ---------------------------------------------------------------- clean-up
 
 
+STROKE_PIECE_POINTS = 16
+
+
 def stroke_mask(points: np.ndarray, width_px: float, size_hw: tuple[int, int]) -> np.ndarray:
     """The pixels a brush of this width covers along a line (n, 2), all in px of the patch."""
-    line = LineString(points) if len(points) > 1 else Point(points[0])
-    outline = get_coordinates(line.buffer(width_px / 2).exterior)
-    return polygons_to_mask([outline.astype(np.float32)], size_hw)
+    covered = np.zeros(size_hw, bool)
+    # Piece by piece: the outline of one long line that crosses itself often takes minutes.
+    for first in range(0, max(1, len(points) - 1), STROKE_PIECE_POINTS):
+        piece = points[first : first + STROKE_PIECE_POINTS + 1]
+        line = LineString(piece) if len(piece) > 1 else Point(piece[0])
+        outline = get_coordinates(line.buffer(width_px / 2).exterior)
+        covered |= polygons_to_mask([outline.astype(np.float32)], size_hw)
+    return covered
 
 
 def lasso_mask(points: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:

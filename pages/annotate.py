@@ -8,6 +8,7 @@ import streamlit as st
 from allinsam.accounts import demand
 from allinsam.errors import AllinsamError
 from allinsam.store import Study, assignments, thresholds
+from allinsam.store.study import get_study
 from allinsam.workflow.annotating import ActLog, next_assignment
 from allinsam.workflow.desk import Desk
 from webapp.annotate import bar, bench, guidance, look, panel
@@ -136,7 +137,7 @@ def main() -> None:
     look.style()
     guidance.first_steps(study, person.person_id, assignment, in_both=chosen_surface() == DUAL)
     if chosen_surface() == DUAL:
-        dual(assignment["id"])
+        dual(study, assignment["id"])
     else:
         simple(study, person.person_id, assignment, mine)
 
@@ -149,11 +150,16 @@ def chosen_surface() -> str:
     return st.session_state.get("surface", DUAL)
 
 
-def dual(assignment_id: int) -> None:
+def dual(study: Study, assignment_id: int) -> None:
     """The surface works on its own; the address follows it from patch to patch."""
-    there = dual_pane.show(assignment_id, key=DUAL)
-    if there is not None and str(there) != st.query_params.get("patch"):
-        st.query_params["patch"] = str(there)
+    with study.science.read() as db:
+        study_key = get_study(db)["created_at"]
+    dual_pane.show(assignment_id, study_key, DUAL, follow)
+
+
+def follow(assignment_id: int | None) -> None:
+    if assignment_id is not None:
+        st.query_params["patch"] = str(assignment_id)
 
 
 def simple(study: Study, person_id: str, assignment: dict[str, Any], mine: list[dict[str, Any]]) -> None:

@@ -7,11 +7,11 @@ import pytest
 
 from allinsam.errors import InputError, NotAllowedError
 from allinsam.masks import decode_rle
-from allinsam.store import Study
+from allinsam.store import Study, assignments
 from allinsam.store.acts import list_acts
 from allinsam.workflow.checking import verify
 from allinsam.workflow.gestures import GESTURES, OBSERVATIONS, Gesture, Taken, open_desk, take_gestures
-from tests.studies import MESANGIAL, PERSON, PODOCYTES, NoCache, box_of, disc, small_study
+from tests.studies import LEAD, MESANGIAL, PERSON, PODOCYTES, NoCache, box_of, disc, small_study
 
 
 @pytest.fixture
@@ -210,3 +210,112 @@ def test_masks_of_both_classes_wait_and_come(study: Study) -> None:
     assert len(taken.desk.state.waiting()) == 2
     fetch(study)
     assert take(study).desk.state.waiting() == []
+
+
+def fetch_after(study: Study, *meanwhile: Gesture) -> None:
+    """Masks that were asked for before, and come after, what the person does meanwhile."""
+    desk = open_desk(study, assignment_id(study), PERSON, f"masks {len(acts(study))}", NoCache())
+    get = desk.cache.get
+
+    def slow(image: np.ndarray) -> np.ndarray:
+        take(study, *meanwhile)
+        return get(image)
+
+    desk.cache.get = slow
+    desk.fetch_masks()
+
+
+def state(study: Study):
+    return open_desk(study, assignment_id(study), PERSON, "reader-1").state
+
+
+def test_a_late_mask_leaves_what_was_drawn_by_hand(study: Study) -> None:
+    take(study, box(1))
+    square = [[x, y] for x, y in ((80, 80), (120, 80), (120, 120), (80, 120))]
+    drawn = gesture(2, "outline", object_id="a", points=square, tool="polygon")
+    fetch_after(study, drawn, gesture(3, "accept", object_ids=["a"]))
+    thing = state(study).objects["a"]
+    assert (thing.state, thing.origin) == ("accepted", "edited")
+    assert decode_rle(thing.mask.as_rle()).sum() == 1600
+    take(study, gesture(4, "undo"), gesture(5, "undo"))
+    assert (
+        state(study).objects["a"].origin == "sam"
+    )  # the mask that came is there once the edit is taken back
+    assert verify(study)["problems"] == []
+
+
+def test_a_late_mask_brings_the_evidence_of_the_class_as_it_is_now(study: Study) -> None:
+    take(study, box(1))  # a podocyte's place: bright in WT1, dark in GATA3
+    fetch_after(study, gesture(2, "class", object_id="a", class_id=2))
+    thing = state(study).objects["a"]
+    assert thing.class_id == 2 and thing.molecular_support < 0.1
+    other = open_desk(study, assignment_id(study), PERSON, "reader-1")
+    assert thing.threshold_id == other._evidence(2, decode_rle(thing.mask.as_rle()))["threshold_id"]
+
+
+def test_numbers_count_for_each_patch_apart(tmp_path: Path) -> None:
+    study = small_study(tmp_path / "two", slides=1, patches_per_slide=2)
+    take_gestures(study, 2, PERSON, "tab", [box(9, "there")])
+    late = take_gestures(study, 1, PERSON, "tab", [box(2, "here")])
+    assert list(late.desk.state.objects) == ["here"]
+
+
+def test_nobody_sends_in_another_persons_name(tmp_path: Path) -> None:
+    study = small_study(tmp_path / "two", slides=1, patches_per_slide=2)
+    take_gestures(study, 1, PERSON, "tab-of-a-student", [box(1)])
+    with study.science.write() as db:
+        own = assignments.add_assignment(db, LEAD, 1, [1, 2])
+    with pytest.raises(NotAllowedError, match="somebody else's"):
+        take_gestures(study, own, LEAD, "tab-of-a-student", [gesture(2**39, "load")])
+
+
+def test_who_does_not_hold_the_patch_takes_nothing_back(study: Study) -> None:
+    take(study, box(1))
+    late = [gesture(2, "undo"), gesture(3, "submit"), box(4, "b", PODOCYTES[1])]
+    taken = take_gestures(study, assignment_id(study), PERSON, "other-tab", late, holds=False)
+    assert sorted(taken.refused) == [2, 3] and "Another tab" in taken.refused[2]
+    assert list(taken.desk.state.objects) == ["a", "b"] and not taken.desk.state.submitted
+
+
+def test_a_stroke_beside_the_nucleus_is_refused_and_one_that_changes_nothing_leaves_no_act(
+    study: Study,
+) -> None:
+    take(study, box(1))
+    fetch(study)
+    x, y = PODOCYTES[0]
+    far = gesture(2, "paint", object_id="a", points=[[x + 60, y], [x + 70, y]], width_px=4)
+    inside = gesture(3, "paint", object_id="a", points=[[x - 2, y], [x + 2, y]], width_px=4)
+    taken = take(study, far, inside)
+    assert "does not touch" in taken.refused[2] and 3 not in taken.refused
+    assert state(study).objects["a"].origin == "sam"
+
+
+def test_a_kept_nucleus_whose_correction_is_on_its_way_is_not_handed_in(study: Study) -> None:
+    take(study, box(1), gesture(2, "say", class_id=2, what="nothing_here"))
+    fetch(study)
+    x, y = PODOCYTES[0]
+    take(
+        study, gesture(3, "accept", object_ids=["a"]), gesture(4, "points", object_id="a", points=[[x, y, 1]])
+    )
+    assert [point.kind for point in open_desk(study, assignment_id(study), PERSON, "r").open_points()] == [
+        "corrections"
+    ]
+    assert "not finished" in take(study, gesture(5, "submit")).refused[5]
+    fetch(study)
+    assert take(study, gesture(6, "submit")).refused == {}
+
+
+@pytest.mark.parametrize(
+    "raw", [{"n": 1, "kind": "load", "at_ms": 10**400}, {"n": 1, "kind": "\ud800", "at_ms": "soon"}]
+)
+def test_numbers_and_names_that_no_page_sends_are_refused_in_words(raw: dict) -> None:
+    with pytest.raises(InputError, match="needs its time"):
+        Gesture.from_json(raw)
+
+
+def test_a_batch_sent_again_is_the_same_batch(study: Study) -> None:
+    take(study, box(1), box(2, "b", PODOCYTES[1]))
+    fetch(study)
+    take(study, gesture(3, "accept", object_ids=["a", "b"]))
+    batches = {act.payload.get("batch") for act in acts(study) if act.kind == "accept"}
+    assert batches == {"tab:3001"}

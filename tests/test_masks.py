@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -266,3 +268,12 @@ def test_labels_survive_being_taken_apart(labels):
 def test_images_of_the_wrong_kind_are_refused(call):
     with pytest.raises(InputError):
         call()
+
+
+def test_a_scribble_of_many_points_is_the_sum_of_its_pieces():
+    points = np.random.default_rng(0).uniform(5, 95, (400, 2)).astype(np.float32)
+    covered = masks.stroke_mask(points, 3.0, (100, 100))
+    pieces = np.zeros((100, 100), bool)
+    for start, end in itertools.pairwise(points):
+        pieces |= masks.stroke_mask(np.stack([start, end]), 3.0, (100, 100))
+    assert (covered != pieces).mean() < 0.02

@@ -195,12 +195,13 @@ def _take(study: Study, person: SignedIn, assignment_id: int, client: str, body:
     if not isinstance(sender, str) or not 8 <= len(sender) <= LONGEST_CLIENT or not sender.isprintable():
         raise InputError("The sender of these gestures has no usable name. Reload the page.")
     gestures = [Gesture.from_json(item) for item in raw]
-    taken = take_gestures(study, assignment_id, person.person_id, sender, gestures)
     only_seen = all(gesture.kind in OBSERVATIONS for gesture in gestures)
+    holds = _presence.holds(assignment_id, client, claim=not only_seen)
+    taken = take_gestures(study, assignment_id, person.person_id, sender, gestures, holds)
     return {
         "acknowledged": taken.acknowledged,
         "refused": [{"n": n, "why": why} for n, why in taken.refused.items()],
-        "holds": _presence.holds(assignment_id, client, claim=not only_seen),
+        "holds": holds,
         **_telling.news(taken.desk, client, _knows(body)),
     }
 
@@ -277,6 +278,8 @@ def _pictures(study: Study, assignment: dict[str, Any]) -> tuple[str, list[dict[
     with study.science.read() as db:
         patch = images.get_patch(db, patch_id)
         channels = images.list_channels(db, patch_id) if assignment["guidance"] in SHOWN_TO["marker"] else []
+        # Where the threshold is not shown, a new one must not show in the address either.
+        versioned = assignment["guidance"] in SHOWN_TO["bright"]
         signed = {
             channel["marker"]: thresholds.current_threshold(
                 db, patch["slide_id"], channel["marker"], patch_id
@@ -288,7 +291,9 @@ def _pictures(study: Study, assignment: dict[str, Any]) -> tuple[str, list[dict[
     shown = [
         {
             "name": marker,
-            "url": View(patch_id, "marker", window, marker).url(f"-{threshold['id']}" if threshold else ""),
+            "url": View(patch_id, "marker", window, marker).url(
+                f"-{threshold['id']}" if threshold and versioned else ""
+            ),
         }
         for marker, threshold in signed.items()
     ]
@@ -296,14 +301,16 @@ def _pictures(study: Study, assignment: dict[str, Any]) -> tuple[str, list[dict[
 
 
 def _class_json(study: Study, desk: Desk, row: dict[str, Any]) -> dict[str, Any]:
-    shows_bright = desk.assignment["guidance"] in SHOWN_TO["bright"]
+    shows_marker, shows_bright = (
+        desk.assignment["guidance"] in SHOWN_TO[layer] for layer in ("marker", "bright")
+    )
     return {
         "id": row["id"],
         "name": row["name"],
         "letter": bench.letters(desk)[row["id"]],
         "key": row["key"],
         "colour": row["colour"],
-        "marker": row["marker"],
+        "marker": row["marker"] if shows_marker else None,
         "bright": _bright_rings(study, desk, row["marker"]) if shows_bright else None,
     }
 

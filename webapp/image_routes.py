@@ -79,12 +79,12 @@ def view_route(request: Request) -> Response:
     try:
         study = study_from_environment()
         view = _asked_view(request)
-        _check_access(study, request.state.person, view)
-        etag = f'"{_state_of(study, view)}"'
+        by_threshold = _check_access(study, request.state.person, view)
+        etag = f'"{_state_of(study, view)}-{by_threshold:d}"'
         headers = {"ETag": etag, "Cache-Control": "private, max-age=3600", "Vary": "Cookie"}
         if request.headers.get("if-none-match") == etag:
             return Response(status_code=304, headers=headers)
-        picture = _picture(study, view, etag)
+        picture = _picture(study, view, etag, by_threshold)
     except AllinsamError as error:
         return refusal(error)
     return Response(picture, media_type="image/png", headers=headers)
@@ -125,18 +125,20 @@ def _number(query: Mapping[str, str], name: str, default: float, low: float, hig
     return value
 
 
-def _check_access(study: Study, person: SignedIn, view: View) -> None:
+def _check_access(study: Study, person: SignedIn, view: View) -> bool:
+    """Refuse what this person may not see; whether a marker may be shown by what its threshold says."""
     with study.science.read() as db:
         given = patch_assignments(db, view.patch_id)
     if not may(person, "view_patch", {"person_ids": [row["person_id"] for row in given]}):
         raise NotAllowedError(f"Patch {view.patch_id} is not in your queue.")
     if view.layer == "pas" or may(person, "view_thresholds"):
-        return
+        return True
     own = [row for row in given if row["person_id"] == person.person_id]
     if not any(row["guidance"] in SHOWN_TO[view.layer] for row in own):
         raise NotAllowedError("This patch is annotated without the marker.")
     if view.threshold is not None:
         raise NotAllowedError("Only who signs thresholds may try others.")
+    return any(row["guidance"] in SHOWN_TO["bright"] for row in own)
 
 
 def _state_of(study: Study, view: View) -> str:
@@ -153,15 +155,18 @@ def _state_of(study: Study, view: View) -> str:
 
 
 @lru_cache(maxsize=96)
-def _picture(study: Study, view: View, state: str) -> bytes:
-    """`state` stands for what the picture depends on beside its arguments."""
+def _picture(study: Study, view: View, state: str, by_threshold: bool) -> bytes:
+    """`state` stands for what the picture depends on beside its arguments.
+
+    by_threshold: False where the brightness must not tell the threshold.
+    """
     if view.layer == "pas":
         with study.science.read() as db:
             sha256 = images.get_patch(db, view.patch_id)["image_sha256"]
         return views.png(views.crop(_patch_pixels(study.image_path(sha256)), view.window))
     channel, threshold = _channel(study, view.patch_id, view.marker, state)
     if view.layer == "marker":
-        limits = views.display_range(channel, threshold)
+        limits = views.display_range(channel, threshold if by_threshold else None)
         picture = views.marker_rgb(views.crop(channel, view.window, fill=0), limits, view.contrast, view.tint)
         return views.png(picture)
     value = view.threshold if view.threshold is not None else threshold

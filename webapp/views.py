@@ -22,6 +22,7 @@ HALO, DARK = (16, 16, 24), "#101018"
 TINTS = {"grey": (255, 255, 255), "cyan": (90, 255, 255), "green": (120, 255, 120)}
 # Display range of a channel: these shares of its pixels end up black and, at contrast 1, white.
 BLACK_SHARE, WHITE_SHARE = 0.02, 0.998
+NOISE_TO_WHITE = 12.0  # standard deviations of the background, from its median deviation
 
 
 def png(image: np.ndarray) -> bytes:
@@ -51,11 +52,15 @@ def display_range(channel: np.ndarray, threshold: float | None) -> tuple[float, 
     """Grey levels shown as black and as white at contrast 1.
 
     A channel without signal is not stretched until its noise looks like nuclei: white is at least
-    as far above black as twice the threshold.
+    as far above black as twice the threshold; without a threshold, as NOISE_TO_WHITE times the noise.
     """
     low, high = (float(v) for v in np.quantile(channel, (BLACK_SHARE, WHITE_SHARE)))
     if threshold is not None:
         high = max(high, low + 2.0 * max(threshold - low, 1.0))
+    else:
+        middle = float(np.median(channel))
+        noise = float(np.median(np.abs(channel.astype(np.float32) - middle))) * 1.4826
+        high = max(high, middle + NOISE_TO_WHITE * noise)
     return low, max(high, low + 1.0)
 
 

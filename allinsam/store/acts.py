@@ -60,9 +60,17 @@ def stored_act(db: Database, client: str, seq: int) -> tuple[int, Act] | None:
     return None
 
 
-def last_seq(db: Database, client: str) -> int:
-    """The highest number of a page load's acts; 0 where it has none."""
-    return int(db.execute("SELECT coalesce(max(seq), 0) FROM act WHERE client = ?", [client]).fetchone()[0])
+def last_seq(db: Database, client: str, assignment_id: int) -> int:
+    """The highest number of a page load's acts on an assignment; 0 where it has none."""
+    query = "SELECT coalesce(max(seq), 0) FROM act WHERE client = ? AND assignment_id = ?"
+    return int(db.execute(query, [client, assignment_id]).fetchone()[0])
+
+
+def people_of_client(db: Database, client: str) -> set[str]:
+    """Whose assignments the acts of a page load are on."""
+    query = """SELECT DISTINCT a.person_id FROM act x JOIN assignment a ON a.id = x.assignment_id
+        WHERE x.client = ?"""
+    return {row[0] for row in db.execute(query, [client]).fetchall()}
 
 
 def has_sources(db: Database, threshold_id: Any, registration_id: Any) -> bool:

@@ -34,6 +34,8 @@ class Recorded:
     acknowledged: tuple[int, ...]
     unknown_kinds: tuple[str, ...]
     state: AssignmentState
+    n_acts: int  # of the assignment
+    saved_at: str | None  # UTC, of the last act kept
 
 
 def write_image(study: Study, image: np.ndarray) -> str:
@@ -84,7 +86,7 @@ def append_acts(db: Any, assignment: dict[str, Any], acts: Sequence[Act], held: 
             unknown.append(act.kind)
     state = player.state
     _update_progress(db, assignment, state, bool(acts))
-    return Recorded(tuple(acknowledged), tuple(unknown), state)
+    return Recorded(tuple(acknowledged), tuple(unknown), state, *act_store.act_summary(db, assignment_id))
 
 
 def _check_sources(db: Any, act: Act) -> None:
@@ -262,6 +264,10 @@ class ActLog:
     def act(self, kind: str, client_ms: float, object_id: str | None = None, **payload: Any) -> Act:
         self._seq += 1
         return Act(self._client, self._seq, kind, client_ms, payload, object_id, self._surface)
+
+    def next_name(self) -> str:
+        """A name that the next act alone can have."""
+        return f"{self._client}:{self._seq + 1}"
 
     def answer(self, question: Act, client_ms: float, payload: dict[str, Any]) -> Act:
         """The server's mask for a box or a prompt: undone together with what asked for it."""

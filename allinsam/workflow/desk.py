@@ -7,7 +7,7 @@ state is what the study's acts add up to.
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ from allinsam.workflow.annotating import (
     masks_for_prompts,
     record_acts,
 )
+from allinsam.workflow.standing import standing
 
 POINT_MARGIN_PX = 3.0  # of the nucleus expected beyond a point at its rim
 
@@ -42,7 +43,9 @@ def monotonic_ms() -> float:
 class OpenPoint:
     """Something that has to be settled before a patch can be submitted."""
 
-    kind: str  # proposals: masks neither kept nor dropped; unanswered: a class nothing was said about
+    # proposals: masks neither kept nor dropped; unanswered: a class nothing was said about; corrections: kept
+    # nuclei whose points have not been answered with a mask yet
+    kind: str
     class_id: int
     object_ids: tuple[str, ...] = ()
 
@@ -54,9 +57,12 @@ def open_points(state: AssignmentState, class_ids: Iterable[int]) -> list[OpenPo
         if state.class_states.get(class_id) in ("unsure", "skipped"):
             continue
         waiting = tuple(o.object_id for o in state.proposed() if o.class_id == class_id)
+        asking = tuple(o.object_id for o in state.accepted() if o.class_id == class_id and not o.answered)
         kept = any(thing.class_id == class_id for thing in state.accepted())
         if waiting:
             points.append(OpenPoint("proposals", class_id, waiting))
+        elif asking:
+            points.append(OpenPoint("corrections", class_id, asking))
         elif not kept and state.class_states.get(class_id) != "nothing_here":
             points.append(OpenPoint("unanswered", class_id))
     return points
@@ -116,8 +122,9 @@ class Desk:
             self.assignment = queue.get_assignment(db, self.assignment_id)
             asked = queue.assignment_classes(db, self.assignment_id)
             self.classes = {row["id"]: row for row in study_rows.list_classes(db) if row["id"] in asked}
+        with standing(self.study, self.assignment_id) as held, self.study.science.read() as db:
+            self.state = held.catch_up(db).state
             self.n_acts, self.saved_at = act_store.act_summary(db, self.assignment_id)
-        self.state = assignment_state(self.study, self.assignment_id)
 
     @property
     def size_hw(self) -> tuple[int, int]:
@@ -126,9 +133,8 @@ class Desk:
     def record(self, acts: Sequence[Act]) -> None:
         if not acts:
             return
-        self.state = record_acts(self.study, self.assignment_id, self.person_id, acts).state
-        with self.study.science.read() as db:
-            self.n_acts, self.saved_at = act_store.act_summary(db, self.assignment_id)
+        recorded = record_acts(self.study, self.assignment_id, self.person_id, acts)
+        self.state, self.n_acts, self.saved_at = recorded.state, recorded.n_acts, recorded.saved_at
 
     def do(self, kind: str, object_id: str | None = None, **payload: Any) -> None:
         self.record([self.log.act(kind, self.clock_ms(), object_id, **payload)])
@@ -203,7 +209,7 @@ class Desk:
     def fetch_masks(self) -> int:
         """SAM's masks for the boxes and points that wait for theirs; how many there were."""
         waiting = self.state.waiting()
-        if not waiting or self.cache is None:
+        if not waiting or self.cache is None or self.state.submitted:
             return 0
         acts = []
         asking = {thing.object_id for thing in waiting}
@@ -219,11 +225,23 @@ class Desk:
             found = masks_for_prompts(self.study, self.cache, patch_id, row["marker"], prompts, taken)
             model_ms = round(self.clock_ms() - started, 1)
             for thing, payload in zip(own, found, strict=True):
-                payload |= {"answers": list(thing.asked or ()), "model_ms": model_ms}
+                payload |= {"answers": list(thing.asked or ()), "class_id": class_id, "model_ms": model_ms}
                 acts.append(self.log.act("mask_shown", self.clock_ms(), thing.object_id, **payload))
                 model_ms = 0.0  # one wait for all of them: it counts once
-        self.record(acts)
+        self.record(self._with_evidence_of_now(acts))
         return len(acts)
+
+    def _with_evidence_of_now(self, acts: Sequence[Act]) -> list[Act]:
+        """Masks of nuclei whose class was changed while the model worked get that class's evidence."""
+        now = assignment_state(self.study, self.assignment_id).objects
+        brought = []
+        for act in acts:
+            thing = now.get(act.object_id or "")
+            if thing is not None and thing.class_id != act.payload["class_id"]:
+                evidence = self._evidence(thing.class_id, decode_rle(act.payload["mask"]))
+                act = replace(act, payload={**act.payload, "class_id": thing.class_id, **evidence})
+            brought.append(act)
+        return brought
 
     # --- Undo and redo --------------------------------------------------------------------------
 
@@ -286,7 +304,8 @@ class Desk:
 
     def _do_each(self, kind: str, payloads: Mapping[str, Mapping[str, Any]]) -> None:
         """One act for each object, in one transaction; several share a batch, which undo takes as one."""
-        batch = {"batch": str(uuid.uuid4())} if len(payloads) > 1 else {}
+        # Named after the first act: the same gesture sent twice makes the same acts.
+        batch = {"batch": self.log.next_name()} if len(payloads) > 1 else {}
         now = self.clock_ms()
         self.record([self.log.act(kind, now, key, **payload, **batch) for key, payload in payloads.items()])
 

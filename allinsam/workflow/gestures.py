@@ -8,8 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 
+from allinsam.acts import LARGEST_NUMBER
 from allinsam.errors import AllinsamError, InputError, NotAllowedError
 from allinsam.masks import (
     clean_mask,
@@ -31,6 +33,7 @@ SURFACE = "dual_pane"
 ACTS_PER_GESTURE = 1000
 MOST_POINTS = 20_000  # of one stroke
 WIDEST_BRUSH_PX = 200.0
+NEEDS_THE_PATCH = ("undo", "redo", "submit", "reopen")
 OBSERVATIONS = ("load", "focus", "blur", "pause", "resume")
 
 
@@ -50,8 +53,9 @@ class Gesture:
         n, kind, at_ms = raw.get("n"), raw.get("kind"), raw.get("at_ms")
         if type(n) is not int or not 1 <= n < 2**40 or not isinstance(kind, str):
             raise InputError("A gesture needs a number n from 1 and a kind. Reload the page.")
-        if isinstance(at_ms, bool) or not isinstance(at_ms, (int, float)) or not np.isfinite(at_ms):
-            raise InputError(f"Gesture {n} ({kind[:20]}) needs its time at_ms. Reload the page.")
+        is_time = isinstance(at_ms, (int, float)) and not isinstance(at_ms, bool)
+        if not is_time or not abs(at_ms) < LARGEST_NUMBER:
+            raise InputError(f"Gesture {n} ({kind[:20]!r}) needs its time at_ms. Reload the page.")
         return cls(n, kind, float(at_ms), raw)
 
 
@@ -80,15 +84,26 @@ def open_desk(
 
 
 def take_gestures(
-    study: Study, assignment_id: int, person_id: str, client: str, gestures: Sequence[Gesture]
+    study: Study,
+    assignment_id: int,
+    person_id: str,
+    client: str,
+    gestures: Sequence[Gesture],
+    holds: bool = True,
 ) -> Taken:
     """Apply gestures in the order of their numbers; those already applied are skipped.
 
     One that cannot be applied is refused with its reason and the rest go on: the page has shown them already.
     When this returns, everything acknowledged is committed.
+
+    Args:
+        holds: False where another page works on the patch by now. What steps back or hands in is refused
+            then: it would be done to that page's work.
     """
     with study.science.read() as db:
-        last = act_store.last_seq(db, client) // ACTS_PER_GESTURE
+        if act_store.people_of_client(db, client) - {person_id}:
+            raise NotAllowedError("This page load is somebody else's. Reload the page.")
+        last = act_store.last_seq(db, client, assignment_id) // ACTS_PER_GESTURE
     desk = open_desk(study, assignment_id, person_id, client)
     acknowledged, refused = 0, {}
     for gesture in sorted(gestures, key=lambda gesture: gesture.n):
@@ -98,6 +113,8 @@ def take_gestures(
         desk.log = ActLog(client, SURFACE, gesture.n * ACTS_PER_GESTURE)
         desk.clock_ms = lambda at_ms=gesture.at_ms: at_ms
         try:
+            if gesture.kind in NEEDS_THE_PATCH and not holds:
+                raise InputError("Another tab or window works on this patch by now: this was not done.")
             _apply(desk, gesture)
         except AllinsamError as error:
             refused[gesture.n] = str(error)
@@ -165,7 +182,13 @@ def _paint(desk: Desk, data: Mapping[str, Any]) -> None:
     if before is None and data.get("erase"):
         raise InputError("There is nothing to erase here yet.")
     before = np.zeros(desk.size_hw, bool) if before is None else before
+    if before.any() and not _touch(before, stroke):
+        raise InputError(
+            "The stroke does not touch the selected nucleus. Begin on it; or press Esc first, for a new one."
+        )
     mask = before & ~stroke if data.get("erase") else before | stroke
+    if object_id in desk.state.objects and np.array_equal(mask, before):
+        return  # nothing was changed
     _set_outline(desk, object_id, data, clean_mask(mask, min_area_px=1), "brush")
 
 
@@ -241,6 +264,11 @@ GESTURES: dict[str, Callable[[Desk, Mapping[str, Any]], object]] = {
 
 
 # --- Parts ----------------------------------------------------------------------------------------
+
+
+def _touch(mask: np.ndarray, stroke: np.ndarray) -> bool:
+    """Whether a stroke meets a mask or lies right beside it."""
+    return bool((cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8)) & stroke).any())
 
 
 def _set_outline(desk: Desk, object_id: str, data: Mapping[str, Any], mask: np.ndarray, tool: str) -> None:

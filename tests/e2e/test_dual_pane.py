@@ -518,3 +518,80 @@ def test_a_practice_round_shows_the_three_planted_mistakes(tmp_path: Path, serve
     assert (view["x"], view["y"]) == pytest.approx(PODOCYTES[2], abs=1.5)
     at.open()
     at.sees("5 right, 3 to learn from", ".verdicts")
+
+
+def test_patch_after_patch_stands_still(tmp_path: Path, serve: Serve, page: Page) -> None:
+    study = small_study(tmp_path / "study", slides=1, patches_per_slide=5)
+    live = serve(study)
+    token = signed_in_token(study, "annotator", PERSON)
+    page.context.add_cookies([{"name": COOKIE, "value": token, "url": live.url}])
+    at = Annotating(page, study, live.url, 1)
+    at.open()
+    for patch in (1, 2, 3):
+        expect(page.locator(".class-state", has_text="0 kept")).to_have_count(2, timeout=PATIENT)
+        for button in page.get_by_role("button", name="None here").all():
+            button.click()
+        expect(page.locator(".class-state", has_text="none here")).to_have_count(2, timeout=PATIENT)
+        at.press("n")
+        page.wait_for_url(re.compile(f"patch={patch + 1}"), timeout=PATIENT)
+        expect(page.locator(".class-state", has_text="0 kept")).to_have_count(2, timeout=PATIENT)
+    page.get_by_label("Patch").select_option(label="Patch 5 · not begun")
+    page.wait_for_url(re.compile("patch=5"), timeout=PATIENT)
+    page.wait_for_timeout(3000)
+    assert "patch=5" in page.url
+    loads = []
+    with study.science.read() as db:
+        for own in range(1, 6):
+            loads.append([act.kind for act in act_store.list_acts(db, own)].count("load"))
+    assert loads == [1, 1, 1, 1, 1]
+
+
+def test_keys_do_nothing_behind_a_card_and_caps_lock_changes_none(annotate: Annotate) -> None:
+    at = annotate(8)
+    if at.state.submitted:
+        at.page.get_by_role("button", name="Reopen").click()
+        wait_until(lambda: not at.state.submitted, "the reopening")
+        at.open()
+    for button in at.page.locator(".foot button[aria-pressed=true]").all():
+        button.click()
+    for centre in PODOCYTES[:3]:
+        at.draw(centre)
+    at.sees("3 to check", ".counts")
+    expect(at.page.get_by_role("button", name=re.compile("^Keep A"))).to_be_enabled(timeout=PATIENT)
+    expect(at.page.get_by_role("button", name=re.compile("^Keep 3 clear"))).to_be_visible(timeout=PATIENT)
+    drops, deletes = at.kinds.count("reject"), at.kinds.count("delete")
+    at.page.get_by_role("button", name="Pause").click()
+    at.sees("Paused", ".sheet")
+    for key in ("x", "Delete", "a", "n"):
+        at.press(key)
+    at.page.get_by_role("button", name="Go on").click()
+    at.press("?")
+    at.press("x")
+    at.press("Escape")
+    expect(at.page.locator(".sheet")).to_have_count(0)
+    at.page.evaluate("""() => {
+        for (const type of ["keydown", "keyup"]) {
+            window.dispatchEvent(new KeyboardEvent(type, { key: "A", bubbles: true }));
+        }
+    }""")  # as Caps Lock sends it
+    at.sees("1 kept", ".counts")
+    assert (at.kinds.count("reject"), at.kinds.count("delete")) == (drops, deletes)
+    at.press("Shift+A")
+    at.sees("3 kept", ".counts")
+
+
+def test_a_given_up_redrawing_leaves_every_outline_alone(annotate: Annotate) -> None:
+    at = annotate(5)
+    first = at.state.objects
+    assert first
+    known = len([thing for thing in first.values() if thing.state != "deleted"])
+    at.choose(PODOCYTES[0])
+    at.page.get_by_role("button", name="Draw anew").click()
+    at.press("Escape")
+    at.press("l")
+    edits = at.kinds.count("mask_edit")
+    x, y = MESANGIAL[1]
+    at.drag((x - 10, y - 10), (x + 10, y - 10), (x + 10, y + 10), (x - 10, y + 10))
+    at.wait_for("mask_edit", edits + 1)
+    now = [thing for thing in at.state.objects.values() if thing.state != "deleted"]
+    assert len(now) == known + 1 and now[-1].origin == "drawn"

@@ -3,6 +3,7 @@
 import html
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlencode
 
 import streamlit as st
 
@@ -156,7 +157,8 @@ def _slider(name: str, key: str, low: float, high: float, start: float, step: fl
 
 def view_popover() -> None:
     with st.popover("", icon=":material/tune:", help="Size of the pictures, colour of the marker"):
-        st.html('<a href="/annotate?surface=dual_pane" target="_self">Use the dual pane</a>')
+        here = html.escape(urlencode({"surface": "dual_pane", "patch": st.query_params.get("patch", "")}))
+        st.html(f'<a href="/annotate?{here}" target="_self">Use the dual pane</a>')
         st.segmented_control(
             "Size of the pictures",
             list(PANE_SIZES),

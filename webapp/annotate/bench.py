@@ -47,6 +47,8 @@ FAR_OUTSIDE_PX = 3.0
 # Editing enlarges the nucleus until its box fills this share of the pane.
 EDIT_SHARE = 0.4
 SMALLEST_EDIT_SIDE_PX = 40
+# Of many patches with hundreds of nuclei each: every answer looks at all of its patch.
+OUTLINES_REMEMBERED = 65_536
 EDIT_TOOLS = ("add", "erase", "lasso", "points")
 ARMS_WITH_MARKER = ("if", "threshold", "suggestion")
 ARMS_WITH_OUTLINE = ("threshold", "suggestion")
@@ -235,7 +237,7 @@ def rings_of(thing: ObjectState) -> tuple[np.ndarray, ...]:
     return rings_of_mask(thing.mask) if thing.mask is not None else ()
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=OUTLINES_REMEMBERED)
 def rings_of_mask(mask: Mask) -> tuple[np.ndarray, ...]:
     return tuple(smoothed(ring) for ring in mask_to_polygons(decode_rle(mask.as_rle())))
 
@@ -337,7 +339,7 @@ def extent(thing: ObjectState) -> tuple[float, ...] | None:
     return thing.box or (_mask_bounds(thing.mask) if thing.mask is not None else None)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=OUTLINES_REMEMBERED)
 def _mask_bounds(mask: Mask) -> tuple[float, ...] | None:
     return _bounds(rings_of_mask(mask))
 

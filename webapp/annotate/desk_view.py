@@ -47,6 +47,8 @@ class Telling:
         changed = [object_id for object_id, seen in now.items() if known.get(object_id) != seen]
         return {
             "whole": not known,
+            # What this news is about when it is not whole: a page that knows something else must ask anew.
+            "since": before.n_acts if before is not None and known else None,
             "objects": [object_json(*now[object_id], shows_support) for object_id in changed],
             "removed": [object_id for object_id in known if object_id not in now],
             "waiting": [thing.object_id for thing in desk.state.waiting()],

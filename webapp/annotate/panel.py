@@ -357,6 +357,8 @@ def open_points(bench: Bench, desk: Desk) -> None:
             which = ", ".join(f"{letter[point.class_id]}{number[i]}" for i in point.object_ids[:8])
             more = " ..." if len(point.object_ids) > 8 else ""
             lines.append(f"**{name.capitalize()}:** keep or drop {which}{more}.")
+        elif point.kind == "corrections":
+            lines.append(f"**{name.capitalize()}:** corrected outlines are still being made.")
         else:
             lines.append(f"**{name.capitalize()}:** nothing kept. Draw some, or press None here or Unsure.")
     if lines:

@@ -4,7 +4,7 @@
 // order until the server has acknowledged it. The truth is what the server tells; `shown` is that with the
 // gestures still on their way applied to it. All positions are px of the patch unless a name says otherwise.
 
-const HANDLE_PX = 5;          // on the screen: half the side of a handle
+const HANDLE_PX = 3;          // on the screen: half the side of a handle
 const SMALLEST_WITH_HANDLES_PX = 28;  // on the screen: side of a box
 const MOVER_PX = 8;           // on the screen: radius of what moves a box
 const MOVER_OFF_PX = 14;      // on the screen: how far it lies off the box
@@ -15,6 +15,10 @@ const PRESENT_EVERY_MS = 5000;
 const IDLE_MS = 60000;
 const RETRY_MS = [500, 1000, 2000, 4000, 5000];
 const MOST_GESTURES = 100;    // in one request
+const MOST_BYTES = 1_000_000; // in one request
+const MOST_KEPT_ALIVE = 50_000;  // bytes that a closing page may still send
+const PICTURES_KEPT = 24;
+const HELD = { " ": "pan", q: "blink", h: "hide" };
 const VERDICT_SIGNS = { right: "✓", wrong_class: "⇄", missed: "!", extra: "✕" };
 const VERDICT_COLOURS = { right: "#7ec8ff", wrong_class: "#ffb000", missed: "#ffb000", extra: "#ffb000" };
 const HALO = "rgba(16,16,24,0.8)";
@@ -124,20 +128,22 @@ function newObject(id, number, classId) {
 
 // The gestures of this browser that no server has acknowledged, by patch and page load.
 class Outbox {
-  constructor() {
-    this.ready = new Promise((resolve) => {
+  constructor(study) {
+    const opened = new Promise((resolve) => {
       try {
-        const asked = indexedDB.open("allinsam", 1);
+        const asked = indexedDB.open(`allinsam ${study}`, 1);
         asked.onupgradeneeded = () => asked.result.createObjectStore("gestures", { keyPath: ["assignment", "client", "n"] });
         asked.onsuccess = () => resolve(asked.result);
         asked.onerror = () => resolve(null);
       } catch { resolve(null); }
     });
+    this.ready = Promise.race([opened, pause(2000).then(() => null)]);  // a browser may never answer
   }
 
   async put(assignment, client, gesture) {
     const db = await this.ready;
-    if (db) db.transaction("gestures", "readwrite").objectStore("gestures").put({ assignment, client, n: gesture.n, gesture });
+    if (db) db.transaction("gestures", "readwrite").objectStore("gestures")
+      .put({ assignment, client, n: gesture.n, gesture, kept: Date.now() });
   }
 
   async settle(assignment, client, upTo) {
@@ -157,6 +163,7 @@ class Outbox {
       asked.onerror = () => resolve([]);
     });
     const byClient = new Map();
+    rows.sort((a, b) => (a.kept ?? 0) - (b.kept ?? 0) || a.n - b.n);  // page loads one after another
     for (const row of rows) {
       if (row.client === client) continue;
       if (!byClient.has(row.client)) byClient.set(row.client, []);
@@ -180,6 +187,20 @@ function h(tag, attributes, ...children) {
   }
   for (const child of children.flat()) if (child != null && child !== false) element.append(child);
   return element;
+}
+
+const sizeOf = (text) => new Blob([text]).size;  // bytes
+
+// As many gestures as one request may hold, at least one.
+function fitting(gestures, most) {
+  const batch = [];
+  let bytes = 0;
+  for (const gesture of gestures.slice(0, most)) {
+    bytes += sizeOf(JSON.stringify(gesture));
+    if (batch.length && bytes > MOST_BYTES) break;
+    batch.push(gesture);
+  }
+  return batch;
 }
 
 function uuid() {
@@ -207,7 +228,7 @@ class Surface {
     this.examples = data.examples;
     this.tellPage = () => {};
     this.client = `page-${uuid()}`;
-    this.outbox = new Outbox();
+    this.outbox = new Outbox(data.study);
     this.n = 0;
     this.waitingToSend = [];      // gestures of this page load, oldest first
     this.whenSent = [];           // who waits until there are none
@@ -243,9 +264,13 @@ class Surface {
     this.waiting = new Set();
     this.verdicts = null;
     this.knows = null;
+    this.showOpen = this.editing = this.redrawing = this.pressed = null;
+    this.paths.clear();
     this._say(this.text.opening);
-    const desk = await this._retrying(() => this._fetch(`desk?client=${encodeURIComponent(this.client)}`));
-    if (!desk || this.assignmentId !== assignmentId) return;
+    const desk = await this._retrying(() => this._fetch(`desk?client=${encodeURIComponent(this.client)}`, assignmentId));
+    if (this.assignmentId !== assignmentId) return;
+    if (!desk) { this._say(this.trouble); return; }  // asked again by _tick
+    this.trouble = "";
     this.desk = desk;
     this.size = [desk.assignment.width_px, desk.assignment.height_px];
     this.classId = desk.classes.some((c) => c.id === this.classId) ? this.classId : desk.classes[0].id;
@@ -255,11 +280,13 @@ class Surface {
     this._say("");
     this.fit();
     this._loadImages();
-    await this._sendLeftBehind();
+    await this._sendLeftBehind(assignmentId);
+    if (this.assignmentId !== assignmentId) return;
     this.emit("load");
     if (!this._returnToPlace()) this._selectNext();
     if (this.waiting.size) this._fetchMasks();
     if (desk.submitted && desk.assignment.practice) this._judge();
+    for (const example of this.examples) new Image().src = `/api/guide/${example.name}.png`;  // for the help card
     // The page that was just left here may not have said so yet.
     if (!this.holds) setTimeout(() => this._here(), 800);
     this.tellPage(assignmentId);
@@ -271,17 +298,28 @@ class Surface {
       const inUse = channel.name === this.options.channel || this.desk.classes.some((c) => c.marker === channel.name);
       if (inUse) wanted.push(this._asLookedAt(channel.url));
     }
-    for (const url of this.desk.following) wanted.push(this._asLookedAt(url));
-    for (const url of wanted) {
-      if (this.images.has(url)) continue;
-      this.images.set(url, null);
+    clearTimeout(this.fetchingAhead);
+    this.fetchingAhead = setTimeout(() => this._wantPictures(this.desk?.following.map((url) => this._asLookedAt(url)) ?? []), 1500);
+    this._wantPictures(wanted);
+    // Those asked for last stay.
+    for (const url of this.images.keys()) {
+      if (this.images.size <= PICTURES_KEPT) break;
+      if (!wanted.includes(url)) this.images.delete(url);
+    }
+    this.redraw();
+  }
+
+  _wantPictures(urls) {
+    for (const url of urls) {
+      const had = this.images.get(url);
+      this.images.delete(url);
+      this.images.set(url, had ?? null);
+      if (had !== undefined) continue;
       const image = new Image();
-      image.onload = () => { this.images.set(url, image); this.redraw(); };
+      image.onload = () => { if (this.images.has(url)) this.images.set(url, image); this.redraw(); };
       image.onerror = () => { this.images.delete(url); this._say(this.text.no_picture); };
       image.src = url;
     }
-    while (this.images.size > 24) this.images.delete(this.images.keys().next().value);
-    this.redraw();
   }
 
   _asLookedAt(url) {
@@ -292,35 +330,53 @@ class Surface {
   _pictureScale(image) { return image.naturalWidth / Math.max(...this.size); }
 
   // The channel chosen to look at, else the marker of the class in hand.
+  _channelShown() {
+    const named = (name) => this.desk.channels.find((c) => c.name === name);
+    return named(this.options.channel) ?? named(this.classInHand().marker);
+  }
+
   _markerPicture() {
-    const inHand = this.classInHand();
-    const channel = this.desk.channels.find((c) => c.name === this.options.channel)
-      ?? this.desk.channels.find((c) => c.name === inHand.marker);
+    const channel = this._channelShown();
     return channel ? this.images.get(this._asLookedAt(channel.url)) : null;
+  }
+
+  // Outline of where the marker that is shown is bright; of the class in hand where another channel is.
+  _brightShown() {
+    const name = this._channelShown()?.name;
+    const shown = this.desk.classes.find((c) => c.marker === name) ?? this.classInHand();
+    return this.brightPaths.get(shown.id);
   }
 
   // ---------------------------------------------------------- talking to the server
 
-  async _fetch(path, body) {
+  async _fetch(path, assignment, body) {
     const options = body === undefined ? {} : {
       method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body),
     };
-    if (options.body && options.body.length < 60000) options.keepalive = true;
-    const answer = await fetch(`/api/assignments/${this.assignmentId}/${path}`, { credentials: "same-origin", ...options });
+    // Sent even if the page closes meanwhile; a browser takes little so, and after a failure all is sent plainly.
+    if (options.body && !this.offline && sizeOf(options.body) < MOST_KEPT_ALIVE) options.keepalive = true;
+    const answer = await fetch(`/api/assignments/${assignment}/${path}`, { credentials: "same-origin", ...options });
     if (answer.ok) return answer.json();
     const error = new Error(answer.status === 401 ? this.text.signed_out : await answer.text());
-    error.final = answer.status >= 400 && answer.status < 500 && answer.status !== 429;
+    error.status = answer.status;
     throw error;
   }
 
+  // Again until the server answers; null if it refuses for good (`refusal` is its status).
   async _retrying(work) {
+    this.refusal = null;
     for (let turn = 0; !this.closed; turn++) {
       try {
         const found = await work();
         if (this.offline) { this.offline = false; this.refresh(); }
         return found;
       } catch (error) {
-        if (error.final) { this.trouble = error.message; this.refresh(); return null; }
+        if (error.status >= 400 && error.status < 500 && error.status !== 429) {
+          this.trouble = error.message;
+          this.refusal = error.status;
+          this.refresh();
+          return null;
+        }
         this.offline = true;
         this.refresh();
         await pause(RETRY_MS[Math.min(turn, RETRY_MS.length - 1)]);
@@ -338,22 +394,35 @@ class Surface {
     this.waitingToSend.push(gesture);
     this.outbox.put(this.assignmentId, this.client, gesture);
     if (!observed) this.trouble = "";
+    if (kind === "undo" || kind === "redo") this.stepping = true;
     this._reapply();
     this._pump();
     return gesture;
   }
 
-  get readOnly() { return !this.desk || !this.holds || this.desk.submitted; }
+  get handingIn() { return this.waitingToSend.some((g) => g.kind === "submit"); }
+
+  get readOnly() { return !this.desk || !this.holds || this.desk.submitted || this.handingIn; }
 
   async _pump() {
     if (this.pumping) return;
     this.pumping = true;
     const assignment = this.assignmentId;
+    let most = MOST_GESTURES;
     while (this.waitingToSend.length && !this.closed && assignment === this.assignmentId) {
-      const batch = this.waitingToSend.slice(0, MOST_GESTURES);
+      const batch = fitting(this.waitingToSend, most);
       const told = await this._retrying(() =>
-        this._fetch("acts", { client: this.client, knows: this.knows, gestures: batch }));
-      if (!told) break;
+        this._fetch("acts", assignment, { client: this.client, knows: this.knows, gestures: batch }));
+      if (!told) {
+        if (this.refusal !== 400) break;  // signed out, or somebody else now: it all waits
+        if (batch.length > 1) { most = 1; continue; }
+        // One that the server cannot take at all must not hold up the rest.
+        this.outbox.settle(assignment, this.client, batch[0].n);
+        this.waitingToSend = this.waitingToSend.filter((g) => g.n > batch[0].n);
+        this._reapply();
+        continue;
+      }
+      most = MOST_GESTURES;
       this.outbox.settle(assignment, this.client, told.acknowledged);
       this.waitingToSend = this.waitingToSend.filter((g) => g.n > told.acknowledged);
       if (told.refused.length) this.trouble = told.refused[told.refused.length - 1].why;
@@ -377,7 +446,7 @@ class Surface {
     do {
       this.fetchAgain = false;
       const assignment = this.assignmentId;
-      const told = await this._retrying(() => this._fetch("masks", { client: this.client, knows: this.knows }));
+      const told = await this._retrying(() => this._fetch("masks", assignment, { client: this.client, knows: this.knows }));
       if (told && assignment === this.assignmentId) {
         if (told.trouble) this.trouble = told.trouble;
         this._tell(told);
@@ -386,21 +455,32 @@ class Surface {
     this.fetching = false;
   }
 
-  async _sendLeftBehind() {
-    const groups = await this.outbox.leftBehind(this.assignmentId, this.client);
-    for (const [sender, gestures] of groups) {
-      for (let i = 0; i < gestures.length; i += MOST_GESTURES) {
-        const batch = gestures.slice(i, i + MOST_GESTURES);
+  async _sendLeftBehind(assignment) {
+    const groups = await this.outbox.leftBehind(assignment, this.client);
+    for (const [sender, left] of groups) {
+      for (let rest = left; rest.length;) {
+        if (this.assignmentId !== assignment) return;
+        const batch = fitting(rest, MOST_GESTURES);
         const told = await this._retrying(() =>
-          this._fetch("acts", { client: this.client, knows: this.knows, sender, gestures: batch }));
+          this._fetch("acts", assignment, { client: this.client, knows: this.knows, sender, gestures: batch }));
         if (!told) return;
-        this.outbox.settle(this.assignmentId, sender, told.acknowledged);
+        this.outbox.settle(assignment, sender, told.acknowledged);
+        rest = rest.filter((g) => g.n > told.acknowledged);
+        if (this.assignmentId !== assignment) return;
+        if (told.refused.length) this.trouble = told.refused[told.refused.length - 1].why;
         this._tell(told);
       }
     }
   }
 
+  // Take news in; an answer that was overtaken by a later one, or is about something else, is asked for anew.
   _tell(told) {
+    if (told.n_acts < this.knows || (!told.whole && told.since !== this.knows)) {
+      this.knows = null;
+      this._fetchMasks();
+      return;
+    }
+    const before = this.stepping ? new Map(this.base) : null;
     if (told.whole) this.base = new Map();
     for (const id of told.removed) this.base.delete(id);
     for (const thing of told.objects) this.base.set(thing.id, thing);
@@ -412,12 +492,29 @@ class Surface {
     if (row) row.state = told.submitted ? "submitted" : "open";
     this.waiting = new Set(told.waiting);
     this.knows = told.n_acts;
+    if (this.showOpen) this.showOpen = told.open_points.length > 0;
+    if (before && !this.waitingToSend.length) {
+      this.stepping = false;
+      this._selectChanged(before);
+    }
     this._reapply();
+  }
+
+  // After undo or redo: what it changed is what the next key is about.
+  _selectChanged(before) {
+    const changed = [...this.base.values()].filter((thing) => JSON.stringify(before.get(thing.id)) !== JSON.stringify(thing));
+    if (changed.length === 1) this.selected = changed[0].id;
   }
 
   _reapply() {
     this.shown = applied(this.base, this.waitingToSend, this.desk.classes);
     if (this.selected && !this.shown.has(this.selected)) this.selected = null;
+    // What is being reshaped may have been taken back or changed meanwhile.
+    const reshaped = this.editing && this.shown.get(this.editing.id);
+    if (this.editing && this.drag?.kind !== "vertex" && reshaped?.rings !== this.editing.rings) {
+      if (reshaped?.rings.length && reshaped.id === this.selected) this._startReshaping();
+      else this.takeTool(this._idleTool());
+    }
     this.refresh();
   }
 
@@ -433,8 +530,12 @@ class Surface {
 
   things() { return [...this.shown.values()].sort((a, b) => a.number - b.number); }
 
+  // As the panel lists them: those to check first.
+  _listed() { return this.things().sort((a, b) => (a.state !== "proposed") - (b.state !== "proposed")); }
+
   chooseClass(id) {
     this.classId = id;
+    if (this.thing() && this.thing().class_id !== id) this.select(null);  // the panes show the class in hand
     this.refresh();
   }
 
@@ -466,24 +567,40 @@ class Surface {
   }
 
   step(by, doubtful = false) {
-    const list = this.things().filter((t) => !doubtful || (t.state === "proposed" && (t.doubts.length || t.empty)));
+    const list = this._listed().filter((t) => !doubtful || (t.state === "proposed" && (t.doubts.length || t.empty)));
     if (!list.length) return;
     const at = list.findIndex((t) => t.id === this.selected);
     this.select(list[(at + by + list.length) % list.length].id, true);
   }
 
+  // The next to check lies in view and near, of the same class first: the picture must not move under the hand.
   _selectNext() {
-    const list = this.things();
-    const at = Math.max(0, list.findIndex((t) => t.id === this.selected));
-    const rest = [...list.slice(at), ...list.slice(0, at)];
-    const next = rest.find((t) => t.state === "proposed");
-    if (next) this.select(next.id, true);
+    const from = middleOf(this.thing()) ?? [this.view.x, this.view.y];
+    const waiting = this.things().filter((t) => t.state === "proposed" && t.id !== this.selected && this._isInView(t));
+    const far = (t) => distance(middleOf(t), from) + (t.class_id === (this.thing()?.class_id ?? this.classId) ? 0 : 1e4);
+    waiting.sort((a, b) => far(a) - far(b));
+    if (waiting.length) this.select(waiting[0].id);
     else this.refresh();
   }
 
+  _isInView(thing) {
+    const pane = this.panes()[0], middle = middleOf(thing);
+    if (!middle) return false;
+    const [sx, sy] = this.toScreen(pane, middle);
+    return sx > pane.x && sy > pane.y && sx < pane.x + pane.w && sy < pane.y + pane.h;
+  }
+
   select(id, bringIntoView = false) {
-    if (this.selected !== id) { this.editing = null; this.draft = []; }
+    if (this.selected !== id) {
+      this.draft = [];
+      this.redrawing = null;
+    }
     this.selected = id;
+    if (this.tool === "reshape" && this.editing?.id !== id) {
+      this.editing = null;
+      if (this.thing()?.rings.length) this._startReshaping();
+      else this.tool = this._idleTool();
+    }
     const middle = middleOf(this.thing());
     if (bringIntoView && middle) {
       const pane = this.panes()[0];
@@ -500,7 +617,7 @@ class Surface {
   takeTool(tool) {
     this.tool = tool;
     this.draft = [];
-    this.editing = null;
+    this.editing = this.redrawing = null;
     if (tool === "reshape") this._startReshaping();
     this.refresh();
   }
@@ -509,7 +626,7 @@ class Surface {
     const thing = this.thing();
     if (!thing || !thing.rings.length) { this.trouble = this.text.select_first; this.tool = this._idleTool(); return; }
     const ring = thing.rings.reduce((a, b) => (b.length > a.length ? b : a));
-    this.editing = { id: thing.id, points: simplified(ring, 0.6) };
+    this.editing = { id: thing.id, rings: thing.rings, points: simplified(ring, 0.6) };
   }
 
   _idleTool() { return this.desk?.assignment.tool === "contour" ? "lasso" : "box"; }
@@ -523,6 +640,7 @@ class Surface {
   }
 
   async handIn() {
+    if (this.handingIn) return;
     if (this.desk.submitted) { this.nextPatch(); return; }
     const assignment = this.assignmentId;
     await this._allSent();  // what was just kept may still be on its way
@@ -538,7 +656,7 @@ class Surface {
 
   // What was right and wrong on a practice patch.
   async _judge() {
-    const told = await this._retrying(() => this._fetch(`verdicts?client=${encodeURIComponent(this.client)}`));
+    const told = await this._retrying(() => this._fetch(`verdicts?client=${encodeURIComponent(this.client)}`, this.assignmentId));
     if (!told || !this.desk.submitted) return;
     this.verdicts = told;
     this.selected = null;
@@ -561,7 +679,7 @@ class Surface {
   async _here(more = {}) {
     if (!this.desk || this.closed) return;
     try {
-      const told = await this._fetch("here", { client: this.client, ...more });
+      const told = await this._fetch("here", this.assignmentId, { client: this.client, ...more });
       if (more.leave) return;
       if (told.holds !== this.holds) { this.holds = told.holds; this.refresh(); }
     } catch { /* the next gesture says whether the server is there */ }
@@ -660,7 +778,7 @@ class Surface {
     ctx.clip();
     ctx.imageSmoothingEnabled = this.options.smooth && s <= SHARP_FROM;
     const pas = this.images.get(this.desk.assignment.pas_url);
-    const inHand = this.classInHand(), marker = this._markerPicture();
+    const marker = this._markerPicture();
     const place = [ox, oy, this.size[0] * s, this.size[1] * s];
     const draw = (image) => {
       const k = image ? this._pictureScale(image) : 0;
@@ -692,9 +810,10 @@ class Surface {
     if (!this.held.has("hide")) this._drawLayer(ctx, s, ratio, [ox, oy]);
     ctx.translate(ox, oy);
     ctx.scale(s, s);
-    if (this.options.bright && this.brightPaths.get(inHand.id)) {
+    const bright = this.options.bright && !this.held.has("hide") && this._brightShown();
+    if (bright) {
       ctx.globalAlpha = this.options.outline;
-      this._stroke(ctx, this.brightPaths.get(inHand.id), "#ffffff", 1.2 / s, 2.4 / s);
+      this._stroke(ctx, bright, "#ffffff", 1.2 / s, 2.4 / s);
       ctx.globalAlpha = 1;
     }
     if (!this.held.has("hide")) this._drawLively(ctx, s);
@@ -702,6 +821,24 @@ class Surface {
     this._drawInHand(ctx, s);
     ctx.restore();
     this._drawMore(ctx, pane, place);
+    this._drawTitle(ctx, pane);
+  }
+
+  // What a pane shows, in its upper corner.
+  _drawTitle(ctx, pane) {
+    const t = this.text, channel = this._channelShown();
+    const shown = channel ? this.desk.classes.find((c) => c.marker === channel.name) : null;
+    const marker = !channel ? "" : shown ? t.titles.marker.replace("{marker}", channel.name).replace("{name}", shown.name)
+      : t.titles.channel.replace("{marker}", channel.name);
+    const both = this.mode === "overlay" || this.mode === "swipe";
+    const title = pane.shows === "marker" ? marker : both && marker ? `${t.titles.stain} + ${marker}` : t.titles.stain;
+    ctx.font = "600 12px sans-serif";
+    ctx.textBaseline = "middle";
+    const width = ctx.measureText(title).width + 12;
+    ctx.fillStyle = "rgba(16,16,24,0.72)";
+    ctx.fillRect(pane.x + 4, pane.y + 4, width, 20);
+    ctx.fillStyle = "#ffffff";
+    ctx.fillText(title, pane.x + 10, pane.y + 14);
   }
 
   // Hundreds of outlines are drawn once, for both panes and for as long as the view only moves.
@@ -832,9 +969,13 @@ class Surface {
       ctx.fillStyle = "#ffffff";
       ctx.lineWidth = 1 / s;
       for (const [hx, hy] of handles([x0, y0, x1, y1])) {
-        ctx.fillRect(hx - 3 / s, hy - 3 / s, 6 / s, 6 / s);
-        ctx.strokeRect(hx - 3 / s, hy - 3 / s, 6 / s, 6 / s);
+        const lit = this.cursor && !this.drag && Math.abs(hx - this.cursor[0]) * s <= HANDLE_PX + 1 && Math.abs(hy - this.cursor[1]) * s <= HANDLE_PX + 1;
+        const half = (HANDLE_PX + (lit ? 2 : 0)) / s;
+        ctx.fillStyle = lit ? "#ffb000" : "#ffffff";
+        ctx.fillRect(hx - half, hy - half, 2 * half, 2 * half);
+        ctx.strokeRect(hx - half, hy - half, 2 * half, 2 * half);
       }
+      ctx.fillStyle = "#ffffff";
       this._drawMover(ctx, s, mover([x0, y0, x1, y1], s));
     }
   }
@@ -948,7 +1089,7 @@ class Surface {
 
   // Where the patch goes on beyond the pane, its edge is lit.
   _drawMore(ctx, pane, [left, top, width, height]) {
-    ctx.fillStyle = "rgba(86,180,233,0.9)";
+    ctx.fillStyle = "rgba(255,255,255,0.85)";
     if (left < pane.x - 1) ctx.fillRect(pane.x, pane.y, 2, pane.h);
     if (top < pane.y - 1) ctx.fillRect(pane.x, pane.y, pane.w, 2);
     if (left + width > pane.x + pane.w + 1) ctx.fillRect(pane.x + pane.w - 2, pane.y, 2, pane.h);
@@ -961,22 +1102,25 @@ class Surface {
     ctx.fillRect(0, 0, canvas.width, side);
     const at = this.cursor ?? middleOf(this.thing());
     if (!at) return;
-    const [x, y] = at, c = this.classInHand();
+    const [x, y] = at, thing = this.thing();
+    // Always larger than the panes show it.
+    const about = Math.min(LOUPE_REACH, side / (3.2 * this.scale()));
     const shown = [this.images.get(this.desk.assignment.pas_url), this._markerPicture()];
     ctx.imageSmoothingEnabled = false;
     shown.forEach((image, i) => {
       if (!image) return;
-      const left = i * (side + 4), s = side / (2 * LOUPE_REACH);
+      const left = i * (side + 4), s = side / (2 * about), k = this._pictureScale(image), reach = k * about;
       ctx.save();
       ctx.beginPath();
       ctx.rect(left, 0, side, side);
       ctx.clip();
-      const k = this._pictureScale(image), reach = k * LOUPE_REACH;
       ctx.drawImage(image, k * x - reach, k * y - reach, 2 * reach, 2 * reach, left, 0, side, side);
       ctx.translate(left + side / 2 - x * s, side / 2 - y * s);
       ctx.scale(s, s);
-      const bright = this.brightPaths.get(c.id);
+      const bright = this._brightShown();
+      if (this.held.has("hide")) { ctx.restore(); return; }
       if (this.options.bright && bright) this._stroke(ctx, bright, "#ffffff", 1 / s, 2 / s);
+      if (thing?.rings.length) this._drawOutline(ctx, s, thing, this._pathOf(thing), false);
       ctx.restore();
     });
   }
@@ -989,7 +1133,7 @@ class Surface {
   }
 
   _down(event) {
-    if (!this.desk || this.finished) return;
+    if (!this.desk) return;
     this._awake();
     this.byKeyboard = this.pressed = null;
     this.canvas.focus({ preventScroll: true });
@@ -1029,12 +1173,16 @@ class Surface {
       let vertex = this.editing.points.findIndex((p) => distance(p, at) <= near * 1.6);
       if (vertex < 0) vertex = this._insertVertex(at, near * 1.6);
       this.drag = vertex < 0 ? { kind: "click", at, start: screen } : { kind: "vertex", vertex, start: screen };
-    } else if (this.tool === "points" && thing) {
+    } else if (this.tool === "points" && thing && !this._isOnAnother(at)) {
       const inside = event.button === 2 || event.altKey || event.ctrlKey ? 0 : 1;
       this.drag = { kind: "point", at, inside, start: screen };
     } else {
       this.drag = { kind: "mark", at, start: screen };
     }
+  }
+
+  _isOnAnother(at) {
+    return !contains(this.thing().rings, ...at) && this.things().some((t) => t.id !== this.selected && contains(t.rings, ...at));
   }
 
   // On a small box they would cover the nucleus, and catch what is drawn beside it: zoom in for them.
@@ -1124,7 +1272,7 @@ class Surface {
   _endStroke(points, clicked) {
     if (this.tool === "lasso") {
       if (clicked) { this._click(points[0]); return; }
-      this._sendOutline(points, "lasso", this.redrawing ? this.selected : null);
+      this._sendOutline(points, "lasso", this.redrawing);
       return;
     }
     const erase = this.tool === "erase", thing = this.thing();
@@ -1150,14 +1298,14 @@ class Surface {
   }
 
   _closePolygon() {
-    if (this.draft.length > 2) this._sendOutline(this.draft, "polygon", this.redrawing ? this.selected : null);
+    if (this.draft.length > 2) this._sendOutline(this.draft, "polygon", this.redrawing);
     this.draft = [];
   }
 
   _sendOutline(points, tool, id) {
     const target = id ? { object_id: id } : { object_id: uuid(), class_id: this.classId };
     this.selected = target.object_id;
-    this.redrawing = false;
+    this.redrawing = null;
     this.emit("outline", { ...target, points: thinned(points), tool });
   }
 
@@ -1232,6 +1380,7 @@ class Surface {
   }
 
   _cancel() {
+    this.redrawing = null;
     if (this.draft.length) this.draft = [];
     else if (this.drag) this.drag = this.pressed = null;
     else if (this.tool !== this._idleTool()) this.takeTool(this._idleTool());
@@ -1282,10 +1431,12 @@ class Surface {
   _key(event) {
     if (!this.desk || this.closed) return;
     const path = event.composedPath();
-    const typing = path[0] instanceof HTMLElement && (path[0].isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(path[0].tagName));
-    if (typing && !(path[0].type === "range" || path[0].type === "checkbox")) return;
+    const typing = path[0] instanceof HTMLElement && (path[0].isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(path[0].tagName))
+      && !(path[0].type === "range" || path[0].type === "checkbox");
+    if (!this.cover.hidden && (!typing || event.key === "Escape")) { this._keyOnCover(event); return; }
+    if (typing) return;
     this._awake();
-    const hold = { " ": "pan", q: "blink", h: "hide" }[event.key];
+    const hold = HELD[event.key.toLowerCase()];
     if (hold && !event.ctrlKey && !event.metaKey) {
       if (path[0] instanceof HTMLButtonElement && event.key === " ") return;
       this.held.add(hold);
@@ -1297,7 +1448,16 @@ class Surface {
     }
     if (path.includes(this.canvas) && this._arrow(event)) { event.preventDefault(); event.stopPropagation(); return; }
     if (event.altKey || (path[0] instanceof HTMLButtonElement && event.key === "Enter")) return;
-    const name = event.ctrlKey || event.metaKey ? `Ctrl+${event.key}` : event.key === "Backspace" ? "Delete" : event.key;
+    // Caps Lock must not turn one key into another.
+    const letter = event.key.length > 1 ? event.key : event.shiftKey ? event.key.toUpperCase() : event.key.toLowerCase();
+    const name = event.ctrlKey || event.metaKey ? `Ctrl+${letter}` : letter === "Backspace" ? "Delete" : letter;
+    if (this.draft.length && (name === "Ctrl+z" || name === "Delete")) {
+      this.draft.pop();
+      this.redraw();
+      event.preventDefault();
+      event.stopPropagation();
+      return;
+    }
     const found = this._keys().find(([key]) => key === name);
     if (!found || (event.repeat && !["[", "]", "d", "s"].includes(name))) return;
     event.preventDefault();
@@ -1305,8 +1465,22 @@ class Surface {
     found[2](event);
   }
 
+  // A card lies over the panes: no key may change what it hides.
+  _keyOnCover(event) {
+    const opens = event.key === "Escape" || (event.key === "?" && this.help);
+    if (this.idle) this._awake();
+    else if (opens && (this.help || this.asking)) {
+      this.help = this.asking = null;
+      this.refresh();
+      this.canvas.focus({ preventScroll: true });
+    } else if (opens && this.finished) { this.finished = false; this.refresh(); }
+    else return;  // Tab, Enter and Space go on to the card's own buttons
+    event.preventDefault();
+    event.stopPropagation();
+  }
+
   _keyUp(event) {
-    const hold = { " ": "pan", q: "blink", h: "hide" }[event.key];
+    const hold = HELD[event.key.toLowerCase()];
     if (hold && this.held.delete(hold)) { this.canvas.style.cursor = "none"; this.redraw(); }
   }
 
@@ -1369,7 +1543,8 @@ class Surface {
   }
 
   _tick() {
-    if (!this.desk || this.closed) return;
+    if (this.closed) return;
+    if (!this.desk) { if (this.refusal) this.open(this.assignmentId); return; }
     this._here();
     if (this.waitingToSend.length) this._pump();  // after signing in again in another tab
     if (!document.hidden && !this.paused && !this.desk.submitted && performance.now() - this.lastInput > IDLE_MS && !this.idle) {
@@ -1415,6 +1590,8 @@ class Surface {
     const timer = setInterval(() => this._tick(), PRESENT_EVERY_MS);
     const watch = new ResizeObserver(() => this._measure());
     watch.observe(this.stage);
+    const page = document.querySelector(".stMainBlockContainer");  // what stands above may come and go
+    if (page) watch.observe(page);
     this.undo.push(() => clearInterval(timer), () => watch.disconnect());
   }
 
@@ -1464,12 +1641,21 @@ class Surface {
       this.refreshing = false;
       if (this.closed) return;
       // What is drawn anew must not take the focus from who works by keyboard.
-      const focused = this.root.getRootNode().activeElement?.textContent;
+      const named = (element) => element?.dataset?.name ?? element?.textContent;
+      const focused = named(this.root.getRootNode().activeElement);
+      const scrolled = this.panel.querySelector(".chips")?.scrollTop ?? 0;
       this._showBar();
       this._showPanel();
       this._showFoot();
+      const chips = this.panel.querySelector(".chips");
+      if (chips) chips.scrollTop = scrolled;
+      if (this.selected !== this.scrolledTo) {
+        this.scrolledTo = this.selected;
+        this.panel.querySelector(".chip.pressed")?.scrollIntoView({ block: "nearest" });
+      }
       if (focused && !this.root.getRootNode().activeElement) {
-        [...this.root.querySelectorAll("button")].find((b) => b.textContent === focused && !b.disabled)?.focus();
+        const again = [...this.root.querySelectorAll("button, select, input")].find((b) => named(b) === focused && !b.disabled);
+        (again ?? this.canvas).focus({ preventScroll: true });
       }
       this._showCover();
       this.redraw();
@@ -1478,9 +1664,9 @@ class Surface {
 
   _button(label, key, work, more = {}) {
     const shown = key ? h("kbd", {}, key) : null;
-    const { pressed, disabled, kind, title } = more;
+    const { pressed, disabled, kind, title, name } = more;
     return h("button", {
-      type: "button", class: [kind ?? "", pressed ? "pressed" : ""].join(" ").trim(), disabled: !!disabled,
+      type: "button", "data-name": name ?? null, class: [kind ?? "", pressed ? "pressed" : ""].join(" ").trim(), disabled: !!disabled,
       "aria-pressed": pressed === undefined ? null : String(pressed), title: title ?? null,
       onclick: (event) => { work(); if (event.detail) this.canvas.focus({ preventScroll: true }); },
     }, label, shown);
@@ -1501,10 +1687,10 @@ class Surface {
       h("span", { class: "group" }, classes),
       h("span", { class: "group" }, box && tool("box", "V"), box && tool("extreme", "O"), box && tool("points", "I"),
         tool("brush", "B"), tool("erase", "E"), tool("lasso", "L"), tool("polygon", "P")),
-      (this.tool === "brush" || this.tool === "erase") && h("span", { class: "note" }, `${this.brush} px`, h("kbd", {}, "[ ]")),
       h("span", { class: "group" },
         this._button(t.undo, "Ctrl Z", () => this.emit("undo"), { disabled: off || !this.desk.can_undo }),
         this._button(t.redo, "Ctrl Y", () => this.emit("redo"), { disabled: off || !this.desk.can_redo })),
+      (this.tool === "brush" || this.tool === "erase") && h("span", { class: "note" }, `${this.brush} px`, h("kbd", {}, "[ ]")),
       h("span", { class: "stretch" }), modes,
       this._button(`${Math.round(this.view.zoom * 10) / 10}x`, "0", () => this.fit(), { title: t.keys.fit }),
       this._button(t.view, null, () => { this.viewOpen = !this.viewOpen; this.refresh(); }, { pressed: !!this.viewOpen }),
@@ -1518,22 +1704,29 @@ class Surface {
     if (this.viewOpen) parts.push(this._viewOptions());
     else if (this.verdicts && this.desk.submitted) parts.push(this._verdictList());
     else {
-      parts.push(this._list());
       const thing = this.thing();
       if (thing) parts.push(this._card(thing));
-      else if (!this.shown.size && !this.readOnly) {
-        const name = this.desk.classes.find((c) => c.id === this.classId)?.name ?? "";
-        parts.push(h("p", { class: "hint" }, this.text[this.tool === "lasso" ? "hint_lasso" : "hint_box"].replace("{name}", name)));
-      }
+      const hint = this._hint(thing);
+      if (hint) parts.push(h("p", { class: "hint" }, hint));
+      parts.push(this._list());
     }
     this.panel.replaceChildren(...parts);
+  }
+
+  // What the tool in hand does now; the box says so only until there are some.
+  _hint(thing) {
+    if (this.readOnly || (this.tool === "box" && this.shown.size)) return "";
+    const name = this.desk.classes.find((c) => c.id === this.classId)?.name ?? "", t = this.text.hints;
+    if (this.tool === "lasso" && this.redrawing) return t.redraw;
+    return ((thing && t[`${this.tool}_on`]) || t[this.tool] || "").replace("{name}", name)
+      .replace("{number}", thing ? `${this.classOf(thing).letter}${thing.number}` : "");
   }
 
   _status() {
     const t = this.text, waiting = this.waitingToSend.filter((g) => !["focus", "blur", "load"].includes(g.kind)).length;
     const done = this.desk.queue.filter((row) => row.state === "submitted").length;
     const saved = this.offline ? t.offline.replace("{n}", waiting)
-      : waiting ? t.saving : this.desk.saved_at ? t.saved.replace("{n}", this.desk.n_acts) : t.nothing_yet;
+      : waiting ? t.saving : this.shown.size || this.desk.submitted ? t.saved.replace("{n}", this.desk.n_acts) : t.nothing_yet;
     return h("div", { class: `status ${this.offline ? "bad" : waiting ? "busy" : "good"}`, role: "status" }, saved,
       h("div", { class: "progress" }, t.progress.replace("{done}", done).replace("{all}", this.desk.queue.length)));
   }
@@ -1548,8 +1741,7 @@ class Surface {
     if (this.showOpen && this.desk.open_points.length) {
       const lines = this.desk.open_points.map((point) => {
         const c = this.desk.classes.find((k) => k.id === point.class_id);
-        return h("li", {}, (point.kind === "proposals" ? t.open_proposals : t.open_unanswered)
-          .replace("{name}", c.name).replace("{n}", point.object_ids.length));
+        return h("li", {}, t.open[point.kind].replace("{name}", c.name).replace("{n}", point.object_ids.length));
       });
       parts.push(h("div", { class: "trouble" }, t.not_yet, h("ul", {}, lines)));
     }
@@ -1596,18 +1788,19 @@ class Surface {
       t.support.replace("{share}", Math.round(100 * thing.support)));
     return h("div", { class: "card" },
       h("div", { class: "card-title" }, h("i", { style: { background: c.colour } }), `${c.letter}${thing.number} · ${c.name} · ${t.states[thing.state]}`),
+      !off && h("div", { class: "actions" },
+        this._button(t.accept, "A", () => this.accept(), { kind: "primary", disabled: busy || thing.state === "accepted" || !thing.rings.length }),
+        this._button(t.reject, "X", () => this.reject(), { disabled: thing.state === "rejected" }),
+        this._button(t.remove, "Del", () => this.remove())),
       busy && h("div", { class: "note" }, t.waiting),
       !busy && thing.rings.length ? support : null,
       thing.doubts.map((doubt) => h("div", { class: "doubt" }, doubt)),
       !off && h("div", { class: "actions" },
-        this._button(t.accept, "A", () => this.accept(), { kind: "primary", disabled: busy || thing.state === "accepted" || !thing.rings.length }),
-        this._button(t.reject, "X", () => this.reject(), { disabled: thing.state === "rejected" }),
         this.desk.classes.length > 1 && this._button(t.change_class, "K", () => this.changeClass()),
         this._button(t.reshape, "G", () => this.takeTool("reshape"), { disabled: !thing.rings.length, pressed: this.tool === "reshape" }),
-        this._button(t.redraw, null, () => { this.redrawing = true; this.takeTool("lasso"); }, { pressed: !!this.redrawing }),
+        this._button(t.redraw, null, () => { this.takeTool("lasso"); this.redrawing = thing.id; this.refresh(); }, { pressed: !!this.redrawing }),
         this._button(t.fill_holes, null, () => this.emit("fill_holes", { object_id: thing.id }), { disabled: !thing.rings.length }),
-        this._button(t.drop_crumbs, null, () => this.emit("drop_crumbs", { object_id: thing.id }), { disabled: !thing.rings.length }),
-        this._button(t.remove, "Del", () => this.remove())));
+        this._button(t.drop_crumbs, null, () => this.emit("drop_crumbs", { object_id: thing.id }), { disabled: !thing.rings.length })));
   }
 
   _viewOptions() {
@@ -1633,8 +1826,11 @@ class Surface {
     if (!this.desk) { this.foot.replaceChildren(); return; }
     const t = this.text, off = this.readOnly;
     if (this.desk.submitted) {
-      this.foot.replaceChildren(h("span", {}, t.handed_in), this._button(t.reopen, null, () => this.emit("reopen")),
-        h("span", { class: "stretch" }), this._button(t.next_patch, "N", () => this.nextPatch(), { kind: "primary" }));
+      const answers = this.desk.classes.map((c) => `${c.name}: ${t.said[this.desk.class_states[c.id]]
+        ?? t.kept.replace("{n}", this.things().filter((x) => x.class_id === c.id && x.state === "accepted").length)}`);
+      this.foot.replaceChildren(h("span", {}, `${t.handed_in} ${answers.join(", ")}.`),
+        this._button(t.reopen, null, () => this.emit("reopen")), h("span", { class: "stretch" }), this._patchChooser(),
+        this._button(t.next_patch, "N", () => this.nextPatch(), { kind: "primary" }));
       return;
     }
     const classes = this.desk.classes.map((c) => {
@@ -1643,12 +1839,13 @@ class Surface {
       const said = this.desk.class_states[c.id];
       const say = (what, label) => this._button(label, null,
         () => this.emit(said === what ? "unsay" : "say", { class_id: c.id, ...(said === what ? {} : { what }) }),
-        { pressed: said === what, disabled: off || (what === "nothing_here" && live) });
+        { pressed: said === what, disabled: off || (what === "nothing_here" && live && said !== what), name: `${what} ${c.id}`,
+          title: t.say_titles[what].replace("{name}", c.name) });
       return h("span", { class: "group" }, h("span", { class: "class-state" }, h("i", { style: { background: c.colour } }, c.letter),
         h("b", {}, c.name), t.said[said] ?? t.kept.replace("{n}", kept)), say("nothing_here", t.none_here), say("unsure", t.unsure));
     });
     this.foot.replaceChildren(...classes,
-      this._button(t.skip, null, () => this._ask("skip"), { disabled: off }),
+      this._button(t.skip, null, () => this._ask("skip"), { disabled: off, title: t.skip_hint }),
       this._button(t.comment, null, () => this._ask("comment")),
       this._button(t.pause, null, () => this.setPaused(true)),
       h("span", { class: "stretch" }),
@@ -1671,7 +1868,10 @@ class Surface {
     const t = this.text;
     const close = () => { this.help = this.asking = null; this.refresh(); this.canvas.focus(); };
     let content = null;
-    if (this.finished) content = h("div", { class: "sheet" }, h("h3", {}, t.all_done), h("p", {}, t.all_done_more));
+    if (this.finished) {
+      content = h("div", { class: "sheet" }, h("h3", {}, t.all_done), h("p", {}, t.all_done_more), h("div", { class: "actions" },
+        this._button(t.look_again, null, () => { this.finished = false; this.refresh(); }, { kind: "primary" })));
+    }
     else if (this.paused) {
       content = h("div", { class: "sheet" }, h("h3", {}, t.paused), this._button(t.resume, null, () => this.setPaused(false), { kind: "primary" }));
     } else if (this.idle) {
@@ -1697,7 +1897,7 @@ class Surface {
     this.coverKey = this._coverKey();
     this.cover.hidden = !content;
     this.cover.replaceChildren(...(content ? [content] : []));
-    content?.querySelector("textarea, select, button")?.focus();
+    content?.querySelector("textarea, select, button")?.focus({ preventScroll: true });
   }
 
   _coverKey() { return JSON.stringify([this.finished, this.paused, this.idle, this.asking, this.help, !!this.desk]); }

@@ -4,6 +4,7 @@ Streamlit carries only which patch is open. Nothing is fetched from elsewhere an
 """
 
 import json
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -27,15 +28,25 @@ def _component() -> Any:
     )
 
 
-def show(assignment_id: int, key: str) -> int | None:
-    """Mount the surface on a patch; returns the patch the person has gone to, None at first."""
+def show(assignment_id: int, study_key: str, key: str, on_patch: Callable[[int | None], None]) -> None:
+    """Mount the surface on a patch.
+
+    Args:
+        study_key: tells studies apart in what the browser keeps; one address may serve one after another.
+        on_patch: told the patch that the person has gone to, before the page runs again: a page that
+            mounted the surface with the old one would call it back.
+    """
     examples = [
         {"name": name, "good": row.good, "needs_marker": row.needs_marker} for name, row in EXAMPLES.items()
     ]
-    shown = _component()(
-        data={"assignment_id": assignment_id, "strings": STRINGS, "examples": examples},
+    _component()(
+        data={
+            "assignment_id": assignment_id,
+            "study": study_key,
+            "strings": STRINGS,
+            "examples": examples,
+        },
         key=key,
         default={"patch": None},
-        on_patch_change=lambda: None,
+        on_patch_change=lambda: on_patch((st.session_state.get(key) or {}).get("patch")),
     )
-    return shown.get("patch") if shown else None
