@@ -17,7 +17,6 @@ from allinsam.marks import UNDETECTED, Instance, RatedPatch, cluster
 
 EVEN = 1e-6  # probabilities no further apart are a tie
 FEWEST_RATERS = 3  # for a model of who errs
-WINDOW_MARGIN = 0.25  # of the longer side: how far STAPLE looks round an object
 
 
 @dataclass(frozen=True)
@@ -154,14 +153,15 @@ OUTLINES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def window_of(members: Sequence[Instance], size_hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """The window round an object, as places in the flattened patch (h, w), and its masks, bool (r, h, w)."""
-    rows, columns = np.divmod(np.unique(np.concatenate([m.pixels for m in members])), size_hw[1])
-    low = np.array([rows.min(), columns.min()])
-    high = np.array([rows.max(), columns.max()]) + 1
-    margin = int(np.ceil(WINDOW_MARGIN * (high - low).max()))
-    (top, left), (bottom, right) = np.maximum(low - margin, 0), np.minimum(high + margin, size_hw)
-    places = np.arange(top, bottom)[:, None] * size_hw[1] + np.arange(left, right)
-    return places, np.stack([np.isin(places, m.pixels, assume_unique=True) for m in members])
+    """The box round all marks of an object, as places in the flattened patch (h, w), and the marks, bool
+    (r, h, w).
+
+    No margin: what nobody drew makes everybody specific, and then a pixel that few drew is believed.
+    """
+    rows, columns = np.divmod(np.concatenate([member.pixels for member in members]), size_hw[1])
+    row_starts = np.arange(rows.min(), rows.max() + 1)[:, None] * size_hw[1]
+    places = row_starts + np.arange(columns.min(), columns.max() + 1)
+    return places, np.stack([np.isin(places, member.pixels, assume_unique=True) for member in members])
 
 
 # ---------------------------------------------------------------- consensus

@@ -71,10 +71,11 @@ def reliability(ratings: Ratings, settings: ConsensusSettings = DEFAULTS) -> pd.
     outlines = _staple_figures(patches, found)
     pairs = pairwise_agreement(ratings, settings.iou_threshold)
     nuclei = rated_nuclei(ratings, settings.iou_threshold)
+    alpha = _alpha(nuclei)
     rows = []
     for rater in sorted({rater for patch in patches.values() for rater in patch.looked}):
         others = _found_of_others(rater, patches, found, settings)
-        alphas = {"alpha": _alpha(nuclei), "alpha_without": _alpha(nuclei.drop(columns=rater))}
+        alphas = {"alpha": alpha, "alpha_without": _alpha(nuclei.drop(columns=rater))}
         for name in sorted(set().union(*(patch.looked.get(rater, ()) for patch in patches.values()))):
             n_others, n_found = others.get(name, (0, 0))
             n_choices, class_accuracy = accuracy.get((rater, name), (0.0, NOTHING))
@@ -182,7 +183,7 @@ def _staple_figures(
                 weights = [inside[mask].sum(), inside.sum(), (1 - inside)[~mask].sum(), (1 - inside).sum()]
                 key = (member.rater, member.class_name)
                 sums[key] = sums.get(key, np.zeros(5)) + [1, *weights]
-    return {key: (int(n), tp / p, tn / q) for key, (n, tp, p, tn, q) in sums.items()}
+    return {key: (int(n), tp / p, tn / q if q else NOTHING) for key, (n, tp, p, tn, q) in sums.items()}
 
 
 def _pooled_f1(pairs: pd.DataFrame) -> float:

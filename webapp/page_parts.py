@@ -124,6 +124,13 @@ def agreement_of(folder: str, state: tuple[int, ...]) -> dict[str, pd.DataFrame]
     }
 
 
+@st.cache_data(max_entries=4, show_spinner="Looking for what people agree on ...")
+def consensus_counts(folder: str, state: tuple[int, ...]) -> dict[str, int]:
+    """Rows of the tables of consensus and reliability."""
+    study = open_study(Path(folder))
+    return {name: len(reporting.EXPORTS[name](study)) for name in ("consensus", "reliability")}
+
+
 @st.cache_data(max_entries=4, show_spinner="Adding up the time ...")
 def times_of(folder: str, state: tuple[int, ...]) -> dict[str, pd.DataFrame]:
     """by_patch, by_object and by_person."""
