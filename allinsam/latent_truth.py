@@ -32,7 +32,7 @@ class Staple:
 
 
 def staple(
-    masks: np.ndarray, prior: float | None = None, tolerance: float = 1e-9, max_iterations: int = 2000
+    masks: np.ndarray, prior: float | None = None, tolerance: float = 1e-7, max_iterations: int = 2000
 ) -> Staple:
     """Binary STAPLE (Warfield, Zou and Wells 2004, Eq. 14 to 19) of masks, bool (r, H, W).
 

@@ -98,6 +98,13 @@ def test_a_vote_for_the_object_under_another_class_is_a_vote_for_it() -> None:
     assert kept.choice.probability == pytest.approx(2 / 3)
 
 
+def test_who_did_not_look_for_the_class_has_no_vote_on_it() -> None:
+    # Three say podocyte; of those who called it mesangial one did not look for podocytes.
+    marks = {r: {P: boxes(ONE), M: NOTHING} for r in "abc"}
+    (kept,) = one_patch(**marks, d={M: boxes(ONE)}, e={P: NOTHING, M: boxes(ONE)}).objects
+    assert (kept.choice.class_name, kept.votes, kept.n_looked) == (P, 4, 4)
+
+
 def test_fewer_than_the_quorum_is_missing_not_empty() -> None:
     patch = rated_labels({"a": {P: boxes(ONE), M: boxes(TWO)}, "b": {P: boxes(ONE)}})
     consensus = build_consensus({"p": patch}, ConsensusSettings(quorum=2))["p"]
@@ -144,6 +151,39 @@ def test_dawid_skene_gives_no_class_that_was_not_asked_for() -> None:
     assert thing.choice.class_name == P and thing.choice.probability == 1
 
 
+def said(words: str, classes: str) -> RatedPatch:
+    """One object, and the class that each rater gives it: a letter for each of r0, r1, ..."""
+    by_rater = {f"r{i}": word for i, word in enumerate(words)}
+    return rated_labels(
+        {r: {c: boxes(ONE) if c == word else NOTHING for c in classes} for r, word in by_rater.items()}
+    )
+
+
+def test_dawid_skene_chooses_among_the_classes_of_the_patch() -> None:
+    # Everywhere else "a" is what all three call a "b"; where only a and c are asked for, it is no "b".
+    def said(names: str, classes: str) -> RatedPatch:
+        marks = {
+            f"r{i}": {c: boxes(ONE) if c == n else NOTHING for c in classes} for i, n in enumerate(names)
+        }
+        return rated_labels(marks)
+
+    patches = {f"p{i}": said("aabbb", "abc") for i in range(30)}
+    patches |= {f"q{i}": said("ccccc", "abc") for i in range(2)}
+    patches["z"] = said("aa", "ac")
+    (thing,) = RULES["dawid_skene"](patches)["z"].objects
+    assert thing.choice.class_name == "a"
+    assert thing.choice.probability > 0.5
+
+
+def test_between_two_raters_dawid_skene_takes_no_side() -> None:
+    words = (
+        ["PP"] * 20 + ["MM"] * 10 + ["PM"] * 10
+    )  # b calls every third podocyte mesangial, or a the reverse
+    decided = RULES["dawid_skene"]({f"p{i:02}": said(word, "PM") for i, word in enumerate(words)})
+    ties = [thing.choice.tie for patch in decided.values() for thing in patch.objects]
+    assert ties == [False] * 30 + [True] * 10
+
+
 # ---------------------------------------------------------------- outlines
 
 
@@ -168,6 +208,13 @@ def test_a_contested_pixel_goes_to_the_more_likely_and_objects_stay_apart(rule) 
     assert len(np.unique(together)) == len(together) == 9 * 4
     if "staple" not in rule:
         assert (consensus.labels(P)[:4, 4] > 0).all()
+
+
+def test_of_two_equal_claims_the_one_with_more_votes_has_the_pixel() -> None:
+    # Everybody who marked them drew column 4 into both, three the right one and two the left one.
+    marks = {r: {P: boxes((0, 0, 5, 4)), M: boxes((4, 0, 9, 4))} for r in "ab"}
+    consensus = one_patch(**marks, c={P: NOTHING, M: boxes((4, 0, 9, 4))})
+    assert (consensus.labels(M)[:4, 4] > 0).all() and not consensus.labels(P)[:, 4].any()
 
 
 # ---------------------------------------------------------------- properties

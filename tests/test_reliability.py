@@ -34,6 +34,14 @@ def test_nobody_has_a_vote_in_what_they_are_measured_by() -> None:
     assert a["f1_without"] == pytest.approx(2 * 1 / 4) and c["f1_without"] == 1.0
 
 
+def test_ones_own_word_does_not_name_the_class_either() -> None:
+    # b and c are split, and mesangial is the commoner class: a's podocyte would decide it.
+    split = {"a": {P: drawn(0), M: drawn()}, "b": {P: drawn(0), M: drawn()}, "c": {P: drawn(), M: drawn(0)}}
+    more = {r: {P: drawn(), M: drawn(1, 2, 3)} for r in "bc"}
+    table = reliability({"p": split, "q": more})
+    assert of(table, "a", M)["n_others"] == 1 and of(table, "a", P)["n_others"] == 0
+
+
 def test_who_did_not_look_is_not_measured() -> None:
     ratings = {
         "p": {r: {P: drawn(0), M: drawn(1)} for r in "ab"} | {"c": {M: drawn(1)}},

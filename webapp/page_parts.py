@@ -12,6 +12,7 @@ from allinsam.store import acts as act_store
 from allinsam.store.runs import last_score
 from allinsam.store.study import get_study, list_classes
 from allinsam.workflow import reporting
+from allinsam.workflow.agreed import count_rows
 from webapp.navigation import PAGES, PAGES_FOLDER
 
 SIMULATED = "Simulated tissue: no evidence for real tissue."
@@ -128,7 +129,7 @@ def agreement_of(folder: str, state: tuple[int, ...]) -> dict[str, pd.DataFrame]
 def consensus_counts(folder: str, state: tuple[int, ...]) -> dict[str, int]:
     """Rows of the tables of consensus and reliability."""
     study = open_study(Path(folder))
-    return {name: len(reporting.EXPORTS[name](study)) for name in ("consensus", "reliability")}
+    return count_rows(study, reporting.ratings(study))
 
 
 @st.cache_data(max_entries=4, show_spinner="Adding up the time ...")
