@@ -10,7 +10,8 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
@@ -20,6 +21,8 @@ from allinsam.errors import AllinsamError, InputError
 
 Result = dict[str, Any]
 DEFAULT_STUDY = Path("data/studies/demo")
+# In words: the table itself brings in every format's library, half a second for each command.
+FORMATS_WRITTEN = "imagej, coco, coco_polygons, qupath, labels, csv"
 
 
 @dataclass
@@ -84,6 +87,58 @@ def import_(args: argparse.Namespace) -> Result:
     return import_study(
         args.study, args.source, args.on_problem, args.name, report=Printer().report, rules=rules
     )
+
+
+def import_annotations(args: argparse.Namespace) -> Result:
+    """Bring nuclei of one patch from ImageJ, COCO, QuPath, ... into a study, as gold or to be checked."""
+    from allinsam.store import open_study
+    from allinsam.workflow import interchange
+
+    study = open_study(args.study)
+    choices = interchange.ImportChoices(
+        args.purpose,
+        _person_id(study, args.person) if args.person else None,
+        args.class_name,
+        dict(_renames(args.rename)),
+        tuple(args.complete),
+    )
+    return interchange.import_annotations(study, args.file, args.patch, args.format, choices)
+
+
+def _renames(given: list[str]) -> Iterator[tuple[str, str]]:
+    for text in given:
+        old, sign, new = text.partition("=")
+        if not (old and sign and new):
+            raise InputError(f"--rename {text!r} is not OLD=NEW. Give the file's class and the study's.")
+        yield old, new
+
+
+def register(args: argparse.Namespace) -> Result:
+    """Bring IF onto its stained image: of two files, or of patches of a study."""
+    if args.fixed is not None:
+        from allinsam.registration.files import register_files
+
+        if args.moving is None:
+            raise InputError(f"Only {args.fixed} is given. Name the IF image after it, or use --study.")
+        if args.patch or args.all:
+            raise InputError("Give two files, or --study with --patch or --all, not both.")
+        return register_files(
+            args.fixed,
+            args.moving,
+            args.moving_channel,
+            args.fixed_um_per_px,
+            args.moving_um_per_px,
+            args.patch_px,
+        )
+    from allinsam.store import open_study
+    from allinsam.workflow.registering import register_study
+
+    if bool(args.patch) == args.all:
+        raise InputError("Give two files; or --study with one or more --patch NAME, or with --all.")
+    study = open_study(args.study)
+    person_id = _person_id(study, args.person) if args.person else None
+    with progress_of(args) as progress:
+        return register_study(study, args.patch or None, person_id, progress.report, progress.should_stop)
 
 
 def threshold(args: argparse.Namespace) -> Result:
@@ -226,6 +281,18 @@ def export(args: argparse.Namespace) -> Result:
     return {"files": reporting.write_exports(study, folder, args.table)}
 
 
+def export_annotations(args: argparse.Namespace) -> Result:
+    """Nuclei of every person and patch as files for ImageJ, COCO, QuPath, ... and an index.csv."""
+    from allinsam.store import open_study
+    from allinsam.workflow import interchange_export
+
+    study = open_study(args.study)
+    people = [_person_id(study, name) for name in args.person] if args.person else None
+    choices = interchange_export.ExportChoices(people, args.patch, args.class_name)
+    folder = args.out or study.folder / "exports" / args.format
+    return interchange_export.export_annotations(study, folder, args.format, choices)
+
+
 def people(args: argparse.Namespace) -> Result:
     """List people, or add one and print a one-time link that sets their password."""
     from allinsam.accounts import invite
@@ -245,6 +312,51 @@ def people(args: argparse.Namespace) -> Result:
     return {"added": added, "people": rows}
 
 
+def plan(args: argparse.Namespace) -> Result:
+    """Who annotates which patch: preview a balanced plan, give it out, or take back what nobody has begun."""
+    from allinsam.planning import PlanSettings
+    from allinsam.store import open_study
+    from allinsam.workflow.planning import apply_plan, preview_plan, withdraw_unbegun
+
+    study = open_study(args.study)
+    if args.withdraw:
+        return {"withdrawn": withdraw_unbegun(study)}
+    settings = PlanSettings.from_dict(_given_settings(args))
+    names = [_person_id(study, name) for name in args.people] if args.people else None
+    seen = preview_plan(study, settings, names, args.redeal).to_dict()
+    done = apply_plan(study, settings, names, args.redeal, args.accept_gaps) if args.apply else None
+    return {**seen, "applied": vars(done) if done else None}
+
+
+def split(args: argparse.Namespace) -> Result:
+    """Deal the patches into train, val and test (6:1:3, folds, a slide left out) and check for leaks."""
+    from allinsam.store import open_study, runs
+    from allinsam.workflow import labels
+
+    study = open_study(args.study)
+    if args.leave_slides_out:
+        made = labels.leave_slides_out(study, args.seed)
+    elif args.folds:
+        made = labels.make_folds(study, args.folds, args.seed, args.unit)
+    else:
+        made = [labels.make_split(study, args.seed, args.unit)]
+    with study.science.read() as db:
+        rules = {row["id"]: row["rule"] for row in runs.list_splits(db)}
+        counts = {key: Counter(runs.split_parts(db, key).values()) for key in made}
+    return {
+        "splits": [
+            {
+                "id": key,
+                "rule": rules[key],
+                "patches": counts[key],
+                "missing": labels.split_gaps(study, key),
+                "leaks": labels.check_split(study, key),
+            }
+            for key in made
+        ]
+    }
+
+
 def verify(args: argparse.Namespace) -> Result:
     """Rebuild annotations from acts and check every file and row."""
     from allinsam.store import open_study
@@ -262,6 +374,8 @@ MODEL_VERBS = ("demo", "embed", "segment", "train", "evaluate", "experiment", "p
 VERBS: dict[str, Callable[[argparse.Namespace], Result]] = {
     "demo": demo,
     "import": import_,
+    "import-annotations": import_annotations,
+    "register": register,
     "threshold": threshold,
     "embed": embed,
     "weights": weights,
@@ -273,7 +387,10 @@ VERBS: dict[str, Callable[[argparse.Namespace], Result]] = {
     "agreement": agreement,
     "predict": predict,
     "export": export,
+    "export-annotations": export_annotations,
     "people": people,
+    "plan": plan,
+    "split": split,
     "verify": verify,
 }
 
@@ -287,6 +404,8 @@ def build_parser() -> argparse.ArgumentParser:
     own = {
         "demo": _demo_arguments,
         "import": _import_arguments,
+        "import-annotations": _import_annotations_arguments,
+        "register": _register_arguments,
         "threshold": _threshold_arguments,
         "weights": _weights_arguments,
         "segment": _segment_arguments,
@@ -296,7 +415,10 @@ def build_parser() -> argparse.ArgumentParser:
         "compare": _compare_arguments,
         "predict": _predict_arguments,
         "export": _export_arguments,
+        "export-annotations": _export_annotations_arguments,
         "people": _people_arguments,
+        "plan": _plan_arguments,
+        "split": _split_arguments,
     }
     for name, verb in VERBS.items():
         sub = verbs.add_parser(name, help=verb.__doc__, description=verb.__doc__)
@@ -325,6 +447,52 @@ def _import_arguments(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument("--condition", choices=CONDITIONS, default=None, help="folders: condition of all")
     sub.add_argument("--um-per-px", type=float, default=None, help="folders: pixel size of all")
+
+
+def _import_annotations_arguments(sub: argparse.ArgumentParser) -> None:
+    from allinsam.records import IMPORT_PURPOSES
+
+    sub.add_argument("file", type=Path)
+    sub.add_argument("--patch", required=True, help="name of the patch the file is for")
+    sub.add_argument("--format", required=True, help=f"{FORMATS_WRITTEN} or monuseg")
+    sub.add_argument(
+        "--purpose",
+        choices=IMPORT_PURPOSES,
+        required=True,
+        help="gold: accepted and complete, to score against; prior: outlines for somebody to check",
+    )
+    sub.add_argument(
+        "--person", default=None, help="whose gold it is (nobody's by default), or who checks the prior"
+    )
+    sub.add_argument("--class", dest="class_name", default=None, help="class of objects that have none")
+    sub.add_argument("--rename", action="append", default=[], metavar="OLD=NEW", help="the file's class=ours")
+    sub.add_argument(
+        "--complete", action="append", default=[], metavar="CLASS", help="looked for, even if none is there"
+    )
+
+
+def _export_annotations_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--format", required=True, help=FORMATS_WRITTEN)
+    sub.add_argument("--out", type=Path, default=None, help="folder; the study's exports/FORMAT by default")
+    sub.add_argument(
+        "--person", action="append", default=None, help="a sign-in name or pseudonym; all by default"
+    )
+    sub.add_argument("--patch", action="append", default=None, help="all by default")
+    sub.add_argument("--class", dest="class_name", action="append", default=None, help="all by default")
+
+
+def _register_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("fixed", type=Path, nargs="?", help="the stained image; left out: a study")
+    sub.add_argument("moving", type=Path, nargs="?", help="the IF image")
+    sub.add_argument("--moving-channel", type=int, default=None, help="from 0; left out: the best")
+    sub.add_argument("--fixed-um-per-px", type=float, default=None, help="pixel size, if the file lacks it")
+    sub.add_argument("--moving-um-per-px", type=float, default=None, help="pixel size, if the file lacks it")
+    sub.add_argument(
+        "--patch-px", type=int, default=None, help="two slides: register squares of this size too"
+    )
+    sub.add_argument("--patch", action="append", default=None, metavar="NAME", help="a patch of the study")
+    sub.add_argument("--all", action="store_true", help="every patch of the study")
+    sub.add_argument("--person", default=None, help="who asked for it: a sign-in name or pseudonym")
 
 
 def _threshold_arguments(sub: argparse.ArgumentParser) -> None:
@@ -411,12 +579,36 @@ def _add_label_options(sub: argparse.ArgumentParser) -> None:
     )
 
 
+def _plan_arguments(sub: argparse.ArgumentParser) -> None:
+    from allinsam.planning import ARMS, PlanSettings
+
+    _add_fields(sub, PlanSettings, {"arms": ARMS})
+    sub.add_argument("--people", nargs="+", default=None, metavar="NAME", help="all students by default")
+    sub.add_argument("--redeal", action="store_true", help="deal again what nobody has begun")
+    sub.add_argument("--apply", action="store_true", help="write it; otherwise it is only shown")
+    sub.add_argument("--accept-gaps", action="store_true", help="write it although it cannot be filled")
+    sub.add_argument("--withdraw", action="store_true", help="only take back what nobody has begun")
+
+
+def _split_arguments(sub: argparse.ArgumentParser) -> None:
+    from allinsam.splitting import UNITS
+
+    sub.add_argument("--unit", choices=UNITS, default=None, help="glomerulus under 20 slides, else slide")
+    sub.add_argument("--seed", type=int, default=1)
+    sub.add_argument("--folds", type=int, default=None, help="k-fold instead of 6:1:3")
+    sub.add_argument("--leave-slides-out", action="store_true", help="test each slide once")
+
+
 def _add_settings(sub: argparse.ArgumentParser) -> None:
-    """A flag for every training setting, with its unit and source in the help."""
     from allinsam.training.settings import TrainingSettings
 
     sub.add_argument("--split-seed", type=int, default=1)
-    for setting in fields(TrainingSettings):
+    _add_fields(sub, TrainingSettings, {})
+
+
+def _add_fields(sub: argparse.ArgumentParser, settings: type, choices: Mapping[str, Sequence[str]]) -> None:
+    """A flag for every field of settings, with its unit and source in the help."""
+    for setting in fields(settings):
         if setting.name == "settings_version":
             continue
         default = setting.default if setting.default is not MISSING else None
@@ -424,6 +616,10 @@ def _add_settings(sub: argparse.ArgumentParser) -> None:
         kind: dict[str, Any] = {"type": _number_or_text(default)}
         if isinstance(default, bool):
             kind = {"action": argparse.BooleanOptionalAction}
+        if isinstance(default, tuple):
+            kind = {"nargs": "+", "choices": choices[setting.name]}
+        elif default is None and "int" in str(setting.type):
+            kind = {"type": int}
         flag = "--" + setting.name.replace("_", "-")
         sub.add_argument(
             flag, dest=f"set_{setting.name}", default=default, help=notes.replace("%", "%%"), **kind
@@ -447,10 +643,14 @@ def _use_free_cores() -> None:
 def _settings(args: argparse.Namespace) -> Any:
     from allinsam.training.settings import TrainingSettings
 
-    given = {key[4:]: value for key, value in vars(args).items() if key.startswith("set_")}
+    given = _given_settings(args)
     if given.get("adapter_width") is not None:
         given["adapter_width"] = int(given["adapter_width"])
     return TrainingSettings.from_dict(given)
+
+
+def _given_settings(args: argparse.Namespace) -> dict[str, Any]:
+    return {key[4:]: value for key, value in vars(args).items() if key.startswith("set_")}
 
 
 def _recipe(args: argparse.Namespace) -> Any:

@@ -40,6 +40,56 @@ def rle_area(rle: dict) -> int:
     return int(_read_rle(rle)[1][1::2].sum())
 
 
+def encode_window(window: np.ndarray, top: int, left: int, size_hw: tuple[int, int]) -> dict:
+    """Compressed run-length code over a patch of `size_hw` of a mask that is known in a window of it alone.
+
+    Row 0 and column 0 of `window`, bool (h, w), lie at `top` and `left` of the patch. As `encode_rle`, but
+    its time goes with the window and not with the patch.
+    """
+    window = as_mask(window)
+    bottom, right = top + window.shape[0], left + window.shape[1]
+    if min(top, left) < 0 or bottom > size_hw[0] or right > size_hw[1]:
+        raise InputError(
+            f"A window of rows {top} to {bottom} and columns {left} to {right} is not inside the patch of "
+            f"{size_hw[1]} x {size_hw[0]} px."
+        )
+    # Runs go down the columns. A column that is full to the patch's edge goes on in the next one.
+    steps = np.diff(np.pad(window.T.astype(np.int8), ((0, 0), (1, 1))), axis=1)
+    offset = (np.arange(window.shape[1]) + left)[:, None] * size_hw[0] + top + np.arange(window.shape[0] + 1)
+    starts, ends = offset[steps == 1], offset[steps == -1]
+    apart = starts[1:] != ends[:-1]
+    starts = np.concatenate([starts[:1], starts[1:][apart]])
+    ends = np.concatenate([ends[:-1][apart], ends[-1:]])
+    edges = np.concatenate([[0], np.stack([starts, ends], axis=1).reshape(-1)])
+    size = int(size_hw[0]) * int(size_hw[1])
+    counts = np.diff(edges if edges[-1] == size and size else np.append(edges, size)).tolist()
+    sides = [int(side) for side in size_hw]
+    packed = coco.frPyObjects({"size": sides, "counts": counts}, *sides)
+    return {"size": sides, "counts": packed["counts"].decode("ascii")}
+
+
+def decode_window(rle: dict) -> tuple[np.ndarray, int, int]:
+    """The smallest window that holds a run-length code's mask: bool (h, w), its top row and left column.
+
+    An empty mask gives one pixel at (0, 0) that is not set.
+    """
+    (height, _), runs = _read_rle(rle)
+    edges = np.concatenate([[0], np.cumsum(runs)])
+    starts, ends = edges[1:-1:2], edges[2::2]
+    starts, ends = starts[ends > starts], ends[ends > starts]
+    if not starts.size:
+        return np.zeros((1, 1), bool), 0, 0
+    left, right = int(starts[0] // height), int((ends[-1] - 1) // height) + 1
+    columns = np.zeros((right - left) * height, np.int8)
+    # Runs may meet at a column's edge, so steps are added up and not set.
+    np.add.at(columns, starts - left * height, 1)
+    inside = ends - left * height
+    np.subtract.at(columns, inside[inside < columns.size], 1)
+    window = (np.cumsum(columns, dtype=np.int8) > 0).reshape(right - left, height).T
+    rows = np.flatnonzero(window.any(axis=1))
+    return window[rows[0] : rows[-1] + 1].copy(), int(rows[0]), left
+
+
 def _read_rle(rle: dict) -> tuple[tuple[int, int], np.ndarray]:
     """Size (h, w) and run lengths (background first), checked.
 

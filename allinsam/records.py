@@ -14,7 +14,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 PURPOSES = ("production", "gold", "repeat", "qualification", "practice")
+# What annotations that come as a file are taken for.
+IMPORT_PURPOSES = ("gold", "prior")
 GUIDANCES = ("pas_only", "if", "threshold", "suggestion")
+# Arms a lead may hand out: suggestions need a model's proposals, which nobody makes yet.
+OFFERED_GUIDANCES = ("threshold", "if", "pas_only")
 TOOLS = ("box_sam", "contour")
 GROUPS = ("expert", "student", "truth")
 ROLES = ("lead", "reviewer", "annotator")
@@ -44,6 +48,11 @@ ACT_KINDS = (
     "pause",
     "resume",
 )
+
+
+def setting(default: Any, unit: str, source: str) -> Any:
+    """A field with its unit and where its default comes from; forms and the command line show both."""
+    return field(default=default, metadata={"unit": unit, "source": source})
 
 
 @dataclass(frozen=True)

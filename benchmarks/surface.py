@@ -267,6 +267,12 @@ def frames_of_300(desk: Desk, seconds: float) -> dict[str, dict]:
     desk.wait_for("mask_edit", 300)
     desk.page.locator(".counts", has_text="300 to check").wait_for(timeout=120_000)
     progress(f"300 outlines kept after {time.monotonic() - started:.1f} s")
+    desk.surface.evaluate(WATCH_MASKS)
+    for box in boxes_for(desk, 10):
+        drawn = desk.page.evaluate("() => window.maskTimes.length")
+        desk.draw(box)
+        desk.page.wait_for_function("n => window.maskTimes.length > n", arg=drawn, timeout=120_000)
+    masks = desk.page.evaluate("() => window.maskTimes")[1:]
     desk.surface.evaluate("root => { const s = root.surface; s.view.zoom = 2; s._keepOnPatch(); }")
     desk.page.wait_for_timeout(1000)
     panned = desk.surface.evaluate(PAN, seconds)
@@ -278,6 +284,7 @@ def frames_of_300(desk: Desk, seconds: float) -> dict[str, dict]:
     return {
         "frame_ms_p50_300": figure(intervals, "ms", note=note),
         "frame_ms_p95_300": quantile(intervals, 0.95, "ms", note),
+        "mask_ms_p50_300": figure(masks, "ms", note="mouse up to mask with 300 outlines on the patch"),
     }
 
 

@@ -171,7 +171,7 @@ def main() -> None:
         return
     if may(person, "export"):
         with right:
-            download_link("agreement", "Download CSV")
+            download_link("agreement.csv", "Download CSV")
     tabs = st.tabs(["Nuclei and outlines", "Class", "Time"])
     with tabs[0]:
         show_nuclei(study, tables)

@@ -134,7 +134,7 @@ def main() -> None:
         return
     demand(person, "annotate", assignment)
     look.style()
-    guidance.first_steps(study, person.person_id, assignment)
+    guidance.first_steps(study, person.person_id, assignment, in_both=chosen_surface() == DUAL)
     if chosen_surface() == DUAL:
         dual(assignment["id"])
     else:

@@ -22,6 +22,7 @@ from webapp.page_parts import (
     page_head,
     score_state,
     scores_of,
+    truth_name,
 )
 from webapp.session import current_study, require
 
@@ -29,8 +30,8 @@ ORDER = {"expert": 0, "students": 1}
 WORST = 3
 
 
-def reference_sentence(references: list[str]) -> str:
-    names = {"truth": "the simulated truth", "expert": "the expert's labels"}
+def reference_sentence(study: Study, references: list[str]) -> str:
+    names = {"truth": truth_name(study), "expert": "the expert's labels"}
     against = " and ".join(names.get(name, f"the labels of {name}") for name in references)
     note = " One expert is no truth: read differences with that in mind." if references == ["expert"] else ""
     return f"Scored on the test patches against {against}.{note}"
@@ -189,10 +190,10 @@ def main() -> None:
     known = [name for name in METRIC_NAMES if name in set(scores["metric"])]
     metric = left.selectbox("Metric", known, format_func=METRIC_NAMES.get)
     newest = reporting.newest_experiment(study, scores)
-    middle.markdown(reference_sentence(sorted(set(newest["reference"]))))
+    middle.markdown(reference_sentence(study, sorted(set(newest["reference"]))))
     with right:
         if may(person, "export"):
-            download_link("scores", "Download CSV")
+            download_link("scores.csv", "Download CSV")
     show_means(study, newest, metric)
     tabs = st.tabs(["Patch by patch", "Injured and normal", "Worst patches", "People's labels"])
     with tabs[0]:

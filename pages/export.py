@@ -1,8 +1,9 @@
-"""Export: every table of the study as CSV."""
+"""Export: every table of the study as CSV, and the nuclei in the formats of other programs."""
 
 import pandas as pd
 import streamlit as st
 
+from allinsam.interchange import FORMATS
 from allinsam.store import Study
 from allinsam.workflow.export_columns import COLUMNS, TITLES
 from webapp.page_parts import (
@@ -34,10 +35,31 @@ def rows_of(study: Study) -> dict[str, int]:
     }
 
 
+def show_formats(objects: int) -> None:
+    """A ZIP per format: a file for each person and patch, and an index."""
+    st.subheader("Nuclei for other programs", anchor=False)
+    st.caption("One file for each person and patch, and index.csv, which says whose each file is.")
+    if not objects:
+        st.markdown("No nucleus has been accepted yet.")
+        return
+    for name, row in FORMATS.items():
+        if row.write is None:
+            continue
+        with st.container(border=True):
+            left, right = st.columns([7.2, 1.6], vertical_alignment="center")
+            left.markdown(
+                f"**{row.title}**  \n:gray[Not in it: {row.leaves_out[0].lower()}{row.leaves_out[1:]}]"
+            )
+            with right:
+                download_link(f"annotations/{name}.zip", f"Download {name}")
+
+
 def main() -> None:
     require("lead")
     study = current_study()
-    page_head("Export", "CSV files (UTF-8, comma) with pseudonyms instead of names.")
+    page_head(
+        "Export", "CSV tables (UTF-8, comma) and nuclei for other programs, with pseudonyms instead of names."
+    )
     counts = rows_of(study)
     for table, title in TITLES.items():
         with st.container(border=True):
@@ -45,12 +67,15 @@ def main() -> None:
             left.markdown(f"**{table}.csv**  \n{title}")
             middle.markdown(f"{counts[table]:,} rows" if counts[table] else ":gray[empty]")
             with right:
-                download_link(table, f"Download {table}")
+                download_link(f"{table}.csv", f"Download {table}")
+    show_formats(counts["objects"])
     with st.expander("What the columns mean"):
         for tab, table in zip(st.tabs(list(COLUMNS)), COLUMNS, strict=True):
             meanings = pd.DataFrame(COLUMNS[table].items(), columns=["Column", "Meaning"])
             tab.dataframe(meanings, hide_index=True)
-    st.caption("On the command line: `python -m allinsam export --study FOLDER`. Names are never exported.")
+    st.caption(
+        "On the command line: `python -m allinsam export` and `export-annotations`. Names are never exported."
+    )
     simulated_note(study)
 
 

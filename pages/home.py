@@ -41,9 +41,8 @@ def show_own_work(study: Study, person: SignedIn) -> None:
         if following is None:
             st.markdown(f"All **{mine.finished}** patches are done. Thank you.")
         else:
-            number = min(mine.finished + 1, mine.assigned)
             verb = "Continue" if following["state"] == "open" else "Start"
-            label = f"{verb}: patch {following['patch']} ({number} of {mine.assigned})"
+            label = f"{verb}: patch {following['place']} of {mine.assigned}"
             # What waits behind the button, for who has never drawn here.
             if not mine.finished:
                 st.markdown(

@@ -13,15 +13,11 @@ from allinsam.store import Study
 from allinsam.store import accounts as account_rows
 from allinsam.workflow.assigning import OFFERED_GUIDANCES, assign_patches, least_covered_patches
 from allinsam.workflow.progress import study_progress
+from webapp.forms import GUIDANCE_NAMES, TOOL_NAMES
 from webapp.page_parts import is_simulated, page_head
+from webapp.plan_parts import show_plan
 from webapp.session import current_study, require
 
-GUIDANCE_NAMES = {
-    "threshold": "marker + outline",
-    "if": "marker only",
-    "pas_only": "PAS alone",
-}
-TOOL_NAMES = {"box_sam": "box to mask", "contour": "outline by hand"}
 ROLE_NOTES = "Lead: everything. Reviewer: thresholds, comparison, agreement. Annotator: own patches only."
 
 
@@ -128,11 +124,16 @@ def show_accounts(study: Study, person: SignedIn, known: dict[str, dict]) -> Non
             offer_link(study, account["name"], account["role"], INVITED_GROUPS[0])
 
 
+def assignable(study: Study, known: dict[str, dict]) -> dict[str, str]:
+    """Pseudonym -> name of everybody who can be given patches."""
+    able = [p.person_id for p in study_progress(study).people if not (p.simulated or p.withdrawn)]
+    return {key: known[key]["name"] if key in known else key for key in able}
+
+
 def show_assign(study: Study, known: dict[str, dict]) -> None:
     with st.container(border=True):
         st.subheader("Assign patches", anchor=False)
-        able = {p.person_id: p for p in study_progress(study).people if not (p.simulated or p.withdrawn)}
-        names = {key: known[key]["name"] if key in known else key for key in able}
+        names = assignable(study, known)
         if not names:
             st.markdown("Invite somebody first.")
             return
@@ -161,6 +162,8 @@ def show_assign(study: Study, known: dict[str, dict]) -> None:
                 if done.without_marker
                 else ""
             )
+            if done.on_hold:
+                left_out += f" {len(done.on_hold)} wait for a registration and were left out."
             more = f"In the queue of {names[chosen]}: {len(done.assignment_ids)} more."
             st.session_state["assigned"] = more + left_out
             st.rerun()
@@ -182,6 +185,7 @@ def main() -> None:
         show_assign(study, known)
     with right:
         show_accounts(study, person, known)
+    show_plan(study, person.person_id, assignable(study, known))
     if is_simulated(study):
         st.caption("People whose pseudonym begins with sim- are simulated and cannot sign in.")
 

@@ -15,7 +15,7 @@ from allinsam.workflow.labels import LABEL_RULES, MASK_SOURCES, reference_recipe
 from allinsam.workflow.progress import estimate_training, label_standing, study_progress
 from webapp.forms import settings_arguments, settings_form
 from webapp.job_parts import duration, show_jobs
-from webapp.page_parts import empty_state, page_button, page_head, simulated_note
+from webapp.page_parts import empty_state, page_button, page_head, simulated_note, truth_name
 from webapp.session import current_study, require
 
 GROUPS = ("expert", "student")
@@ -97,7 +97,7 @@ def show_standing(study: Study, standing: list[dict[str, Any]]) -> None:
     table = pd.DataFrame(standing, columns=list(names)).rename(columns=names)
     st.subheader("Labels so far", anchor=False)
     st.dataframe(table[table["Labels of"] != "truth"], hide_index=True)
-    against = "the simulated truth" if reference_recipe(study).group == "truth" else "the expert's labels"
+    against = truth_name(study) if reference_recipe(study).group == "truth" else "the expert's labels"
     st.caption(
         "Finished patches only. A class that is unsure or skipped is left out, not taken as empty. "
         f"Models are scored against {against}."

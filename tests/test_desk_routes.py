@@ -8,8 +8,9 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from allinsam.store import Study
+from allinsam.store import Study, assignments
 from allinsam.store.acts import list_acts
+from tests.practising import DRAWN, add_gold
 from tests.studies import MESANGIAL, PERSON, PODOCYTES, UNMARKED, NoCache, box_of, small_study
 from tests.test_image_routes import OTHER, SIGNER, STUDENT, SignedInAs
 from webapp import desk_routes, session
@@ -254,3 +255,66 @@ def test_every_page_load_hears_what_another_did(study: Study, visit: Visit) -> N
 def test_person_of_the_fixture_owns_the_patch(study: Study) -> None:
     with study.science.read() as db:
         assert next(iter(db["assignment"].rows))["person_id"] == PERSON
+
+
+def test_a_practice_patch_tells_what_was_right_and_other_patches_do_not(study: Study, visit: Visit) -> None:
+    add_gold(study, 1)
+    with study.science.write() as db:
+        practice = assignments.add_assignment(db, PERSON, 1, [1, 2], purpose="practice")
+    page = Page(visit(), practice)
+    production = Page(visit(), own_id(study))
+    assert page.open()["assignment"]["practice"] and not production.open()["assignment"]["practice"]
+    assert production.http.get(f"{production.at}/verdicts?client={CLIENT}").status_code == 403
+    gestures = [box(n, f"o{n}", centre, class_id) for n, (centre, class_id) in enumerate(DRAWN, 1)]
+    page.send(*gestures)
+    page.masks()
+    ids = [gesture["object_id"] for gesture in gestures]
+    page.send({"n": 50, "kind": "accept", "at_ms": 50, "object_ids": ids})
+    assert page.http.get(f"{page.at}/verdicts?client={CLIENT}").status_code == 403  # not handed in yet
+    page.send({"n": 51, "kind": "submit", "at_ms": 51})
+    told = page.http.get(f"{page.at}/verdicts?client={CLIENT}").json()
+    wrong = [row for row in told["verdicts"] if row["kind"] != "right"]
+    assert sorted(row["kind"] for row in wrong) == ["extra", "missed", "wrong_class"]
+    assert all(row["rings"] for row in wrong)
+    assert {row["kind"]: (row["class_id"], row["true_class_id"]) for row in wrong} == {
+        "extra": (1, None),
+        "missed": (1, 1),
+        "wrong_class": (1, 2),
+    }
+
+
+def shape(told: object) -> object:
+    """What a payload is made of, without its values."""
+    if isinstance(told, dict):
+        return {key: shape(value) for key, value in told.items()}
+    if isinstance(told, list):
+        return [shape(value) for value in told]
+    return type(told).__name__
+
+
+def test_hidden_gold_and_repeats_look_like_any_other_patch(
+    tmp_path: Path, visit: Visit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = small_study(tmp_path / "hidden", slides=1, patches_per_slide=2)
+    monkeypatch.setenv(session.STUDY_VARIABLE, str(study.folder))
+    with study.science.write() as db:
+        db["assignment"].update(2, {"purpose": "gold"})
+        assignments.add_assignment(db, PERSON, 1, (1, 2), "repeat")
+    http = visit()
+    answers = [http.get(f"/api/assignments/{n}/desk", params={"client": CLIENT}) for n in (1, 2, 3)]
+    told = [answer.json() for answer in answers]
+    assert [answer.status_code for answer in answers] == [200] * 3
+    for answer in answers:
+        words = answer.text.lower()
+        assert not [w for w in ("purpose", "gold", "repeat", "production", "plan", "slide-1") if w in words]
+    # All three have the same two channels and classes, so that even the lists are of one length.
+    told_alike = [{key: value for key, value in one.items() if key != "following"} for one in told]
+    assert shape(told_alike[0]) == shape(told_alike[1]) == shape(told_alike[2])
+    assert [row["id"] for row in told[0]["queue"]] == [1, 2, 3]
+    assert [row["patch"] for row in told[0]["queue"]] == ["Patch 1", "Patch 2", "Patch 3"]
+    # A repeat begins empty, and what is drawn on it stays its own.
+    Page(http, 1).open()
+    first = Page(http, 1)
+    first.open()
+    first.send(box(1, "a", PODOCYTES[0]))
+    assert Page(http, 3, "page-two-5678").open()["objects"] == []

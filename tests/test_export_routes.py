@@ -1,6 +1,7 @@
 """Downloads and pictures behind the real gate, for every role."""
 
 import io
+import zipfile
 from collections.abc import Iterator
 
 import cv2
@@ -11,6 +12,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.testclient import TestClient
 
+from allinsam.interchange import FORMATS
 from allinsam.store import Study
 from allinsam.workflow.export_columns import COLUMNS
 from allinsam.workflow.reporting import EXPORTS
@@ -68,6 +70,39 @@ def test_every_table_comes_as_a_file(client: TestClient, tokens: dict[str, str],
     assert "no-store" in answer.headers["cache-control"]
     table = pd.read_csv(io.BytesIO(answer.content))
     assert list(table.columns) == list(COLUMNS[name]) and len(table) > 0
+
+
+@pytest.mark.parametrize("format", [name for name, row in FORMATS.items() if row.write is not None])
+def test_annotations_come_as_a_zip_with_pseudonyms(
+    client: TestClient, tokens: dict[str, str], format: str
+) -> None:
+    sign_in(client, tokens, "lead")
+    answer = client.get(f"/api/export/annotations/{format}.zip")
+    assert answer.status_code == 200 and answer.headers["content-type"] == "application/zip"
+    named = answer.headers["content-disposition"]
+    assert named.startswith(f'attachment; filename="small-study_annotations-{format}_20')
+    assert named.endswith('.zip"') and "no-store" in answer.headers["cache-control"]
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+        names = archive.namelist()
+        index = pd.read_csv(io.BytesIO(archive.read("index.csv")))
+        assert not any(b"some lead" in archive.read(name) for name in names)
+    files = index["file"].dropna().tolist()
+    assert len(files) == 32 and set(files) <= set(names) and set(index["person_id"]) >= {"e1", "s1", "s2"}
+
+
+@pytest.mark.parametrize("role", ["reviewer", "annotator", "stranger"])
+def test_annotations_are_the_leads_to_export(client: TestClient, tokens: dict[str, str], role: str) -> None:
+    sign_in(client, tokens, role)
+    assert client.get("/api/export/annotations/coco.zip").status_code == (401 if role == "stranger" else 403)
+
+
+@pytest.mark.parametrize("format", ["monuseg", "svg"])
+def test_a_format_that_is_not_written_is_said_in_words(
+    client: TestClient, tokens: dict[str, str], format: str
+) -> None:
+    sign_in(client, tokens, "lead")
+    answer = client.get(f"/api/export/annotations/{format}.zip")
+    assert answer.status_code == 400 and "Choose one of imagej" in answer.text
 
 
 def test_a_table_has_pseudonyms_and_no_names(client: TestClient, tokens: dict[str, str]) -> None:

@@ -31,6 +31,24 @@ def test_rle_gives_the_same_mask_back(mask):
     assert masks.rle_area(rle) == mask.sum()
 
 
+@given(SMALL_MASKS, st.tuples(*[st.integers(0, 3)] * 4))
+def test_rle_of_a_window_is_the_rle_of_the_patch(mask, margins):
+    top, bottom, left, right = margins
+    whole = np.pad(mask, ((top, bottom), (left, right)))
+    assert masks.encode_window(mask, top, left, whole.shape) == masks.encode_rle(whole)
+    window, top, left = masks.decode_window(masks.encode_rle(whole))
+    again = np.zeros_like(whole)
+    again[top : top + window.shape[0], left : left + window.shape[1]] = window
+    assert np.array_equal(again, whole)
+    if whole.any():
+        assert window[0].any() and window[-1].any() and window[:, 0].any() and window[:, -1].any()
+
+
+def test_a_window_must_lie_inside_the_patch():
+    with pytest.raises(InputError, match="not inside the patch of 5 x 4 px"):
+        masks.encode_window(np.ones((2, 2), bool), 3, 0, (4, 5))
+
+
 @pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # pycocotools under numpy 2
 def test_rle_of_a_nucleus_sized_disc_is_what_pycocotools_reads():
     mask = disc(512, (300.0, 120.0), 11.0)

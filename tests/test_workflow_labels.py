@@ -7,6 +7,7 @@ from allinsam.__main__ import _recipe, build_parser
 from allinsam.consensus import RULES
 from allinsam.errors import InputError, NotFoundError
 from allinsam.masks import encode_rle
+from allinsam.splitting import deal_parts
 from allinsam.store import assignments as queue
 from allinsam.store import images, runs
 from allinsam.store import study as study_store
@@ -15,12 +16,15 @@ from allinsam.workflow.labels import (
     LABEL_RULES,
     MASK_SOURCES,
     LabelRecipe,
-    deal_parts,
+    check_split,
     freeze_labels,
+    leave_slides_out,
+    make_folds,
     make_split,
     read_labels,
     recipe_of,
     reference_recipe,
+    split_gaps,
 )
 from tests.studies import MESANGIAL, PODOCYTES, disc, small_study
 
@@ -275,3 +279,54 @@ def test_the_command_line_reaches_the_consensus():
 
 def _verb(name):
     return build_parser()._subparsers._group_actions[0].choices[name]
+
+
+def name_glomeruli(study):
+    with study.science.write() as db:
+        for patch in images.list_patches(db):
+            db["patch"].update(patch["id"], {"glomerulus": f"g{patch['name'][-1]}"})
+
+
+def rule_of(study, split_id):
+    with study.science.read() as db:
+        return next(row["rule"] for row in runs.list_splits(db) if row["id"] == split_id)
+
+
+def test_a_new_study_with_few_slides_is_dealt_by_glomerulus_and_says_so(study):
+    name_glomeruli(study)
+    split_id = make_split(study)
+    assert rule_of(study, split_id) == "glomerulus 6:1:3 of 8; slides overlap between parts"
+    assert make_split(study) == split_id and check_split(study, split_id) == []
+    by_slide = make_split(study, unit="slide")
+    assert rule_of(study, by_slide) == "slide 6:1:3 of 8" and by_slide != split_id
+
+
+def test_a_study_keeps_the_unit_of_its_splits(study):
+    name_glomeruli(study)
+    parts = {patch_id: "train" if patch_id < 7 else "test" for patch_id in range(1, 9)}
+    with study.science.write() as db:
+        old = runs.add_split(db, "slide 6:1:3 of 8", 1, parts)
+    assert make_split(study) == old  # not dealt again by another rule
+    assert rule_of(study, make_split(study, seed=2)) == "slide 6:1:3 of 8"
+    make_folds(study, 4, unit="glomerulus")
+    assert rule_of(study, make_split(study, seed=3)) == "slide 6:1:3 of 8"
+
+
+def test_folds_and_slides_left_out_are_kept_once(study):
+    name_glomeruli(study)
+    folds = make_folds(study, 4)
+    assert len(set(folds)) == 4 and make_folds(study, 4) == folds
+    left_out = leave_slides_out(study)
+    assert len(left_out) == 4 and leave_slides_out(study) == left_out
+    assert all(check_split(study, key) == [] for key in (*folds, *left_out))
+    assert rule_of(study, left_out[0]).endswith("left out of 8")
+
+
+def test_a_split_that_leaks_is_told(study):
+    parts = {patch_id: "train" if patch_id % 2 else "test" for patch_id in range(1, 9)}
+    with study.science.write() as db:
+        leaky = runs.add_split(db, "slide 6:1:3 of 8", 1, parts)
+    assert len(check_split(study, leaky)) == 4
+    assert "val: no patch with WT1 in condition normal" in split_gaps(study, leaky)
+    with pytest.raises(NotFoundError, match="No split 99"):
+        check_split(study, 99)

@@ -228,21 +228,6 @@ def test_objects_have_area_in_both_units(study: Study) -> None:
     assert len(table) == 8 * (7 + 7 + 6 + 6)
 
 
-def test_parts_of_a_csv_make_the_whole(study: Study) -> None:
-    table = reporting.acts_table(study)
-    parts = list(reporting.csv_parts(table, rows=100))
-    assert len(parts) == -(-len(table) // 100)
-    again = pd.read_csv(io.BytesIO(b"".join(parts)))
-    assert again["seq"].tolist() == table["seq"].tolist()
-    assert again["kind"].tolist() == table["kind"].tolist()
-
-
-def test_a_spreadsheet_runs_nothing() -> None:
-    table = pd.DataFrame({"text": ["=1+1", "+a", "-b", "@c", "\td", "plain"], "number": [-1, 2, 3, 4, 5, 6]})
-    lines = reporting.to_csv(table).decode().splitlines()
-    assert lines[1:] == ["'=1+1,-1", "'+a,2", "'-b,3", "'@c,4", "'\td,5", "plain,6"]
-
-
 def test_a_comment_of_an_annotator_comes_out_whole(own_study: Study) -> None:
     with own_study.science.read() as db:
         assert study_rows.get_person(db, LEAD)["group"] == "expert"

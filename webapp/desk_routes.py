@@ -14,11 +14,13 @@ from starlette.routing import Route
 from allinsam.accounts import SignedIn, may
 from allinsam.errors import AllinsamError, InputError, NotAllowedError, NotFoundError
 from allinsam.masks import mask_to_polygons
+from allinsam.practice import mark
 from allinsam.store import Study, assignments, images, thresholds
 from allinsam.store.study import get_study
 from allinsam.workflow.annotating import marker_evidence
 from allinsam.workflow.desk import Desk
 from allinsam.workflow.gestures import OBSERVATIONS, Gesture, open_desk, take_gestures
+from allinsam.workflow.practising import practice_feedback
 from webapp.annotate import bench
 from webapp.annotate.desk_view import Telling
 from webapp.image_routes import LARGEST_PANE_PX, SHOWN_TO, View, refusal
@@ -82,6 +84,11 @@ async def masks_route(request: Request) -> Response:
     return await _answer(request, _fetch)
 
 
+async def verdicts_route(request: Request) -> Response:
+    """GET /api/assignments/{id}/verdicts?client=...: right and wrong, of a practice patch handed in."""
+    return await _answer(request, _verdicts)
+
+
 async def here_route(request: Request) -> Response:
     """POST /api/assignments/{id}/here {client, take_over, leave}: I work here, if nobody else does."""
     return await _answer(request, _here)
@@ -91,6 +98,7 @@ routes = [
     Route("/api/assignments/{assignment_id:int}/desk", desk_route, methods=["GET"]),
     Route("/api/assignments/{assignment_id:int}/acts", acts_route, methods=["POST"]),
     Route("/api/assignments/{assignment_id:int}/masks", masks_route, methods=["POST"]),
+    Route("/api/assignments/{assignment_id:int}/verdicts", verdicts_route, methods=["GET"]),
     Route("/api/assignments/{assignment_id:int}/here", here_route, methods=["POST"]),
 ]
 
@@ -149,25 +157,29 @@ def _open(study: Study, person: SignedIn, assignment_id: int, client: str, body:
         mine = assignments.list_assignments(db, person.person_id)
         patch = images.get_patch(db, desk.assignment["patch_id"])
         simulated = bool(get_study(db)["simulated"])
+    # By place in the queue: a name of its own would tell a patch that is seen again.
+    names = {row["id"]: f"Patch {place}" for place, row in enumerate(mine, 1)}
     following = _following(mine, assignment_id)
     _embed_ahead(study, desk, following)
     pas_url, channels = _pictures(study, desk.assignment)
     return {
         "assignment": {
             "id": assignment_id,
-            "patch": patch["name"],
+            "patch": names[assignment_id],
             "width_px": desk.size_hw[1],
             "height_px": desk.size_hw[0],
             "um_per_px": patch["um_per_px"],
             "guidance": desk.assignment["guidance"],
             "tool": desk.assignment["tool"],
+            # The other purposes look all alike to whoever annotates.
+            "practice": desk.assignment["purpose"] == "practice",
             "pas_url": pas_url,
         },
         "channels": channels,
         # Fetched by the browser while this patch is worked on.
         "following": _picture_urls(study, following),
         "classes": [_class_json(study, desk, row) for row in desk.classes.values()],
-        "queue": [{"id": row["id"], "state": row["state"], "patch": row["patch"]} for row in mine],
+        "queue": [{"id": row["id"], "state": row["state"], "patch": names[row["id"]]} for row in mine],
         "simulated": simulated,
         "holds": _presence.holds(assignment_id, client),
         **_telling.news(desk, client, None),
@@ -213,6 +225,25 @@ def _here(study: Study, person: SignedIn, assignment_id: int, client: str, body:
         _presence.leave(assignment_id, client)
         return {"holds": False}
     return {"holds": _presence.holds(assignment_id, client, take_over=body.get("take_over") is True)}
+
+
+def _verdicts(study: Study, person: SignedIn, assignment_id: int, client: str, body: dict) -> dict[str, Any]:
+    verdicts = practice_feedback(study, assignment_id)
+    told = []
+    for verdict in verdicts:
+        # A missed nucleus is shown as the gold has it, any other as it was drawn.
+        shown = verdict.drawn or verdict.gold
+        told.append(
+            {
+                "kind": verdict.kind,
+                "id": shown.object_id,
+                "class_id": shown.class_id,
+                "true_class_id": verdict.gold.class_id if verdict.gold else None,
+                "rings": [np.round(ring, 1).tolist() for ring in bench.rings_of_mask(shown.mask)],
+            }
+        )
+    found = mark(verdicts)
+    return {"verdicts": told, "f1": found.f1, "class_accuracy": found.class_accuracy}
 
 
 def _following(mine: list[dict[str, Any]], assignment_id: int) -> dict[str, Any] | None:

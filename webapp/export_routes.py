@@ -1,6 +1,7 @@
-"""Downloads of tables, and pictures of what a model found. By URL, so that neither travels with a page."""
+"""Downloads of tables and annotations, and pictures of what a model found. By URL, not with a page."""
 
 import re
+import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -13,10 +14,14 @@ from allinsam.accounts import demand
 from allinsam.errors import AllinsamError
 from allinsam.store import Study, runs
 from allinsam.store.study import get_study, list_classes
-from allinsam.workflow.reporting import csv_parts, export_table, scored_patch
+from allinsam.tables import csv_parts
+from allinsam.workflow.interchange_export import write_annotations_zip
+from allinsam.workflow.reporting import export_table, scored_patch
 from webapp.image_routes import refusal
 from webapp.outlines import found_and_reference
 from webapp.session import study_from_environment
+
+KEPT_IN_MEMORY_BYTES = 16_000_000
 
 Answer = Callable[[Request], Response]
 
@@ -45,6 +50,22 @@ def table_route(request: Request) -> Response:
 
 
 @answering_errors
+def annotations_route(request: Request) -> Response:
+    """GET /api/export/annotations/{format}.zip"""
+    demand(request.state.person, "export")
+    study = study_from_environment()
+    format = request.path_params["format"]
+    # Made in full first: what cannot be written is said in words, not by a broken download.
+    file = tempfile.SpooledTemporaryFile(max_size=KEPT_IN_MEMORY_BYTES)
+    write_annotations_zip(study, file, format)
+    file.seek(0)
+    name = file_name(study, f"annotations-{format}", "zip")
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    parts = iter(lambda: file.read(1 << 16), b"")
+    return StreamingResponse(parts, media_type="application/zip", headers=headers)
+
+
+@answering_errors
 def picture_route(request: Request) -> Response:
     """GET /api/runs/{run}/patches/{patch}/{class}.png: found solid, reference dashed."""
     demand(request.state.person, "compare")
@@ -59,16 +80,17 @@ def picture_route(request: Request) -> Response:
 
 routes: list[Route] = [
     Route("/api/export/{table}.csv", table_route),
+    Route("/api/export/annotations/{format}.zip", annotations_route),
     Route("/api/runs/{run:int}/patches/{patch:int}/{class_name}.png", picture_route),
 ]
 
 
-def file_name(study: Study, table: str) -> str:
+def file_name(study: Study, table: str, suffix: str = "csv") -> str:
     """`demo_objects_2026-11-23.csv`: plain ASCII whatever the study is called."""
     with study.science.read() as db:
         name = get_study(db)["name"]
     plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "study"
-    return f"{plain}_{table}_{datetime.now(UTC):%Y-%m-%d}.csv"
+    return f"{plain}_{table}_{datetime.now(UTC):%Y-%m-%d}.{suffix}"
 
 
 @lru_cache(maxsize=48)

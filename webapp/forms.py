@@ -1,11 +1,13 @@
-"""A form from the fields of the training settings, each with its default, unit and source."""
+"""A form from the fields of settings, each with its default, unit and source."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import MISSING, Field, fields
 from typing import Any
 
 import streamlit as st
 
+from allinsam.planning import ARMS
 from allinsam.sam.backbones import BACKBONES
 from allinsam.training.corrective import MOCL_MODES
 from allinsam.training.settings import PRECISIONS, TrainingSettings
@@ -21,21 +23,42 @@ LABELS = {
     "budget_minutes": "Budget, minutes per run",
     "seed": "Seed",
     "k": "Top-k of MOCL, px",
+    "overlap": "People per patch",
+    "gold": "Hidden gold, share",
+    "repeats": "Hidden repeats, share",
+    "repeat_gap": "Patches before a repeat",
+    "patches_per_person": "Most patches per person",
+    "arms": "Arms, drawn per patch",
 }
+GUIDANCE_NAMES = {
+    "threshold": "marker + outline",
+    "if": "marker only",
+    "pas_only": "PAS alone",
+}
+TOOL_NAMES = {"box_sam": "box to mask", "contour": "outline by hand"}
 CHOICES: dict[str, tuple[str, ...]] = {
     "backbone": tuple(BACKBONES),
     "mocl_mode": tuple(MOCL_MODES),
     "device": ("auto", "cpu", "cuda"),
     "precision": tuple(PRECISIONS),
+    "arms": ARMS,
 }
 
 
-def settings_form(key: str, columns: int = 3) -> dict[str, Any]:
-    """Widgets for every training setting, inside the form that is open; returns name -> value."""
-    known = {setting.name: setting for setting in fields(TrainingSettings) if setting.name not in HIDDEN}
-    values = _row_of({name: known[name] for name in FIRST if name in known}, key, columns)
+def arm_name(arm: str) -> str:
+    """An arm of a plan, guidance/tool, in words."""
+    guidance, tool = arm.split("/")
+    return f"{GUIDANCE_NAMES[guidance]}, {TOOL_NAMES[tool]}"
+
+
+def settings_form(
+    key: str, columns: int = 3, settings: type = TrainingSettings, first: Sequence[str] = FIRST
+) -> dict[str, Any]:
+    """Widgets for every setting, inside the form that is open; returns name -> value."""
+    known = {setting.name: setting for setting in fields(settings) if setting.name not in HIDDEN}
+    values = _row_of({name: known[name] for name in first if name in known}, key, columns)
     with st.expander("All other settings"):
-        rest = {name: setting for name, setting in known.items() if name not in FIRST}
+        rest = {name: setting for name, setting in known.items() if name not in first}
         values |= _row_of(rest, key, columns)
     return values
 
@@ -54,6 +77,9 @@ def setting_widget(setting: Field, key: str) -> Any:
     """The widget that suits a field's type; an empty number is None."""
     default = setting.default if setting.default is not MISSING else None
     label, note = label_of(setting.name), help_of(setting)
+    if isinstance(default, tuple):
+        options = CHOICES[setting.name]
+        return st.multiselect(label, options, default=default, format_func=arm_name, help=note, key=key)
     if setting.name in CHOICES:
         options = list(CHOICES[setting.name])
         return st.selectbox(label, options, index=options.index(default), help=note, key=key)

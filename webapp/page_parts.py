@@ -39,6 +39,11 @@ def is_simulated(study: Study) -> bool:
         return bool(get_study(db)["simulated"])
 
 
+def truth_name(study: Study) -> str:
+    """What the reference of the group "truth" is called: drawn with the tissue, or brought in as a file."""
+    return "the simulated truth" if is_simulated(study) else "the imported gold"
+
+
 def simulated_note(study: Study) -> None:
     """At the end of a page, where the study is simulated."""
     if is_simulated(study):
@@ -88,9 +93,9 @@ def empty_state(text: str, person: SignedIn, page: str | None = None, label: str
             page_button(person, page, label, primary=True)
 
 
-def download_link(table: str, label: str) -> None:
+def download_link(file: str, label: str) -> None:
     """A link that looks like a button; the file comes from our own route, not through the page."""
-    link = f'<a class="download" href="/api/export/{table}.csv" download>{label}</a>'
+    link = f'<a class="download" href="/api/export/{file}" download>{label}</a>'
     st.html(f'{LINK_STYLE}<div style="text-align: right">{link}</div>')
 
 

@@ -10,6 +10,9 @@ from allinsam.acts import AnnotationRow
 from allinsam.records import Act
 from allinsam.store.connection import utc_now
 
+# The surface of acts that nobody made on a page: annotations that came as a file.
+IMPORT_SURFACE = "import"
+
 CURRENT_QUERY = """
 SELECT n.*, c.name AS class_name, a.person_id, a.patch_id, a.purpose, a.guidance, a.tool,
        p.grp AS "group", t.name AS patch, s.name AS slide, t.condition, x.received_at

@@ -24,8 +24,9 @@ def add_assignment(
     purpose: str = "production",
     guidance: str = "threshold",
     tool: str = "box_sam",
+    plan_id: int | None = None,
 ) -> int:
-    """Put a patch at the end of a person's queue, asking for these classes."""
+    """Put a patch at the end of a person's queue, asking for these classes. `plan_id`: the plan behind it."""
     position = (
         1
         + db.execute(
@@ -33,6 +34,7 @@ def add_assignment(
         ).fetchone()[0]
     )
     row = {
+        "id": _new_id(db),
         "person_id": person_id,
         "patch_id": patch_id,
         "purpose": purpose,
@@ -41,12 +43,20 @@ def add_assignment(
         "position": position,
         "state": "waiting",
         "created_at": utc_now(),
+        "plan_id": plan_id,
     }
     assignment_id = int(db["assignment"].insert(row).last_pk)
     db["assignment_class"].insert_all(
         {"assignment_id": assignment_id, "class_id": class_id, "state": "open"} for class_id in class_ids
     )
     return assignment_id
+
+
+def _new_id(db: Database) -> int:
+    """An id that no assignment has or had: one that was withdrawn may still be open in a browser."""
+    query = """SELECT 1 + max((SELECT ifnull(max(id), 0) FROM assignment),
+        (SELECT ifnull(max(id), 0) FROM withdrawn_assignment))"""
+    return int(db.execute(query).fetchone()[0])
 
 
 def get_assignment(db: Database, assignment_id: int) -> dict[str, Any]:

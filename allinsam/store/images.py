@@ -86,8 +86,9 @@ def add_registration(
     accepted: bool,
     quality: float | None = None,
     person_id: str | None = None,
+    residual_px: float | None = None,
 ) -> int:
-    """A new version of a patch's IF -> PAS transform (2x3)."""
+    """A new version of a patch's IF -> PAS transform (2x3). `residual_px` is in px of the patch."""
     version = (
         1
         + db.execute(
@@ -100,6 +101,7 @@ def add_registration(
         "matrix": json.dumps(np.asarray(matrix, dtype=float).tolist()),
         "method": method,
         "quality": quality,
+        "residual_px": residual_px,
         "accepted": int(accepted),
         "person_id": person_id,
         "created_at": utc_now(),
@@ -113,3 +115,10 @@ def current_registration(db: Database, patch_id: int) -> dict[str, Any] | None:
     for row in db.query(query, [patch_id]):
         return {**row, "matrix": np.array(json.loads(row["matrix"]))}
     return None
+
+
+def patches_on_hold(db: Database) -> set[int]:
+    """Patches whose newest registration was not accepted: nobody is to be guided by their IF."""
+    query = """SELECT patch_id FROM registration r WHERE accepted = 0
+        AND version = (SELECT max(version) FROM registration WHERE patch_id = r.patch_id)"""
+    return {row["patch_id"] for row in db.query(query)}

@@ -27,6 +27,11 @@ def find_split(db: Database, rule: str, seed: int) -> int | None:
     return None
 
 
+def list_splits(db: Database) -> list[dict[str, Any]]:
+    """id, rule, seed and date of every split, oldest first."""
+    return list(db["split"].rows_where(order_by="id"))
+
+
 def split_parts(db: Database, split_id: int) -> dict[int, str]:
     """Patch id -> part."""
     rows = db["split_member"].rows_where("split_id = ?", [split_id], order_by="patch_id")

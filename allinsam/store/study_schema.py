@@ -256,6 +256,35 @@ CREATE TABLE withdrawal (
 ) STRICT;
 """
 
+# What a plan gave out, and what was taken back before anybody began it. An assignment's id is never given
+# again: a browser may still hold acts for it.
+PLANS = """
+CREATE TABLE plan (
+    id INTEGER PRIMARY KEY,
+    settings TEXT NOT NULL CHECK (json_valid(settings)),
+    seed INTEGER NOT NULL,
+    people TEXT NOT NULL CHECK (json_valid(people)),
+    gaps TEXT NOT NULL CHECK (json_valid(gaps)),
+    person_id TEXT REFERENCES person(id),
+    created_at TEXT NOT NULL
+) STRICT;
+
+ALTER TABLE assignment ADD COLUMN plan_id INTEGER REFERENCES plan(id);
+
+CREATE TABLE withdrawn_assignment (
+    id INTEGER PRIMARY KEY,
+    person_id TEXT NOT NULL REFERENCES person(id),
+    patch_id INTEGER NOT NULL REFERENCES patch(id),
+    purpose TEXT NOT NULL,
+    guidance TEXT NOT NULL,
+    tool TEXT NOT NULL,
+    position INTEGER NOT NULL,
+    plan_id INTEGER REFERENCES plan(id),
+    withdrawn_by TEXT REFERENCES person(id),
+    withdrawn_at TEXT NOT NULL
+) STRICT;
+"""
+
 APPEND_ONLY = ("act", "annotation", "threshold", "registration")
 
 # A withdrawal row that is open lets that person's acts and annotations be removed, and nothing else.
@@ -301,3 +330,8 @@ def m001_first_schema(db: Database) -> None:
     _run_script(db, TABLES)
     for table in APPEND_ONLY:
         _run_script(db, _append_only_triggers(table))
+
+
+@migrations()
+def m002_plans(db: Database) -> None:
+    _run_script(db, PLANS)

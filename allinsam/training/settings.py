@@ -1,18 +1,14 @@
 """The settings of a training run: default, unit and source beside each field."""
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from allinsam.errors import InputError
+from allinsam.records import setting
 from allinsam.training.corrective import MOCL_MODES, CorrectiveSettings
 
 PRECISIONS = ("auto", "float32", "bfloat16")
-
-
-def setting(default: Any, unit: str, source: str) -> Any:
-    """A field with its unit and where its default comes from; forms and the command line show both."""
-    return field(default=default, metadata={"unit": unit, "source": source})
 
 
 @dataclass(frozen=True)

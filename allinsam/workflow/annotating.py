@@ -24,7 +24,7 @@ from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
 from allinsam.store.connection import utc_now
 from allinsam.thresholding import marker_mask, molecular_support
-from allinsam.workflow.standing import standing
+from allinsam.workflow.standing import Standing, standing
 
 
 @dataclass(frozen=True)
@@ -60,24 +60,30 @@ def record_acts(study: Study, assignment_id: int, person_id: str, acts: Sequence
         assignment = queue.get_assignment(db, assignment_id)
         if assignment["person_id"] != person_id:
             raise NotAllowedError(f"Assignment {assignment_id} is not in the queue of {person_id!r}.")
-        class_ids = list(queue.assignment_classes(db, assignment_id))
-        size_hw = (assignment["height_px"], assignment["width_px"])
-        player = held.catch_up(db)
-        acknowledged: list[int] = []
-        unknown: list[str] = []
-        for act in acts:
-            act_rules.validate_frame(act)
-            if not _is_repeat(db, assignment_id, act):
-                act_rules.validate(act, player.state, class_ids, size_hw)
-                _check_sources(db, act)
-                act_id = act_store.insert_act(db, assignment_id, act)
-                act_store.insert_annotations(db, assignment_id, act_id, player.apply(act))
-                held.note(act_id, act)
-            acknowledged.append(act.seq)
-            if act.kind not in act_rules.ACT_KINDS:
-                unknown.append(act.kind)
-        state = player.state
-        _update_progress(db, assignment, state, bool(acts))
+        return append_acts(db, assignment, acts, held)
+
+
+def append_acts(db: Any, assignment: dict[str, Any], acts: Sequence[Act], held: Standing) -> Recorded:
+    """The same for an assignment's row within a transaction of the caller's, who has settled whose it is."""
+    assignment_id = assignment["id"]
+    class_ids = list(queue.assignment_classes(db, assignment_id))
+    size_hw = (assignment["height_px"], assignment["width_px"])
+    player = held.catch_up(db)
+    acknowledged: list[int] = []
+    unknown: list[str] = []
+    for act in acts:
+        act_rules.validate_frame(act)
+        if not _is_repeat(db, assignment_id, act):
+            act_rules.validate(act, player.state, class_ids, size_hw)
+            _check_sources(db, act)
+            act_id = act_store.insert_act(db, assignment_id, act)
+            act_store.insert_annotations(db, assignment_id, act_id, player.apply(act))
+            held.note(act_id, act)
+        acknowledged.append(act.seq)
+        if act.kind not in act_rules.ACT_KINDS:
+            unknown.append(act.kind)
+    state = player.state
+    _update_progress(db, assignment, state, bool(acts))
     return Recorded(tuple(acknowledged), tuple(unknown), state)
 
 
@@ -230,13 +236,18 @@ def masks_for_boxes(
 
 
 def next_assignment(study: Study, person_id: str) -> dict[str, Any] | None:
-    """The first patch of a person's queue that is open, else the first that waits."""
+    """The first patch of a person's queue that is open, else the first that waits; `place` counts from 1.
+
+    One whose registration was not accepted waits on, unless it is annotated on the stain alone.
+    """
     with study.science.read() as db:
+        on_hold = images.patches_on_hold(db)
         mine = queue.list_assignments(db, person_id)
     for wanted in ("open", "waiting"):
-        for assignment in mine:
-            if assignment["state"] == wanted:
-                return assignment
+        for place, assignment in enumerate(mine, 1):
+            held = assignment["guidance"] != "pas_only" and assignment["patch_id"] in on_hold
+            if assignment["state"] == wanted and not held:
+                return {**assignment, "place": place}
     return None
 
 

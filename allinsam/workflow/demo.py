@@ -26,6 +26,7 @@ from allinsam.simulate import (
     simulate_slide,
 )
 from allinsam.store import Study, create_study, images, thresholds
+from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
 from allinsam.thresholding import THRESHOLDS
@@ -184,7 +185,7 @@ def _annotate(
 def _record_truth(study: Study, settings: DemoSettings, patch: DemoPatch, class_ids: dict[str, int]) -> None:
     """The exact truth of both classes, also where the slide has only one marker."""
     rng = np.random.default_rng([settings.seed, patch.number, 99])
-    log = ActLog(_identifier(rng), "import")
+    log = ActLog(_identifier(rng), act_store.IMPORT_SURFACE)
     acts = [log.act("load", 0.0)]
     for name, class_id in class_ids.items():
         labels = patch.simulated.class_labels(name)

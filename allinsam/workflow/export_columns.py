@@ -2,7 +2,7 @@
 
 WHO_AND_WHERE = {
     "person_id": "pseudonym of the annotator",
-    "group": "expert or student; truth is the simulated truth",
+    "group": "expert or student; truth is the simulated truth or imported gold",
     "slide": "name of the slide",
     "patch": "name of the patch",
     "condition": "normal, injured or unknown",

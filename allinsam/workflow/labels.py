@@ -17,6 +17,18 @@ from allinsam.masks import decode_rle, encode_rle, instances_to_labels
 from allinsam.prompts import mask_to_box
 from allinsam.records import GROUPS, Mask
 from allinsam.sam.embeddings import EmbeddingCache
+from allinsam.splitting import (
+    Look,
+    SplitPatch,
+    SplitPlan,
+    default_unit,
+    find_leaks,
+    missing_strata,
+    plan_folds,
+    plan_slides_left_out,
+    plan_split,
+    units_of,
+)
 from allinsam.store import Study, images, runs
 from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
@@ -32,70 +44,98 @@ OF_CONSENSUS = ("method", "quorum")
 # ------------------------------------------------------------------------------------------ splits
 
 
-def make_split(study: Study, seed: int = 1) -> int:
-    """Deal whole slides into train, val and test (6:1:3), per condition; the same seed gives the same split.
+def make_split(study: Study, seed: int = 1, unit: str | None = None) -> int:
+    """Deal whole pieces of tissue into train, val and test (6:1:3); the same seed gives the same split.
 
-    A patch never shares its slide with another part. Slides with all markers go to val and test
-    first, so that every class is scored. A study with fewer than three slides is split by glomerulus
-    (by patch where none is named), and the rule says so.
+    unit: glomerulus, slide or patch. By default what this study's splits have been made by so far, else
+    `default_unit`. The rule kept with the split says whether slides overlap between parts.
+
+    Raises:
+        InputError: unknown unit, or fewer than three pieces.
     """
     with study.science.read() as db:
-        patches = images.list_patches(db)
-        markers = images.slide_markers(db)
-    unit, unit_of = _units(patches)
-    rule = f"{unit} 6:1:3 of {len(patches)}"
-    with study.science.read() as db:
-        known = runs.find_split(db, rule, seed)
+        patches = split_patches(db)
+        unit = unit or _usual_unit(db) or default_unit(patches)
+        # Before it was said in the rule that slides overlap, rules ended here.
+        known = runs.find_split(db, f"{unit} 6:1:3 of {len(patches)}", seed)
     if known is not None:
         return known
-    if len(set(unit_of.values())) < 3:
-        raise InputError(
-            f"A split needs at least 3 slides, glomeruli or patches apart; this study has "
-            f"{len(set(unit_of.values()))}. Import more."
-        )
-    count = {row["slide_id"]: 0 for row in markers}
-    for row in markers:
-        count[row["slide_id"]] += 1
-    conditions = {unit_of[patch["id"]]: patch["condition"] for patch in patches}
-    richness = {unit_of[patch["id"]]: count.get(patch["slide_id"], 0) for patch in patches}
-    part_of = deal_parts(conditions, richness, seed)
+    return keep_split(study, plan_split(patches, unit, seed), seed)
+
+
+def _usual_unit(db: Database) -> str | None:
+    """The unit of the newest 6:1:3 split: a study's figures stay comparable."""
+    rules = [row["rule"].split() for row in runs.list_splits(db)]
+    return next((rule[0] for rule in reversed(rules) if rule[1:2] == ["6:1:3"]), None)
+
+
+def make_folds(study: Study, folds: int, seed: int = 1, unit: str | None = None) -> list[int]:
+    """k-fold splits, each fold tested once; returns their ids. Raises as `plan_folds`."""
+    with study.science.read() as db:
+        patches = split_patches(db)
+    planned = plan_folds(patches, unit or default_unit(patches), folds, seed)
+    return [keep_split(study, plan, seed) for plan in planned]
+
+
+def leave_slides_out(study: Study, seed: int = 1) -> list[int]:
+    """One split for each slide, which is tested; returns their ids. Raises as `plan_slides_left_out`."""
+    with study.science.read() as db:
+        patches = split_patches(db)
+    return [keep_split(study, plan, seed) for plan in plan_slides_left_out(patches, seed)]
+
+
+def keep_split(study: Study, plan: SplitPlan, seed: int) -> int:
+    """The id of this split; it is made once."""
     with study.science.write() as db:
-        return runs.add_split(db, rule, seed, {p: part_of[of] for p, of in unit_of.items()})
+        known = runs.find_split(db, plan.rule, seed)
+        return runs.add_split(db, plan.rule, seed, plan.parts) if known is None else known
 
 
-def _units(patches: Sequence[Mapping[str, Any]]) -> tuple[str, dict[int, int]]:
-    """What is dealt as one piece, and patch id -> its piece: slides, or glomeruli where slides are few."""
-    if len({patch["slide_id"] for patch in patches}) >= 3:
-        return "slide", {patch["id"]: patch["slide_id"] for patch in patches}
-    first: dict[tuple[int, str], int] = {}
-    unit_of = {}
-    for patch in patches:
-        name = patch["glomerulus"] or f"patch {patch['id']}"
-        unit_of[patch["id"]] = first.setdefault((patch["slide_id"], name), patch["id"])
-    return ("glomerulus" if any(patch["glomerulus"] for patch in patches) else "patch"), unit_of
+def split_patches(db: Database) -> list[SplitPatch]:
+    """Every patch with its tissue and the markers of its slide, as a split sees it."""
+    markers: dict[int, set[str]] = {}
+    for row in images.slide_markers(db):
+        markers.setdefault(row["slide_id"], set()).add(row["marker"])
+    return [
+        SplitPatch(
+            patch["id"],
+            patch["slide"],
+            patch["glomerulus"],
+            patch["condition"],
+            tuple(sorted(markers.get(patch["slide_id"], ()))),
+            patch["image_sha256"],
+        )
+        for patch in images.list_patches(db)
+    ]
 
 
-def deal_parts(conditions: Mapping[int, str], richness: Mapping[int, int], seed: int) -> dict[int, str]:
-    """Unit -> part. Test takes 30 % of each condition (at least one), val one unit in ten (at least one)."""
-    rng = np.random.default_rng(seed)
-    strata = {
-        condition: [int(u) for u in rng.permutation([u for u in conditions if conditions[u] == condition])]
-        for condition in sorted(set(conditions.values()))
-    }
-    for units in strata.values():
-        units.sort(key=lambda unit: -richness[unit])  # stable: random among equals
-    parts: dict[int, str] = {}
-    for units in strata.values():
-        for _ in range(max(1, round(0.3 * len(units))) if len(units) > 1 else 0):
-            parts[units.pop(0)] = "test"
-    wanted = max(1, round(0.1 * len(conditions)))
-    for _ in range(wanted):
-        fullest = max(strata.values(), key=lambda units: (len(units), -sorted(conditions).index(units[0])))
-        parts[fullest.pop(0)] = "val"
-    parts.update({unit: "train" for units in strata.values() for unit in units})
-    if "test" not in parts.values():
-        parts[max(unit for unit, part in parts.items() if part == "train")] = "test"
-    return parts
+def split_gaps(study: Study, split_id: int) -> list[str]:
+    """Markers and conditions of which a part of a split has no patch."""
+    with study.science.read() as db:
+        parts = runs.split_parts(db, split_id)
+        return missing_strata([patch for patch in split_patches(db) if patch.id in parts], parts)
+
+
+def check_split(study: Study, split_id: int) -> list[str]:
+    """Leaks of a split: a unit, picture or patch (also as hidden gold or repeat) in two parts; [] is clean.
+
+    The unit is the one its rule names.
+    """
+    with study.science.read() as db:
+        parts, patches = runs.split_parts(db, split_id), split_patches(db)
+        rules = {row["id"]: row["rule"] for row in runs.list_splits(db)}
+        purposes = {(a["patch_id"], a["purpose"]) for a in queue.list_assignments(db)}
+    if split_id not in rules:
+        raise NotFoundError(f"No split {split_id!r} in this study. There are {sorted(rules)}.")
+    dealt = [patch for patch in patches if patch.id in parts]
+    piece = units_of(dealt, rules[split_id].split()[0])
+    image = {patch.id: patch.image_sha256 for patch in dealt}
+    plain = {(patch, "production") for patch in parts}
+    return find_leaks(
+        Look(patch, parts[patch], piece[patch], image[patch], purpose)
+        for patch, purpose in sorted(plain | purposes)
+        if patch in parts
+    )
 
 
 # -------------------------------------------------------------------------------------- label sets
@@ -175,7 +215,8 @@ def recipe_of(labels: str, **options: Any) -> LabelRecipe:
 
 
 def reference_recipe(study: Study) -> LabelRecipe:
-    """What models are scored against: the simulated truth where there is one, else the expert's labels."""
+    """What models are scored against: the truth, simulated or imported, where there is one, else the
+    expert's labels."""
     with study.science.read() as db:
         groups = {person["group"] for person in study_store.list_people(db)}
     if "truth" in groups:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from allinsam.store import Study, images, runs
 from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
+from allinsam.tables import to_csv
 from allinsam.timing import active_seconds, model_wait_seconds, seconds_per_object
 from allinsam.workflow.agreed import consensus_table, reliability_table
 from allinsam.workflow.annotating import read_patch
@@ -27,7 +28,6 @@ from allinsam.workflow.export_columns import COLUMNS
 from allinsam.workflow.labels import LabelRecipe, read_labels
 from allinsam.workflow.learning import START_SETTINGS, read_prediction
 
-SPREADSHEET_COMMANDS = ("=", "+", "-", "@", "\t", "\r")
 PEOPLES_PURPOSES = ("production",)
 
 # ---------------------------------------------------------------------------------------- agreement
@@ -105,7 +105,15 @@ def work_times(
     with study.science.read() as db:
         cutoff = idle_cutoff_s or float(study_store.get_study(db)["plan"]["idle_cutoff_s"])
         assignments = [a for a in queue.list_assignments(db, person_id) if a["group"] != "truth"]
-        acts = {a["id"]: [asdict(act) for act in act_store.list_acts(db, a["id"])] for a in assignments}
+        # What came as a file took nobody's time.
+        acts = {
+            a["id"]: [
+                asdict(act)
+                for act in act_store.list_acts(db, a["id"])
+                if act.surface != act_store.IMPORT_SURFACE
+            ]
+            for a in assignments
+        }
         kept: Counter[int] = Counter()
         for (assignment_id, _), count in act_store.object_counts(db).items():
             kept[assignment_id] += count
@@ -472,25 +480,6 @@ EXPORTS: dict[str, Callable[[Study], pd.DataFrame]] = {
     "reliability": lambda study: reliability_table(study, ratings(study)),
     "scores": scores_table,
 }
-
-
-def to_csv(table: pd.DataFrame) -> bytes:
-    """CSV (UTF-8) whose text cells a spreadsheet will not run as commands."""
-    return b"".join(csv_parts(table))
-
-
-def csv_parts(table: pd.DataFrame, rows: int = 2_000) -> Iterator[bytes]:
-    """The same in parts, the header with the first."""
-    for start in range(0, max(1, len(table)), rows):
-        part = table.iloc[start : start + rows].copy()
-        for column in part.columns:
-            if not pd.api.types.is_numeric_dtype(part[column]):
-                part[column] = [_harmless(value) for value in part[column]]
-        yield part.to_csv(index=False, header=start == 0).encode("utf-8")
-
-
-def _harmless(value: Any) -> Any:
-    return "'" + value if isinstance(value, str) and value.startswith(SPREADSHEET_COMMANDS) else value
 
 
 def export_table(study: Study, name: str) -> pd.DataFrame:

@@ -2,12 +2,13 @@ from pathlib import Path
 
 import pytest
 
-from allinsam.store import Study
+from allinsam.store import Study, create_study
 from allinsam.workflow.labels import LabelRecipe
 from tests.app.conftest import OpenPage
 from tests.app.finished_pages import button, texts
 from tests.finished import MESANGIAL_ID, PODOCYTE, add_scored_run, finished_study
 from tests.studies import MESANGIAL, PODOCYTES
+from webapp.page_parts import truth_name
 
 
 @pytest.fixture
@@ -78,3 +79,9 @@ class TestWithoutScores:
         app = open_page("compare")
         assert not app.exception
         assert "Nothing has been scored yet" in texts(app) and button(app, "Go to Train")
+
+
+@pytest.mark.parametrize(("simulated", "name"), [(True, "the simulated truth"), (False, "the imported gold")])
+def test_the_truth_of_real_tissue_is_not_called_simulated(tmp_path: Path, simulated: bool, name: str) -> None:
+    made = create_study(tmp_path / "other", "Other", "compact", "0" * 64, simulated=simulated)
+    assert truth_name(made) == name

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from allinsam.interchange import FORMATS
 from allinsam.store import Study
 from allinsam.workflow.export_columns import COLUMNS
 from allinsam.workflow.reporting import EXPORTS, export_table
@@ -27,6 +28,13 @@ def test_every_table_has_a_link_and_its_rows(open_page: OpenPage, study: Study) 
     assert explained == [list(columns) for columns in COLUMNS.values()]
 
 
+def test_every_format_has_a_link_and_says_what_it_leaves_out(open_page: OpenPage) -> None:
+    written = texts(open_page("export"))
+    for name, row in FORMATS.items():
+        assert (f'href="/api/export/annotations/{name}.zip"' in written) == (row.write is not None)
+        assert (row.leaves_out[1:] in written) == (row.write is not None)
+
+
 class TestWithoutData:
     @pytest.fixture
     def study(self, tmp_path: Path) -> Study:
@@ -36,3 +44,5 @@ class TestWithoutData:
         app = open_page("export")
         assert not app.exception
         assert texts(app).count(":gray[empty]") == len(EXPORTS)
+        assert "No nucleus has been accepted yet." in texts(app)
+        assert "/api/export/annotations" not in texts(app)

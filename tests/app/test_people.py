@@ -104,3 +104,53 @@ def test_who_has_everything_gets_nothing_more(open_page: OpenPage, study: Study)
 def test_others_may_not_manage_people(study: Study, role: str) -> None:
     token = signed_in_token(study, role, name=role)
     assert not accounts.may(accounts.signed_in(study, token), "manage_people")
+
+
+def plan(app, **settings: object) -> None:
+    """Fill in the plan's form and preview it."""
+    by_label = {w.label: w for kind in (app.number_input, app.multiselect) for w in kind}
+    for label, value in settings.items():
+        by_label[label.replace("_", " ")].set_value(value)
+    button(app, "Preview").click().run()
+    assert not app.exception
+
+
+def test_a_plan_is_seen_before_it_is_given_out_and_can_be_taken_back(
+    open_page: OpenPage, study: Study
+) -> None:
+    with study.science.write() as db:
+        for name in ("p-a", "p-b"):
+            study_rows.add_person(db, name, "student")
+    app = open_page("people")
+    plan(app, People_per_patch=2, **{"Hidden gold, share": 0.0, "Hidden repeats, share": 0.0})
+    table = app.dataframe[1].value.set_index("Name")
+    assert table["New"].to_dict() == {PERSON: 0, "p-a": 1, "p-b": 1}
+    with study.science.read() as db:
+        assert queue.list_assignments(db, "p-a") == []
+    button(app, "Give out").click().run()
+    assert app.success[0].value == "Given out: 2 patches."
+    with study.science.read() as db:
+        rows = queue.list_assignments(db, "p-a") + queue.list_assignments(db, "p-b")
+    assert {row["patch_id"] for row in rows} == {1, 2}
+    button(app, "Take back 2").click().run()
+    assert app.success[0].value == "Taken back: 2 patches."
+    with study.science.read() as db:
+        assert [row["person_id"] for row in queue.list_assignments(db)] == [PERSON, PERSON]
+
+
+def test_what_a_plan_cannot_fill_is_named_and_has_to_be_accepted(open_page: OpenPage, study: Study) -> None:
+    with study.science.write() as db:
+        study_rows.add_person(db, "p-a", "student")
+    app = open_page("people")
+    plan(app, **{"Hidden gold, share": 0.0, "Hidden repeats, share": 0.0})
+    assert "slide slide-1: 2 people for an overlap of 3" in app.warning[0].value
+    assert button(app, "Give out").disabled
+    next(box for box in app.checkbox if box.label.startswith("Give out in spite")).check().run()
+    button(app, "Give out").click().run()
+    assert app.success[0].value == "Given out: 2 patches."
+
+
+def test_settings_that_make_no_plan_are_said(open_page: OpenPage) -> None:
+    app = open_page("people")
+    plan(app, **{"Arms, drawn per patch": []})
+    assert "Arms [] cannot be given" in app.error[0].value

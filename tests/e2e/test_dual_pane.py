@@ -12,7 +12,7 @@ from playwright.sync_api import Page, expect
 
 from allinsam.acts import AssignmentState
 from allinsam.masks import decode_rle, rle_area
-from allinsam.store import Study
+from allinsam.store import Study, assignments
 from allinsam.store import acts as act_store
 from allinsam.workflow.annotating import assignment_state
 from allinsam.workflow.checking import verify
@@ -20,6 +20,7 @@ from tests.e2e.conftest import Serve
 from tests.e2e.panes import on_screen
 from tests.live import LiveServer, wait_until
 from tests.people import signed_in_token
+from tests.practising import DRAWN, add_gold
 from tests.studies import (
     CROWD,
     MESANGIAL,
@@ -486,3 +487,34 @@ def test_text_can_be_read(annotate: Annotate) -> None:
     expect(pictures).to_have_count(12)
     for picture in pictures.all():
         expect(picture).to_have_js_property("naturalWidth", 224, timeout=PATIENT)
+
+
+def test_a_practice_round_shows_the_three_planted_mistakes(tmp_path: Path, serve: Serve, page: Page) -> None:
+    study = small_study(tmp_path / "study", slides=1)
+    add_gold(study, 1)
+    with study.science.write() as db:
+        practice = assignments.add_assignment(db, PERSON, 1, [1, 2], purpose="practice")
+    live = serve(study)
+    token = signed_in_token(study, "annotator", PERSON)
+    page.context.add_cookies([{"name": COOKIE, "value": token, "url": live.url}])
+    at = Annotating(page, study, live.url, practice)
+    at.open()
+    at.sees("Practice", ".practice")
+    for count, (centre, class_id) in enumerate(DRAWN, 1):
+        at.press(str(class_id))
+        at.draw(centre)
+        at.keep()
+        at.sees(f"{count} kept", ".counts")
+    at.press("n")
+    at.sees("5 right, 3 to learn from", ".verdicts")
+    told = sorted(page.locator("button.verdict").all_inner_texts())
+    assert [re.sub(r"^\S+\s+", "", text) for text in told] == [
+        "Missed: a podocyte nucleus is here",
+        "Drawn as podocyte: it is mesangial",
+        "Too much: no podocyte nucleus here",
+    ]
+    page.locator("button.verdict", has_text="Missed").click()
+    view = page.locator(".dual-pane").evaluate("root => root.surface.view")
+    assert (view["x"], view["y"]) == pytest.approx(PODOCYTES[2], abs=1.5)
+    at.open()
+    at.sees("5 right, 3 to learn from", ".verdicts")

@@ -232,11 +232,11 @@ def letters(desk: Desk) -> dict[int, str]:
 
 def rings_of(thing: ObjectState) -> tuple[np.ndarray, ...]:
     """A mask's outlines without the stairs of its pixels."""
-    return _rings(thing.mask) if thing.mask is not None else ()
+    return rings_of_mask(thing.mask) if thing.mask is not None else ()
 
 
 @lru_cache(maxsize=4096)
-def _rings(mask: Mask) -> tuple[np.ndarray, ...]:
+def rings_of_mask(mask: Mask) -> tuple[np.ndarray, ...]:
     return tuple(smoothed(ring) for ring in mask_to_polygons(decode_rle(mask.as_rle())))
 
 
@@ -339,7 +339,7 @@ def extent(thing: ObjectState) -> tuple[float, ...] | None:
 
 @lru_cache(maxsize=4096)
 def _mask_bounds(mask: Mask) -> tuple[float, ...] | None:
-    return _bounds(_rings(mask))
+    return _bounds(rings_of_mask(mask))
 
 
 def _bounds(rings: tuple[np.ndarray, ...]) -> tuple[float, ...] | None:

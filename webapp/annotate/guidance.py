@@ -16,6 +16,8 @@ STEPS = (
     "<b>2.</b> <b>Drag a box</b> round it in the left picture, touching its edge on all four sides.",
     "<b>3.</b> Look at the outline that appears: <b>keep</b> it (A), mend it, or drop it (X).",
 )
+# Where both pictures can be drawn on.
+STEPS_IN_BOTH = (STEPS[0], STEPS[1].replace("the left picture", "either picture"), STEPS[2])
 STEPS_WITHOUT_MARKER = (
     "<b>1.</b> Find a nucleus of the chosen class.",
     "<b>2.</b> <b>Drag a box</b> round it, touching its edge on all four sides.",
@@ -24,13 +26,15 @@ STEPS_WITHOUT_MARKER = (
 STEPS_BY_HAND = (STEPS[0], "<b>2.</b> <b>Draw round</b> it in one stroke in the left picture.", STEPS[2])
 
 
-def first_steps(study: Study, person_id: str, assignment: dict[str, Any]) -> None:
+def first_steps(study: Study, person_id: str, assignment: dict[str, Any], in_both: bool) -> None:
     """Three sentences for who has never drawn here; gone for good after the first nucleus."""
     with study.science.read() as db:
         if act_store.has_acted(db, person_id) or st.session_state.get("steps_read"):
             return
     with st.container(key="first_steps", horizontal=True, vertical_alignment="center", gap="small"):
-        steps = "".join(f"<span>{step}</span>" for step in steps_for(assignment))
+        told = steps_for(assignment)
+        told = STEPS_IN_BOTH if in_both and told is STEPS else told
+        steps = "".join(f"<span>{step}</span>" for step in told)
         st.html(f'<div class="steps">{steps}</div>')
         st.button("Got it", key="steps_done", on_click=lambda: st.session_state.update(steps_read=True))
 

@@ -15,7 +15,10 @@ const PRESENT_EVERY_MS = 5000;
 const IDLE_MS = 60000;
 const RETRY_MS = [500, 1000, 2000, 4000, 5000];
 const MOST_GESTURES = 100;    // in one request
+const VERDICT_SIGNS = { right: "✓", wrong_class: "⇄", missed: "!", extra: "✕" };
+const VERDICT_COLOURS = { right: "#7ec8ff", wrong_class: "#ffb000", missed: "#ffb000", extra: "#ffb000" };
 const HALO = "rgba(16,16,24,0.8)";
+const DIM_SUPPORT = 0.25;
 const LAYER_RIM = 12;         // px of the patch beyond its border that tags may take
 const LOUPE_REACH = 14;       // px of the patch on each side of the cursor
 const STATE_MARKS = { proposed: "○", accepted: "✓", rejected: "✕" };
@@ -207,6 +210,7 @@ class Surface {
     this.outbox = new Outbox();
     this.n = 0;
     this.waitingToSend = [];      // gestures of this page load, oldest first
+    this.whenSent = [];           // who waits until there are none
     this.paths = new Map();       // object -> its Path2D, by object id and rings
     this.images = new Map();
     this.view = { x: 0, y: 0, zoom: 1 };
@@ -237,6 +241,7 @@ class Surface {
     this.drag = null;
     this.draft = [];
     this.waiting = new Set();
+    this.verdicts = null;
     this.knows = null;
     this._say(this.text.opening);
     const desk = await this._retrying(() => this._fetch(`desk?client=${encodeURIComponent(this.client)}`));
@@ -248,14 +253,13 @@ class Surface {
     this.brightPaths = new Map(desk.classes.map((c) => [c.id, c.bright ? pathOf(c.bright) : null]));
     this._tell(desk);
     this._say("");
-    const row = desk.queue.find((r) => r.id === assignmentId);
-    if (row?.state === "waiting") row.state = "open";
     this.fit();
     this._loadImages();
     await this._sendLeftBehind();
     this.emit("load");
     if (!this._returnToPlace()) this._selectNext();
     if (this.waiting.size) this._fetchMasks();
+    if (desk.submitted && desk.assignment.practice) this._judge();
     // The page that was just left here may not have said so yet.
     if (!this.holds) setTimeout(() => this._here(), 800);
     this.tellPage(assignmentId);
@@ -357,7 +361,14 @@ class Surface {
       if (told.waiting.length) this._fetchMasks();
     }
     this.pumping = false;
-    if (this.whenSent && !this.waitingToSend.length) { const done = this.whenSent; this.whenSent = null; done(); }
+    if (!this.waitingToSend.length) for (const done of this.whenSent.splice(0)) done();
+  }
+
+  // Until the server has settled every gesture, however long it is away.
+  _allSent() {
+    if (!this.waitingToSend.length) return null;
+    this._pump();
+    return new Promise((resolve) => this.whenSent.push(resolve));
   }
 
   async _fetchMasks() {
@@ -397,6 +408,8 @@ class Surface {
       this.desk[name] = told[name];
     }
     if (told.holds !== undefined) this.holds = told.holds;
+    const row = this.desk.queue.find((r) => r.id === this.assignmentId);
+    if (row) row.state = told.submitted ? "submitted" : "open";
     this.waiting = new Set(told.waiting);
     this.knows = told.n_acts;
     this._reapply();
@@ -511,16 +524,28 @@ class Surface {
 
   async handIn() {
     if (this.desk.submitted) { this.nextPatch(); return; }
-    if (this.desk.open_points.length) { this.showOpen = true; this.refresh(); return; }
-    this.showOpen = false;
+    const assignment = this.assignmentId;
+    await this._allSent();  // what was just kept may still be on its way
+    if (assignment !== this.assignmentId || !this.desk || this.desk.submitted) return;
+    this.showOpen = this.desk.open_points.length > 0;
+    if (this.showOpen) { this.refresh(); return; }
     this.emit("submit");
-    await new Promise((resolve) => { this.whenSent = resolve; this._pump(); });
-    if (this.desk.submitted) this.nextPatch();
+    await this._allSent();
+    if (assignment !== this.assignmentId || !this.desk?.submitted) return;
+    if (this.desk.assignment.practice) this._judge();
+    else this.nextPatch();
+  }
+
+  // What was right and wrong on a practice patch.
+  async _judge() {
+    const told = await this._retrying(() => this._fetch(`verdicts?client=${encodeURIComponent(this.client)}`));
+    if (!told || !this.desk.submitted) return;
+    this.verdicts = told;
+    this.selected = null;
+    this.refresh();
   }
 
   nextPatch() {
-    const row = this.desk.queue.find((r) => r.id === this.assignmentId);
-    if (row) row.state = this.desk.submitted ? "submitted" : row.state;
     const next = this.desk.queue.find((r) => r.state === "open" && r.id !== this.assignmentId)
       ?? this.desk.queue.find((r) => r.state === "waiting" && r.id !== this.assignmentId);
     if (!next) { this.finished = true; this.refresh(); return; }
@@ -528,7 +553,7 @@ class Surface {
   }
 
   async goTo(id) {
-    if (this.waitingToSend.length) await new Promise((resolve) => { this.whenSent = resolve; this._pump(); });
+    await this._allSent();
     this._here({ leave: true });
     this.open(id);
   }
@@ -673,6 +698,7 @@ class Surface {
       ctx.globalAlpha = 1;
     }
     if (!this.held.has("hide")) this._drawLively(ctx, s);
+    if (this.verdicts && this.desk.submitted && !this.held.has("hide")) this._drawVerdicts(ctx, s);
     this._drawInHand(ctx, s);
     ctx.restore();
     this._drawMore(ctx, pane, place);
@@ -711,6 +737,22 @@ class Surface {
     }
     this.layer = { canvas, s, x0, y0, reach, state };
     return this.layer;
+  }
+
+  // A sign at each nucleus of a practice patch; one that was missed is outlined as it should have been.
+  _drawVerdicts(ctx, s) {
+    for (const verdict of this.verdicts.verdicts) {
+      const box = boxOfRings(verdict.rings), colour = VERDICT_COLOURS[verdict.kind];
+      if (!box) continue;
+      if (verdict.kind !== "right") this._stroke(ctx, pathOf(verdict.rings), colour, 2.4 / s, 5 / s, verdict.kind === "missed" ? [4 / s, 3 / s] : []);
+      ctx.font = `700 ${15 / s}px sans-serif`;
+      ctx.textBaseline = "bottom";
+      ctx.lineWidth = 4 / s;
+      ctx.strokeStyle = HALO;
+      ctx.strokeText(VERDICT_SIGNS[verdict.kind], box[2] + 1 / s, box[1] + 4 / s);
+      ctx.fillStyle = colour;
+      ctx.fillText(VERDICT_SIGNS[verdict.kind], box[2] + 1 / s, box[1] + 4 / s);
+    }
   }
 
   // What changes from frame to frame: the selected nucleus, and boxes that wait for their masks.
@@ -1474,6 +1516,7 @@ class Surface {
     if (!this.desk) { this.panel.replaceChildren(); return; }
     const parts = [this._status(), ...this._notices()];
     if (this.viewOpen) parts.push(this._viewOptions());
+    else if (this.verdicts && this.desk.submitted) parts.push(this._verdictList());
     else {
       parts.push(this._list());
       const thing = this.thing();
@@ -1497,6 +1540,7 @@ class Surface {
 
   _notices() {
     const t = this.text, parts = [];
+    if (this.desk.assignment.practice && !this.desk.submitted) parts.push(h("div", { class: "practice" }, t.practice));
     if (this.trouble) parts.push(h("div", { class: "trouble", role: "alert" }, this.trouble));
     if (!this.holds) {
       parts.push(h("div", { class: "trouble" }, t.second_tab, this._button(t.take_over, null, () => this._here({ take_over: true }))));
@@ -1510,6 +1554,24 @@ class Surface {
       parts.push(h("div", { class: "trouble" }, t.not_yet, h("ul", {}, lines)));
     }
     return parts;
+  }
+
+  _verdictList() {
+    const t = this.text, { verdicts, f1 } = this.verdicts;
+    const name = (id) => this.desk.classes.find((c) => c.id === id)?.name ?? "";
+    const wrong = verdicts.filter((v) => v.kind !== "right"), right = verdicts.length - wrong.length;
+    const words = (v) => t.verdicts[v.kind].replace("{name}", name(v.class_id)).replace("{true}", name(v.true_class_id));
+    return h("div", { class: "list verdicts" },
+      h("div", { class: "counts" }, t.practice_result.replace("{right}", right).replace("{wrong}", wrong.length)),
+      h("div", { class: "note" }, t.practice_score.replace("{share}", Math.round(100 * f1))),
+      wrong.map((v) => h("button", { type: "button", class: "verdict", onclick: () => {
+        const box = boxOfRings(v.rings);
+        this.view = { x: (box[0] + box[2]) / 2, y: (box[1] + box[3]) / 2, zoom: Math.max(3, this.view.zoom) };
+        this._keepOnPatch();
+        this.refresh();
+      } }, h("b", { style: { color: "#101018" } }, VERDICT_SIGNS[v.kind]), ` ${words(v)}`)),
+      !wrong.length && h("div", {}, t.practice_all_right),
+      h("div", { class: "note" }, t.practice_next));
   }
 
   _list() {
@@ -1529,7 +1591,8 @@ class Surface {
   _card(thing) {
     const t = this.text, c = this.classOf(thing), off = this.readOnly;
     const busy = thing.pending || this.waiting.has(thing.id);
-    const support = thing.support == null ? null : h("div", { class: `badge ${thing.support < 0.25 ? "low" : ""}` },
+    // Where it is dim the server says so among the doubts.
+    const support = thing.support == null || thing.support < DIM_SUPPORT ? null : h("div", { class: "badge" },
       t.support.replace("{share}", Math.round(100 * thing.support)));
     return h("div", { class: "card" },
       h("div", { class: "card-title" }, h("i", { style: { background: c.colour } }), `${c.letter}${thing.number} · ${c.name} · ${t.states[thing.state]}`),
