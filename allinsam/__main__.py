@@ -237,7 +237,7 @@ def experiment(args: argparse.Namespace) -> Result:
     from allinsam.workflow import labels, learning, reporting
 
     study = open_study(args.study)
-    recipes = [labels.recipe_of(group, masks=args.masks) for group in args.labels]
+    recipes = [labels.recipe_of(group, masks=args.masks, **_rule(args)) for group in args.labels]
     with progress_of(args) as progress:
         done = learning.one_click(
             study, _settings(args), recipes, args.split_seed, progress.report, progress.should_stop
@@ -515,7 +515,7 @@ def _segment_arguments(sub: argparse.ArgumentParser) -> None:
 
 def _train_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--labels", default="expert", help="expert, student, or a person's id")
-    sub.add_argument("--masks", choices=("edited", "weak"), default="edited")
+    _add_label_options(sub)
     sub.add_argument("--shuffle-classes", action="store_true", help="control: deal the classes at random")
     sub.add_argument("--name", default=None)
     _add_settings(sub)
@@ -523,7 +523,7 @@ def _train_arguments(sub: argparse.ArgumentParser) -> None:
 
 def _experiment_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--labels", nargs="+", default=["expert", "student"])
-    sub.add_argument("--masks", choices=("edited", "weak"), default="edited")
+    _add_label_options(sub)
     _add_settings(sub)
 
 
@@ -556,6 +556,27 @@ def _people_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--role", choices=ROLES, default="annotator")
     sub.add_argument("--group", choices=("expert", "student"), default="student")
     sub.add_argument("--url", default="http://127.0.0.1:8501", help="where the app is reached")
+
+
+def _add_label_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--masks", choices=("edited", "weak"), default="edited")
+    sub.add_argument(
+        "--rule",
+        choices=("pooled", "consensus"),
+        default="pooled",
+        help="one finished person per patch, or what all who finished it agree on",
+    )
+    sub.add_argument(
+        "--method",
+        default="majority",
+        help="of a consensus: majority, staple (outlines), dawid_skene (classes) or staple_dawid_skene",
+    )
+    sub.add_argument(
+        "--quorum",
+        type=int,
+        default=None,
+        help="of a consensus: how many must have marked a nucleus; more than half by default",
+    )
 
 
 def _plan_arguments(sub: argparse.ArgumentParser) -> None:
@@ -635,7 +656,11 @@ def _given_settings(args: argparse.Namespace) -> dict[str, Any]:
 def _recipe(args: argparse.Namespace) -> Any:
     from allinsam.workflow.labels import recipe_of
 
-    return recipe_of(args.labels, masks=args.masks, shuffle_classes=args.shuffle_classes)
+    return recipe_of(args.labels, masks=args.masks, shuffle_classes=args.shuffle_classes, **_rule(args))
+
+
+def _rule(args: argparse.Namespace) -> dict[str, Any]:
+    return {"rule": args.rule, "method": args.method, "quorum": args.quorum}
 
 
 def jsonable(value: Any) -> Any:

@@ -1,5 +1,4 @@
-"""Do people agree: on which nuclei there are, on their outline, and on their class; and what is their
-consensus?
+"""Do people agree: on which nuclei there are, on their outline, and on their class?
 
 Ratings are `{patch_id: {rater: {class_name: label image}}}`. A class that a rater did not finish on a patch
 is absent (missing, never compared); a class with an empty label image was looked for and not found
@@ -7,7 +6,6 @@ is absent (missing, never compared); a class with an empty label image was looke
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
@@ -16,13 +14,12 @@ from sklearn.metrics import cohen_kappa_score
 
 from allinsam.comparison import cluster_bootstrap
 from allinsam.errors import InputError
-from allinsam.masks import as_labels, instances_to_labels
+from allinsam.marks import UNDETECTED, cluster, rated_labels
 from allinsam.metrics import match_iou, match_overlap, overlap, score_overlap
 
 Ratings = Mapping[str, Mapping[str, Mapping[str, np.ndarray]]]
 Nucleus = tuple[str, int]  # class name and id in that class's label image
 
-UNDETECTED = "undetected"
 PAIRWISE_COLUMNS = [
     "patch",
     "class",
@@ -193,8 +190,9 @@ def rated_nuclei(
     for patch, by_rater in ratings.items():
         asked = {name for labels in by_rater.values() for name in labels}
         present = {rater: labels for rater, labels in by_rater.items() if set(labels) == asked}
-        for group in _group_nuclei(present, iou_threshold):
-            found = {rater: nucleus[0] for rater, nucleus in group.items()}
+        marks = rated_labels(present).instances if present else ()
+        for members in cluster(marks, iou_threshold):
+            found = {member.rater: member.class_name for member in members}
             rows.append({"patch": patch, **dict.fromkeys(present, undetected), **found})
     return pd.DataFrame(rows, columns=["patch", *raters], dtype=object)
 
@@ -264,56 +262,6 @@ def _class_names(ratings: Ratings) -> list[str]:
     return sorted({name for by_rater in ratings.values() for labels in by_rater.values() for name in labels})
 
 
-# ---------------------------------------------------------------- which nucleus is which, and consensus
-
-
-@dataclass(frozen=True)
-class Consensus:
-    """What enough raters found; row i belongs to id i + 1 of `labels`."""
-
-    labels: np.ndarray  # int32 (H, W)
-    votes: np.ndarray  # (n,) how many raters found it
-    members: list[dict[str, int]]  # rater -> id in that rater's label image
-    n_raters: int
-    quorum: int
-
-
-def consensus_majority(
-    labels_of: Mapping[str, np.ndarray], quorum: int | None = None, iou_threshold: float = 0.5
-) -> Consensus:
-    """Majority of the raters (rater -> label image) who finished one class on one patch.
-
-    Nuclei of different raters are one where they match (IoU > threshold, the best matches first, at most
-    one per rater). One is kept when at least `quorum` raters found it (default: more than half), with the
-    pixels that more than half of those who found it drew. A contested pixel goes to the nucleus with the
-    greater share of votes.
-    """
-    if not labels_of:
-        raise InputError(
-            "No rater's label image. A consensus needs at least one rater who finished the class."
-        )
-    quorum = len(labels_of) // 2 + 1 if quorum is None else quorum
-    if not 1 <= quorum <= len(labels_of):
-        raise InputError(
-            f"A quorum of {quorum} among {len(labels_of)} raters is not usable. Use 1 to their number."
-        )
-    groups = _group_nuclei({rater: {"": labels} for rater, labels in labels_of.items()}, iou_threshold)
-    kept = [
-        {rater: nucleus[1] for rater, nucleus in group.items()} for group in groups if len(group) >= quorum
-    ]
-    pixels, members = [], []
-    for group in kept:
-        drawn = sum(
-            (np.asarray(labels_of[rater]) == identity).astype(int) for rater, identity in group.items()
-        )
-        pixels.append(2 * drawn > len(group))
-        members.append(group)
-    size_hw = np.shape(next(iter(labels_of.values())))
-    votes = np.array([len(group) for group in members], dtype=int)
-    labels = instances_to_labels(pixels, votes / len(labels_of), size_hw)
-    return Consensus(labels, votes, members, len(labels_of), quorum)
-
-
 def _matched_nuclei(
     labels_a: Mapping[str, np.ndarray], labels_b: Mapping[str, np.ndarray], iou_threshold: float
 ) -> list[tuple[Nucleus, Nucleus, float]]:
@@ -326,30 +274,3 @@ def _matched_nuclei(
     nuclei_b = [(b, int(i)) for b in labels_b for i in counts[next(iter(labels_a)), b].true_ids]
     matches = zip(*match_iou(iou, iou_threshold), strict=True)
     return [(nuclei_a[row], nuclei_b[column], float(value)) for row, column, value in matches]
-
-
-def _group_nuclei(
-    by_rater: Mapping[str, Mapping[str, np.ndarray]], iou_threshold: float
-) -> list[dict[str, Nucleus]]:
-    """Nuclei of all raters, those that match joined: rater -> nucleus, at most one per rater in a group."""
-    raters = sorted(by_rater)
-    group_of = {
-        (rater, (name, int(identity))): {rater: (name, int(identity))}
-        for rater in raters
-        for name, labels in by_rater[rater].items()
-        for identity in np.unique(as_labels(labels))
-        if identity
-    }
-    links = [
-        (-iou, (rater_a, nucleus_a), (rater_b, nucleus_b))
-        for rater_a, rater_b in combinations(raters, 2)
-        for nucleus_a, nucleus_b, iou in _matched_nuclei(by_rater[rater_a], by_rater[rater_b], iou_threshold)
-    ]
-    for _, one, other in sorted(links):
-        group, joining = group_of[one], group_of[other]
-        if group is joining or group.keys() & joining.keys():
-            continue
-        group |= joining
-        for member in joining.items():
-            group_of[member] = group
-    return list({id(group): group for group in group_of.values()}.values())

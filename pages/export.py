@@ -9,6 +9,7 @@ from allinsam.workflow.export_columns import COLUMNS, TITLES
 from webapp.page_parts import (
     agreement_of,
     annotation_state,
+    consensus_counts,
     download_link,
     page_head,
     row_counts,
@@ -29,6 +30,7 @@ def rows_of(study: Study) -> dict[str, int]:
         "times": len(times_of(folder, state)["by_patch"]),
         "agreement": len(agreement["pairwise"]),
         "classes": len(agreement["classes"]),
+        **consensus_counts(folder, state),
         "scores": len(scores_of(folder, score_state(study))),
     }
 

@@ -7,10 +7,11 @@ import streamlit as st
 
 from allinsam import jobs
 from allinsam.accounts import SignedIn
+from allinsam.consensus import RULES
 from allinsam.errors import AllinsamError
 from allinsam.store import Study, runs
 from allinsam.training.settings import TrainingSettings
-from allinsam.workflow.labels import MASK_SOURCES, reference_recipe
+from allinsam.workflow.labels import LABEL_RULES, MASK_SOURCES, reference_recipe
 from allinsam.workflow.progress import estimate_training, label_standing, study_progress
 from webapp.forms import settings_arguments, settings_form
 from webapp.job_parts import duration, show_jobs
@@ -21,6 +22,14 @@ GROUPS = ("expert", "student")
 FEWEST_PATCHES = 3
 BUDGET_MINUTES = 10.0
 MASK_NAMES = {"edited": "as accepted and edited", "weak": "boxes only: SAM makes the masks again"}
+
+RULE_NAMES = {"pooled": "one person per patch, drawn by seed", "consensus": "what those who looked agree on"}
+METHOD_NAMES = {
+    "majority": "majority of people",
+    "staple": "STAPLE outlines, majority of classes",
+    "dawid_skene": "majority outlines, Dawid-Skene classes",
+    "staple_dawid_skene": "STAPLE outlines, Dawid-Skene classes",
+}
 
 
 def submit(study: Study, person: SignedIn, verb: str, arguments: dict[str, Any]) -> None:
@@ -103,7 +112,7 @@ def show_step_by_step(study: Study, person: SignedIn) -> None:
             labels = left.selectbox(
                 "Labels of",
                 [*GROUPS, *people],
-                help="A group takes one finished person per patch, drawn by seed.",
+                help="Of a group, take one person per patch or their consensus (next row).",
             )
             masks = middle.selectbox("Masks", MASK_SOURCES, format_func=MASK_NAMES.get)
             split_seed = right.number_input(
@@ -111,6 +120,15 @@ def show_step_by_step(study: Study, person: SignedIn) -> None:
                 value=1,
                 min_value=0,
                 help="The same seed keeps the same train, val and test.",
+            )
+            rule = left.selectbox("Where several finished a patch", LABEL_RULES, format_func=RULE_NAMES.get)
+            method = middle.selectbox("Consensus by", RULES, format_func=METHOD_NAMES.get)
+            quorum = right.number_input(
+                "Consensus: people who must have marked a nucleus",
+                value=None,
+                min_value=1,
+                placeholder="more than half of those who looked",
+                help="A class that fewer people finished on a patch is left out there.",
             )
             score = left.checkbox("Score when trained", value=True)
             shuffle = middle.checkbox(
@@ -123,6 +141,8 @@ def show_step_by_step(study: Study, person: SignedIn) -> None:
             return
         try:
             arguments = {"labels": labels, "masks": masks, "split_seed": int(split_seed)}
+            if rule == "consensus":
+                arguments |= {"rule": rule, "method": method} | ({"quorum": int(quorum)} if quorum else {})
             arguments |= settings_arguments(values) | ({"shuffle_classes": True} if shuffle else {})
         except AllinsamError as error:
             st.error(str(error))

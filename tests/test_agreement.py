@@ -12,7 +12,6 @@ from hypothesis.extra.numpy import arrays
 from allinsam.agreement import (
     class_agreement,
     cohen_kappa,
-    consensus_majority,
     gwet_ac1,
     krippendorff_alpha,
     matrix,
@@ -21,7 +20,6 @@ from allinsam.agreement import (
     summarise,
 )
 from allinsam.errors import InputError
-from allinsam.metrics import METRICS
 
 SHARED = Path(os.environ.get("ALLINSAM_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 NA = None
@@ -302,64 +300,6 @@ def test_rated_nuclei_tell_not_found_from_not_looked():
     assert krippendorff_alpha(classes_only[["a", "b", "c"]]) == pytest.approx(0.0)
 
 
-# ---------------------------------------------------------------- consensus
-
-
-def test_consensus_keeps_what_more_than_half_found_with_the_pixels_of_more_than_half():
-    labels_of = {
-        "a": boxes((0, 0, 4, 4, 1), (*LOWER, 2)),
-        "b": boxes((1, 0, 5, 4, 9)),
-        "c": boxes((0, 0, 5, 4, 4), (12, 0, 16, 4, 5)),
-    }
-    consensus = consensus_majority(labels_of)
-    assert np.array_equal(consensus.labels, boxes((0, 0, 5, 4, 1)))  # every column was drawn by two or three
-    assert consensus.votes.tolist() == [3] and consensus.members == [{"a": 1, "b": 9, "c": 4}]
-    assert (consensus.quorum, consensus.n_raters) == (2, 3)
-    everything = consensus_majority(labels_of, quorum=1)
-    assert everything.votes.tolist() == [3, 1, 1] and len(np.unique(everything.labels)) == 4
-    nothing = consensus_majority({"a": boxes((*UPPER, 1)), "b": NOTHING})
-    assert nothing.labels.shape == (16, 16) and not nothing.labels.any() and nothing.members == []
-
-
-def test_consensus_joins_the_best_matches_first_and_one_nucleus_per_rater():
-    # a's nucleus lies between b's two; both match it, the second better.
-    labels_of = {"a": boxes((0, 0, 10, 4, 1)), "b": boxes((0, 0, 2, 4, 1), (2, 0, 10, 4, 2))}
-    consensus = consensus_majority(labels_of, quorum=1, iou_threshold=0.1)
-    assert {"a": 1, "b": 2} in consensus.members and {"b": 1} in consensus.members
-
-
-def test_a_chain_of_matches_never_joins_two_nuclei_of_one_rater():
-    # a1 matches b and a2 matches c (IoU 6/8 each); b and c match weakly (4/12).
-    labels_of = {
-        "a": boxes((0, 0, 6, 1, 1), (6, 0, 12, 1, 2)),
-        "b": boxes((0, 0, 8, 1, 1)),
-        "c": boxes((4, 0, 12, 1, 1)),
-    }
-    consensus = consensus_majority(labels_of, quorum=1, iou_threshold=0.3)
-    assert sorted(consensus.members, key=str) == [{"a": 1, "b": 1}, {"a": 2, "c": 1}]
-
-
-def test_a_pixel_that_half_of_those_who_found_the_nucleus_drew_is_out():
-    labels_of = {"a": boxes((0, 0, 4, 4, 1)), "b": boxes((1, 0, 5, 4, 1)), "c": NOTHING}
-    assert np.array_equal(consensus_majority(labels_of).labels, boxes((1, 0, 4, 4, 1)))
-
-
-def test_consensus_of_one_rater_is_that_rater():
-    labels = boxes((*UPPER, 5), (*LOWER, 9))
-    consensus = consensus_majority({"only": labels})
-    assert np.array_equal(consensus.labels > 0, labels > 0) and consensus.members == [
-        {"only": 5},
-        {"only": 9},
-    ]
-
-
-def test_consensus_without_raters_or_with_an_impossible_quorum_is_refused():
-    with pytest.raises(InputError, match="at least one rater"):
-        consensus_majority({})
-    with pytest.raises(InputError, match="quorum of 2 among 1"):
-        consensus_majority({"a": NOTHING}, quorum=2)
-
-
 # ---------------------------------------------------------------- real raters
 
 
@@ -394,13 +334,3 @@ def test_real_raters_have_the_known_pairwise_dice(real_raters):
     ]:
         assert dice.loc[kind, "mean"] == pytest.approx(mean, abs=5e-5)
         assert dice.loc[kind, "count"] == count
-
-
-def test_majority_of_real_lay_raters_comes_closer_to_gold_than_they_do(real_raters):
-    values = []
-    for by_rater in real_raters.values():
-        lay = {rater: labels["cell"] for rater, labels in by_rater.items() if rater.startswith("lay")}
-        values.append(METRICS["dice"](consensus_majority(lay).labels, by_rater["gold"]["cell"]))
-    # The pixel majority of the seven gives 0.9474; ours leaves out who matched nobody. One lay rater alone:
-    # 0.9067.
-    assert np.mean(values) == pytest.approx(0.9474, abs=0.0005)

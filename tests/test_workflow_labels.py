@@ -3,6 +3,8 @@ import json
 import numpy as np
 import pytest
 
+from allinsam.__main__ import _recipe, build_parser
+from allinsam.consensus import RULES
 from allinsam.errors import InputError, NotFoundError
 from allinsam.masks import encode_rle
 from allinsam.splitting import deal_parts
@@ -11,6 +13,8 @@ from allinsam.store import images, runs
 from allinsam.store import study as study_store
 from allinsam.workflow.annotating import ActLog, record_acts
 from allinsam.workflow.labels import (
+    LABEL_RULES,
+    MASK_SOURCES,
     LabelRecipe,
     check_split,
     freeze_labels,
@@ -176,6 +180,105 @@ def test_few_slides_are_dealt_by_glomerulus(tmp_path):
         by_glomerulus.setdefault(key, set()).add(parts[patch["id"]])
     assert len(by_glomerulus) == 4 and all(len(found) == 1 for found in by_glomerulus.values())
     assert set(parts.values()) == {"train", "val", "test"}
+
+
+# ---------------------------------------------------------------- consensus
+
+
+def freeze_consensus(study, **options):
+    return freeze_labels(study, LabelRecipe(group="student", rule="consensus", **options))
+
+
+def test_consensus_labels_are_what_most_who_looked_marked(study):
+    annotate(study, "s1", "student", 1, {1: PODOCYTES[:3], 2: MESANGIAL[:1]})
+    annotate(study, "s2", "student", 1, {1: PODOCYTES[:2], 2: ()}, submit="complete")
+    annotate(study, "s3", "student", 1, {1: PODOCYTES[:1]})  # not asked for mesangial cells
+    annotate(study, "s4", "student", 1, {1: PODOCYTES}, submit="unsure")  # no vote
+    annotate(study, "s1", "student", 2, {1: PODOCYTES[:1]})
+    annotate(study, "s2", "student", 2, {1: ()}, submit="nothing_here")
+    annotate(study, "s3", "student", 2, {1: ()}, submit="nothing_here")
+    annotate(study, "e1", "expert", 2, {1: PODOCYTES})  # of another group
+    labels = read_labels(study, freeze_consensus(study))
+    assert set(labels) == {1, 2}
+    expected = disc(PODOCYTES[0]) | disc(PODOCYTES[1])
+    np.testing.assert_array_equal(labels[1]["podocyte"] > 0, expected)
+    assert labels[1]["podocyte"].max() == 2
+    assert labels[1]["mesangial"].max() == 0  # one of two who looked
+    assert labels[2]["podocyte"].max() == 0 and set(labels[2]) == {"podocyte"}  # a true negative
+    # Where fewer have looked than the quorum, the class is missing.
+    assert set(read_labels(study, freeze_consensus(study, quorum=3))[1]) == {"podocyte"}
+    assert read_labels(study, freeze_consensus(study, quorum=1))[1]["podocyte"].max() == 3
+
+
+@pytest.mark.parametrize("method", RULES)
+def test_a_frozen_consensus_says_how_it_was_made_and_never_changes(study, method):
+    for person in ("s3", "s1", "s2"):
+        annotate(study, person, "student", 1, {1: PODOCYTES[:2], 2: MESANGIAL[:1]})
+    label_set_id = freeze_consensus(study, method=method, quorum=2)
+    assert freeze_consensus(study, method=method, quorum=2) == label_set_id
+    assert freeze_consensus(study, method=method, quorum=3) != label_set_id
+    with study.science.read() as db:
+        kept = runs.get_label_set(db, label_set_id)
+        annotations = [row["annotation_id"] for row in db["label_set_member"].rows]
+    assert (kept["recipe"]["rule"], kept["recipe"]["method"], kept["recipe"]["quorum"]) == (
+        "consensus",
+        method,
+        2,
+    )
+    assert LabelRecipe.from_dict(kept["recipe"]).title.startswith("students, consensus (")
+    assert "at least 2" in LabelRecipe.from_dict(kept["recipe"]).title
+    _, line, _ = study.labels_path(kept["sha256"]).read_text().splitlines()
+    line = json.loads(line)
+    assert line["people"] == ["s1", "s2", "s3"]
+    assert {(t["votes"], t["looked"], t["class_tie"]) for t in line["objects"]} == {(3, 3, False)}
+    assert set(annotations) >= {i for thing in line["objects"] for i in thing["annotation_ids"]}
+    labels = read_labels(study, label_set_id)[1]
+    np.testing.assert_array_equal(labels["mesangial"] > 0, disc(MESANGIAL[0]))
+
+
+def test_a_recipe_without_consensus_is_frozen_as_it_always_was():
+    before = ["group", "people", "masks", "rule", "purposes", "guidances", "shuffle_classes", "seed"]
+    assert list(LabelRecipe(group="student").to_dict()) == before
+    assert LabelRecipe.from_dict(LabelRecipe(group="student").to_dict()) == LabelRecipe(group="student")
+
+
+def test_a_pooled_label_set_keeps_its_hash(study):
+    """Frozen before there was a consensus."""
+    annotate(study, "e1", "expert", 1, {1: PODOCYTES[:2], 2: ()})
+    label_set_id = freeze_labels(study, LabelRecipe(group="expert"))
+    with study.science.read() as db:
+        sha256 = runs.get_label_set(db, label_set_id)["sha256"]
+    assert sha256 == "4a72811041d09ce718b4630b511a573276dac12904d832d766578eb7d76b1716"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rule": "mean"}, "Unknown label rule 'mean'"),
+        ({"rule": "consensus", "method": "mean"}, "Unknown consensus 'mean'"),
+        ({"rule": "consensus", "quorum": 0}, "quorum of 0"),
+        ({"quorum": 2}, "belong to the rule 'consensus'"),
+        ({"method": "staple"}, "belong to the rule 'consensus'"),
+    ],
+)
+def test_a_consensus_that_cannot_be_is_named(options, message):
+    with pytest.raises(InputError, match=message):
+        LabelRecipe(group="student", **options)
+
+
+def test_the_command_line_reaches_the_consensus():
+    words = ["train", "--labels", "student", "--rule", "consensus", "--method", "staple", "--quorum", "2"]
+    recipe = _recipe(build_parser().parse_args(words))
+    assert recipe == LabelRecipe(group="student", rule="consensus", method="staple", quorum=2)
+    for verb in ("train", "experiment"):
+        options = {action.dest: action for action in _verb(verb)._actions}
+        assert set(options["rule"].choices) == set(LABEL_RULES)
+        assert all(name in options["method"].help for name in RULES)
+        assert set(options["masks"].choices) == set(MASK_SOURCES)
+
+
+def _verb(name):
+    return build_parser()._subparsers._group_actions[0].choices[name]
 
 
 def name_glomeruli(study):

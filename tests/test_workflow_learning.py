@@ -38,6 +38,25 @@ def test_nobody_is_scored_against_their_own_work(study):
     assert scores["pq"] == pytest.approx(2 / 3) and scores["iou"] == pytest.approx(0.5)
 
 
+def test_nobody_whose_vote_is_in_a_consensus_is_scored_against_it(study):
+    annotate(study, "s1", "student", 1, {1: PODOCYTES})
+    annotate(study, "s2", "student", 1, {1: PODOCYTES})
+    annotate(study, "outvoted", "student", 1, {1: MESANGIAL[:1]})
+    annotate(study, "empty", "student", 1, {1: ()}, submit="nothing_here")
+    annotate(study, "e1", "expert", 1, {1: PODOCYTES[:2]})
+    recipe = LabelRecipe(people=("s1", "s2", "outvoted", "empty"), rule="consensus", quorum=2)
+    consensus = freeze_labels(study, recipe)
+    with study.science.read() as db:
+        assert runs.label_set_people(db, consensus) == {"s1", "s2", "outvoted", "empty"}
+    for person in recipe.people:
+        with pytest.raises(NotAllowedError, match=person):
+            score_labels(study, freeze_labels(study, LabelRecipe(people=(person,))), consensus)
+    score_labels(study, freeze_labels(study, LabelRecipe(group="expert")), consensus)
+    with study.science.read() as db:
+        scores = {row["metric"]: row["value"] for row in runs.list_scores(db)}
+    assert scores["f1_instance"] == pytest.approx(2 / 3)
+
+
 def test_training_patches_leave_the_test_part_out(study):
     for patch_id in range(1, 9):
         annotate(study, "e1", "expert", patch_id, {1: PODOCYTES, 2: MESANGIAL})

@@ -183,6 +183,34 @@ def test_peoples_labels_are_scored_apart(own_study: Study) -> None:
 # ---------------------------------------------------------------- exports
 
 
+def test_consensus_of_everyone_and_of_each_group(study: Study) -> None:
+    table = reporting.export_table(study, "consensus")
+    assert table["raters"].unique().tolist() == ["everyone", "student"]  # one expert is no group
+    counts = table.groupby(["raters", "class"]).size()
+    # s1 misses a podocyte of each patch and s2 a mesangial cell: two of three have it, one of two has not.
+    assert counts["everyone"].to_dict() == {"podocyte": 8 * 4, "mesangial": 8 * 3}
+    assert counts["student"].to_dict() == {"podocyte": 8 * 3, "mesangial": 8 * 2}
+    missed = table[(table["raters"] == "everyone") & (table["votes"] == 2)]
+    assert set(missed["people"]) == {"e1 s1", "e1 s2"} and set(missed["looked"]) == {3}
+    where = missed[(missed["patch"] == "slide-1-p1") & (missed["class"] == "podocyte")].iloc[0]
+    assert (where["x_px"], where["y_px"]) == pytest.approx(PODOCYTES[-1], abs=0.01)
+    assert where["area_px"] == disc(PODOCYTES[-1]).sum()
+
+
+def test_reliability_of_each_person(study: Study) -> None:
+    table = reporting.export_table(study, "reliability").set_index(["raters", "person_id", "class"])
+    s1 = table.loc["everyone", "s1", "podocyte"]
+    assert (s1["n_patches"], s1["n_objects"], s1["n_others"]) == (8, 24, 32)
+    assert (s1["found_share"], s1["alone_share"], s1["f1_without"]) == (0.75, 0.0, 1.0)
+    assert s1["f1"] == pytest.approx(2 * (24 + 24 + 32) / (56 + 56 + 64))
+    assert (s1["n_outlines"], s1["staple_sensitivity"]) == (24, 1.0)
+    assert s1["class_accuracy"] > 0.95 and s1["detected_accuracy"] == pytest.approx(0.75, abs=0.05)
+    expert = table.loc["everyone", EXPERT, "podocyte"]
+    # Of two students both must have marked a nucleus: then the expert has, too.
+    assert (expert["n_others"], expert["found_share"]) == (24, 1.0)
+    assert expert["detected_accuracy"] > 0.95
+
+
 @pytest.mark.parametrize("name", reporting.EXPORTS)
 def test_every_column_of_every_export_is_explained(study: Study, empty_study: Study, name: str) -> None:
     full = reporting.export_table(study, name)

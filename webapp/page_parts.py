@@ -12,6 +12,7 @@ from allinsam.store import acts as act_store
 from allinsam.store.runs import last_score
 from allinsam.store.study import get_study, list_classes
 from allinsam.workflow import reporting
+from allinsam.workflow.agreed import count_rows
 from webapp.navigation import PAGES, PAGES_FOLDER
 
 SIMULATED = "Simulated tissue: no evidence for real tissue."
@@ -127,6 +128,13 @@ def agreement_of(folder: str, state: tuple[int, ...]) -> dict[str, pd.DataFrame]
         "classes": class_agreement(rated),
         "groups": reporting.agreement_by_groups(study, pairwise),
     }
+
+
+@st.cache_data(max_entries=4, show_spinner="Looking for what people agree on ...")
+def consensus_counts(folder: str, state: tuple[int, ...]) -> dict[str, int]:
+    """Rows of the tables of consensus and reliability."""
+    study = open_study(Path(folder))
+    return count_rows(study, reporting.ratings(study))
 
 
 @st.cache_data(max_entries=4, show_spinner="Adding up the time ...")

@@ -2,13 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from sqlite_utils import Database
 
+from allinsam.consensus import ConsensusSettings, as_rule
 from allinsam.errors import InputError, NotFoundError
 from allinsam.files import write_file
 from allinsam.masks import decode_rle, encode_rle, instances_to_labels
@@ -32,9 +34,11 @@ from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
 from allinsam.workflow.annotating import read_patch
+from allinsam.workflow.label_rules import Labelled, Lines, consensus_lines, key_of, pooled_lines
 
 SHARES = {"train": 6, "val": 1, "test": 3}
 MASK_SOURCES = ("edited", "weak")
+OF_CONSENSUS = ("method", "quorum")
 
 
 # ------------------------------------------------------------------------------------------ splits
@@ -142,7 +146,9 @@ class LabelRecipe:
     """Which finished annotations become labels.
 
     masks: "edited" takes each mask as it was accepted; "weak" runs SAM on each first box again.
-    Of several people who finished a patch one is drawn by `seed` ("pooled").
+    Of several people who finished a patch one is drawn by `seed` (rule "pooled"), or the labels are what they
+    agree on (rule "consensus"): by `method` of `allinsam.consensus.RULES`, nuclei that `quorum` of those who
+    looked have marked; None is more than half.
     """
 
     group: str | None = None
@@ -153,12 +159,21 @@ class LabelRecipe:
     guidances: tuple[str, ...] = ("if", "threshold")
     shuffle_classes: bool = False  # a control: every nucleus keeps its outline and gets a random class
     seed: int = 1
+    method: str = "majority"
+    quorum: int | None = None
 
     def __post_init__(self) -> None:
         if self.masks not in MASK_SOURCES:
             raise InputError(f"Unknown masks {self.masks!r}. Choose one of {list(MASK_SOURCES)}.")
-        if self.rule != "pooled":
-            raise InputError(f"Unknown label rule {self.rule!r}. Choose 'pooled'.")
+        if self.rule not in LABEL_RULES:
+            raise InputError(f"Unknown label rule {self.rule!r}. Choose one of {list(LABEL_RULES)}.")
+        as_rule(self.method)
+        ConsensusSettings(quorum=self.quorum)
+        if self.rule != "consensus" and (self.method != "majority" or self.quorum is not None):
+            raise InputError(
+                f"Method {self.method!r} and quorum {self.quorum!r} belong to the rule 'consensus', not to "
+                f"{self.rule!r}. Choose that rule, or leave them out."
+            )
         if (self.group is None) == (self.people is None):
             raise InputError("A label recipe names either a group or people, not both.")
 
@@ -167,11 +182,22 @@ class LabelRecipe:
         """How pages call labels made by this recipe."""
         who = self.group if self.group else ", ".join(self.people or ())
         plural = {"student": "students", "expert": "expert", "truth": "truth"}.get(who, who)
+        how = ([self.method.replace("_", " ")] if self.method != "majority" else []) + (
+            [f"at least {self.quorum}"] if self.quorum else []
+        )
+        agreed = ", consensus" + (f" ({', '.join(how)})" if how else "")
         return (
             plural
+            + (agreed if self.rule == "consensus" else "")
             + (", weak" if self.masks == "weak" else "")
             + (", shuffled" if self.shuffle_classes else "")
         )
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is frozen. A recipe without a consensus says nothing of it, as before there was one: the same
+        labels keep their hash."""
+        values = asdict(self)
+        return values if self.rule == "consensus" else {k: values[k] for k in values if k not in OF_CONSENSUS}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "LabelRecipe":
@@ -216,34 +242,27 @@ def freeze_labels(study: Study, recipe: LabelRecipe, cache: EmbeddingCache | Non
         )
     if recipe.masks == "weak" and cache is None:
         raise InputError("Weak labels run SAM on every box; give an embedding cache.")
-    lines, members = [], []
-    for claim in sorted(chosen, key=lambda c: (patches[c["patch_id"]]["name"], c["class_id"])):
-        patch = patches[claim["patch_id"]]
+    objects = {}
+    for claim in chosen:
         mine = [row for row in rows[claim["assignment_id"]] if row["class_id"] == claim["class_id"]]
-        objects = _label_objects(study, patch, mine, recipe, cache)
-        lines.append(
-            {
-                "patch_id": patch["id"],
-                "patch": patch["name"],
-                "class": names[claim["class_id"]],
-                "image_sha256": patch["image_sha256"],
-                "person": claim["person_id"],
-                "objects": objects,
-            }
-        )
-        keys = {key: claim[key] for key in ("patch_id", "class_id", "assignment_id")}
-        members += [{**keys, "annotation_id": row["id"]} for row in mine] or [{**keys, "annotation_id": None}]
+        objects[key_of(claim)] = _label_objects(study, patches[claim["patch_id"]], mine, recipe, cache)
+    claims = sorted(chosen, key=lambda c: (patches[c["patch_id"]]["name"], c["class_id"]))
+    lines, members = LABEL_RULES[recipe.rule](recipe, Labelled(claims, objects, patches, names))
     if recipe.shuffle_classes:
         _shuffle(lines, recipe.seed)
-    text = "\n".join(json.dumps(line, sort_keys=True) for line in [{"recipe": asdict(recipe)}, *lines]) + "\n"
+    text = (
+        "\n".join(json.dumps(line, sort_keys=True) for line in [{"recipe": recipe.to_dict()}, *lines]) + "\n"
+    )
     sha256 = hashlib.sha256(text.encode()).hexdigest()
     write_file(study.labels_path(sha256), text.encode())
     with study.science.write() as db:
-        return runs.add_label_set(db, asdict(recipe), sha256, members)
+        return runs.add_label_set(db, recipe.to_dict(), sha256, members)
 
 
 def _choose_assignments(db: Database, recipe: LabelRecipe) -> list[dict[str, Any]]:
-    """The (assignment, class) claims a recipe takes: per patch one finished person, drawn by the seed."""
+    """The (assignment, class) claims a recipe takes: per patch one finished person, drawn by the seed, or for
+    a consensus everybody's.
+    """
     claims = [
         row
         for row in queue.finished_classes(db)
@@ -251,6 +270,8 @@ def _choose_assignments(db: Database, recipe: LabelRecipe) -> list[dict[str, Any
         and (row["guidance"] in recipe.guidances or row["group"] == "truth")
         and (row["group"] == recipe.group or row["person_id"] in (recipe.people or ()))
     ]
+    if recipe.rule == "consensus":
+        return _claims_for_consensus(claims, recipe.quorum or 1)
     chosen = []
     for patch_id in sorted({claim["patch_id"] for claim in claims}):
         finished = sorted({c["assignment_id"] for c in claims if c["patch_id"] == patch_id})
@@ -258,6 +279,19 @@ def _choose_assignments(db: Database, recipe: LabelRecipe) -> list[dict[str, Any
         drawn = finished[int(rng.integers(len(finished)))]
         chosen += [claim for claim in claims if claim["assignment_id"] == drawn]
     return chosen
+
+
+def _claims_for_consensus(claims: Sequence[dict[str, Any]], quorum: int) -> list[dict[str, Any]]:
+    """Everybody once on each patch and class (their newest work), where a quorum has looked at all."""
+    newest = {(c["patch_id"], c["class_id"], c["person_id"]): c for c in sorted(claims, key=key_of)}
+    looked = Counter((patch_id, class_id) for patch_id, class_id, _ in newest)
+    return [c for c in newest.values() if looked[c["patch_id"], c["class_id"]] >= quorum]
+
+
+LABEL_RULES: dict[str, Callable[[LabelRecipe, Labelled], Lines]] = {
+    "pooled": lambda recipe, labelled: pooled_lines(labelled),
+    "consensus": lambda recipe, labelled: consensus_lines(labelled, recipe.method, recipe.quorum),
+}
 
 
 def _label_objects(

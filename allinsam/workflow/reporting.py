@@ -22,6 +22,7 @@ from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
 from allinsam.tables import to_csv
 from allinsam.timing import active_seconds, model_wait_seconds, seconds_per_object
+from allinsam.workflow.agreed import consensus_table, reliability_table
 from allinsam.workflow.annotating import read_patch
 from allinsam.workflow.export_columns import COLUMNS
 from allinsam.workflow.labels import LabelRecipe, read_labels
@@ -475,6 +476,8 @@ EXPORTS: dict[str, Callable[[Study], pd.DataFrame]] = {
     "times": times_by_assignment,
     "agreement": lambda study: pairwise_agreement(ratings(study)),
     "classes": lambda study: class_agreement(ratings(study)),
+    "consensus": lambda study: consensus_table(study, ratings(study)),
+    "reliability": lambda study: reliability_table(study, ratings(study)),
     "scores": scores_table,
 }
 

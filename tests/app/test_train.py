@@ -56,6 +56,22 @@ def test_the_single_steps_queue_training_and_scoring(open_page: OpenPage, study:
     ]
 
 
+def test_a_consensus_can_be_trained_on(open_page: OpenPage, study: Study) -> None:
+    app = open_page("train")
+    box = {widget.label: widget for widget in app.selectbox}
+    box["Labels of"].set_value("student")
+    box["Where several finished a patch"].set_value("consensus")
+    box["Consensus by"].set_value("staple")
+    numbers = {widget.label: widget for widget in app.number_input}
+    numbers["Consensus: people who must have marked a nucleus"].set_value(2)
+    next(b for b in app.button if b.label == "Train").click().run()
+    assert not app.exception
+    arguments = dict(queued(study))["train"]
+    chosen = {"labels": "student", "rule": "consensus", "method": "staple", "quorum": 2}
+    assert arguments.items() >= chosen.items()
+    assert "None" not in [option for widget in app.selectbox for option in widget.options]
+
+
 def test_labels_stand_beside_the_button(open_page: OpenPage, study: Study) -> None:
     table = open_page("train").dataframe[0].value
     assert table["Labels of"].tolist() == ["expert", "expert", "student", "student"]

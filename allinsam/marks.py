@@ -1,0 +1,160 @@
+"""What several raters marked on a patch, and which marks are the same nucleus.
+
+A rater who finished a class on a patch has looked for it, whether or not any was found; a class that a rater
+did not finish is missing. Neither the raters' names nor their order matter.
+
+Marks of different raters are one object by average linkage: the two groups with the greatest mean IoU between
+their marks are joined first, never two marks of one rater, and none at a mean of 0.5 or below. One linked
+pair is not enough, because an outline over two touching nuclei would chain them together: if A and C do not
+overlap, the IoU of B with both adds up to 1 at most, so C never joins A and B. To ask it of every pair
+(complete linkage) would let one loose outline break an object up. 0.5 is where metrics.py, too, calls two
+outlines one nucleus.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import connected_components
+
+from allinsam.errors import InputError
+from allinsam.masks import as_labels, as_mask, decode_rle
+
+UNDETECTED = "undetected"
+
+# ---------------------------------------------------------------- what the raters marked
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One nucleus as one rater drew it."""
+
+    rater: str
+    class_name: str
+    pixels: np.ndarray  # (n,) int64, ascending places in the flattened patch
+    key: Any = None  # what the caller knows it by
+
+
+@dataclass(frozen=True)
+class RatedPatch:
+    """What everybody marked on one patch."""
+
+    size_hw: tuple[int, int]
+    looked: Mapping[str, frozenset[str]]  # rater -> the classes finished here, whether or not any was found
+    instances: tuple[Instance, ...]
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The classes that anybody finished here."""
+        return tuple(sorted(set().union(*self.looked.values())))
+
+    def lookers(self, class_name: str) -> frozenset[str]:
+        return frozenset(rater for rater, classes in self.looked.items() if class_name in classes)
+
+    @property
+    def full_lookers(self) -> frozenset[str]:
+        """Those who finished every class asked for here: only they could choose between them."""
+        return frozenset(rater for rater, classes in self.looked.items() if classes == set(self.asked))
+
+
+Marked = tuple[
+    str, str, np.ndarray | Mapping[str, Any], Any
+]  # rater, class, mask or its run-length code, key
+
+
+def rated_patch(
+    size_hw: tuple[int, int], looked: Mapping[str, Iterable[str]], marked: Iterable[Marked]
+) -> RatedPatch:
+    """Collect a patch's masks, bool (H, W) or COCO run lengths. Raises InputError for a mask of another size
+    and for one of a class that its rater did not finish; empty masks are left out.
+    """
+    looked = {rater: frozenset(classes) for rater, classes in looked.items()}
+    instances = []
+    for rater, class_name, mask, key in marked:
+        mask = decode_rle(mask) if isinstance(mask, Mapping) else as_mask(mask)
+        if mask.shape != tuple(size_hw):
+            raise InputError(f"A mask of {mask.shape} px is not of this patch of {tuple(size_hw)} px.")
+        if class_name not in looked.get(rater, ()):
+            raise InputError(f"{rater!r} marked {class_name!r} without finishing it. Leave such masks out.")
+        if mask.any():
+            instances.append(Instance(rater, class_name, np.flatnonzero(mask), key))
+    return RatedPatch(tuple(size_hw), looked, tuple(instances))
+
+
+def rated_labels(by_rater: Mapping[str, Mapping[str, np.ndarray]]) -> RatedPatch:
+    """A patch as `{rater: {class: label image (H, W)}}`; an instance's key is its id there."""
+    sizes = {np.shape(labels) for classes in by_rater.values() for labels in classes.values()}
+    if len(sizes) != 1:
+        raise InputError(f"Label images of sizes {sorted(sizes)} px are no patch. Give some, of one size.")
+    instances = [
+        Instance(rater, name, pixels, number)
+        for rater, classes in by_rater.items()
+        for name, labels in classes.items()
+        for number, pixels in _pixels_of(as_labels(labels))
+    ]
+    looked = {rater: frozenset(classes) for rater, classes in by_rater.items()}
+    return RatedPatch(sizes.pop(), looked, tuple(instances))
+
+
+def _pixels_of(labels: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Id and places of each instance, from one pass over the label image."""
+    places = np.flatnonzero(labels)
+    ids = labels.ravel()[places]
+    order = np.argsort(ids, kind="stable")
+    present, first = np.unique(ids[order], return_index=True)
+    yield from zip(present.tolist(), np.split(places[order], first[1:]), strict=bool(len(present)))
+
+
+# ---------------------------------------------------------------- which marks are one object
+
+
+def cluster(instances: Iterable[Instance], iou_threshold: float = 0.5) -> list[tuple[Instance, ...]]:
+    """Groups of marks of the same nucleus, at most one of each rater, ordered by place (see the module)."""
+    # By what was drawn and not by whom: then nothing below can depend on the raters' names or order.
+    instances = sorted(instances, key=_place)
+    if not instances:
+        return []
+    iou = _pairwise_iou(instances)
+    # A mean above the threshold needs a pair above it: what no pair links never meets.
+    n_parts, part = connected_components(iou > iou_threshold, directed=False)
+    groups = []
+    for number in range(n_parts):
+        groups += _join(np.flatnonzero(part == number).tolist(), instances, iou, iou_threshold)
+    return [tuple(instances[i] for i in group) for group in sorted(groups)]
+
+
+def _place(instance: Instance) -> tuple:
+    pixels = instance.pixels
+    return int(pixels[0]), len(pixels), pixels.tobytes(), instance.class_name, instance.rater
+
+
+def _pairwise_iou(instances: Sequence[Instance]) -> np.ndarray:
+    areas = np.array([len(instance.pixels) for instance in instances])
+    columns = np.concatenate([instance.pixels for instance in instances])
+    starts = np.concatenate([[0], np.cumsum(areas)])
+    drawn = csr_matrix((np.ones(len(columns)), columns, starts))
+    shared = (drawn @ drawn.T).toarray()
+    return shared / (areas[:, None] + areas[None, :] - shared)
+
+
+def _join(
+    members: list[int], instances: Sequence[Instance], iou: np.ndarray, threshold: float
+) -> list[list[int]]:
+    groups = [[i] for i in members]
+    while True:
+        links = []
+        for a, b in combinations(range(len(groups)), 2):
+            if {instances[i].rater for i in groups[a]} & {instances[j].rater for j in groups[b]}:
+                continue
+            link = round(float(iou[np.ix_(groups[a], groups[b])].mean()), 12)
+            if link > threshold:
+                pairs = [(i, j) for i in groups[a] for j in groups[b]]
+                alike = sum(instances[i].class_name == instances[j].class_name for i, j in pairs) / len(pairs)
+                links.append((link, alike, -groups[a][0], -groups[b][0], a, b))
+        if not links:
+            return groups
+        *_, a, b = max(links)
+        groups[a] = sorted(groups[a] + groups.pop(b))

@@ -1,0 +1,105 @@
+"""From what people finished to the lines of a frozen label set: one person's work, or what all agree on."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+from uuid import NAMESPACE_OID, uuid5
+
+from allinsam.consensus import ConsensusObject, ConsensusSettings, PatchConsensus, as_rule
+from allinsam.marks import RatedPatch, rated_patch
+from allinsam.masks import encode_rle
+
+
+def key_of(claim: Mapping[str, Any]) -> tuple[int, int]:
+    return claim["assignment_id"], claim["class_id"]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What people finished, for a rule to make labels of."""
+
+    claims: Sequence[Mapping[str, Any]]  # (assignment, class), by the patch's name and the class
+    objects: Mapping[tuple[int, int], Sequence[dict[str, Any]]]  # (assignment, class) -> its nuclei
+    patches: Mapping[int, Mapping[str, Any]]
+    class_names: Mapping[int, str]
+
+    def line(self, claim: Mapping[str, Any], **content: Any) -> dict[str, Any]:
+        """A line of the manifest, for the patch and class of a claim."""
+        patch = self.patches[claim["patch_id"]]
+        return {
+            "patch_id": patch["id"],
+            "patch": patch["name"],
+            "class": self.class_names[claim["class_id"]],
+            "image_sha256": patch["image_sha256"],
+            **content,
+        }
+
+
+Lines = tuple[list[dict[str, Any]], list[dict[str, Any]]]  # of the manifest, and the label set's members
+
+
+def pooled_lines(labelled: Labelled) -> Lines:
+    """Each claim as it is; one person's for each patch."""
+    lines, members = [], []
+    for claim in labelled.claims:
+        objects = labelled.objects[key_of(claim)]
+        lines.append(labelled.line(claim, person=claim["person_id"], objects=objects))
+        members += _members(claim, [thing["annotation_id"] for thing in objects])
+    return lines, members
+
+
+def _members(claim: Mapping[str, Any], annotation_ids: Sequence[int]) -> list[dict[str, Any]]:
+    """Rows that say whose work is in: one at least, as to have found nothing is work as well."""
+    keys = {key: claim[key] for key in ("patch_id", "class_id", "assignment_id")}
+    return [{**keys, "annotation_id": annotation_id} for annotation_id in annotation_ids or [None]]
+
+
+def consensus_lines(labelled: Labelled, method: str, quorum: int | None) -> Lines:
+    """Everybody who looked is a member, outvoted or not: their vote is in it, so that they are never scored
+    against it.
+    """
+    decided = as_rule(method)(_rated_patches(labelled), ConsensusSettings(quorum=quorum))
+    lines, members = [], []
+    for _, group in groupby(labelled.claims, key=lambda c: (c["patch_id"], c["class_id"])):
+        claims = list(group)
+        line = labelled.line(claims[0], people=sorted(c["person_id"] for c in claims))
+        patch = decided[line["patch"]]
+        agreed = [thing for thing in patch.objects if thing.choice.class_name == line["class"]]
+        lines.append({**line, "objects": [_consensus_object(patch, thing) for thing in agreed]})
+        for claim in claims:
+            used = [
+                m.key["annotation_id"] for t in agreed for m in t.members if m.rater == claim["person_id"]
+            ]
+            members += _members(claim, used)
+    return lines, members
+
+
+def _rated_patches(labelled: Labelled) -> dict[str, RatedPatch]:
+    rated = {}
+    for patch_id, group in groupby(labelled.claims, key=lambda c: c["patch_id"]):
+        claims, patch = list(group), labelled.patches[patch_id]
+        looked: dict[str, set[str]] = {}
+        for claim in claims:
+            looked.setdefault(claim["person_id"], set()).add(labelled.class_names[claim["class_id"]])
+        marked = [
+            (claim["person_id"], labelled.class_names[claim["class_id"]], thing["mask"], thing)
+            for claim in claims
+            for thing in labelled.objects[key_of(claim)]
+        ]
+        rated[patch["name"]] = rated_patch((patch["height_px"], patch["width_px"]), looked, marked)
+    return rated
+
+
+def _consensus_object(patch: PatchConsensus, thing: ConsensusObject) -> dict[str, Any]:
+    """An object of the manifest; the same nuclei always make one of the same identity."""
+    own = sorted(member.key["object_id"] for member in thing.members)
+    return {
+        "object_id": str(uuid5(NAMESPACE_OID, " ".join(own))),
+        "annotation_ids": sorted(member.key["annotation_id"] for member in thing.members),
+        "mask": encode_rle(patch.mask(thing)),
+        "votes": thing.votes,
+        "looked": thing.n_looked,
+        "class_probability": round(thing.choice.probability, 6),
+        "class_tie": thing.choice.tie,
+    }
