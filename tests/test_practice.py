@@ -12,7 +12,13 @@ from allinsam.records import Mask
 from allinsam.store import Study, assignments
 from allinsam.workflow.annotating import ActLog
 from allinsam.workflow.desk import Desk
-from allinsam.workflow.practising import give_practice, practice_feedback
+from allinsam.workflow.practising import (
+    PassMark,
+    give_practice,
+    practice_feedback,
+    qualification,
+    set_pass_mark,
+)
 from tests.practising import DRAWN, PLANTED, add_gold
 from tests.studies import LEAD, PERSON, PODOCYTES, RADIUS_PX, NoCache, box_of, disc, small_study
 
@@ -102,3 +108,51 @@ def test_practice_is_given_from_finished_gold_that_is_new_to_the_person(study: S
         rows = [assignments.get_assignment(db, n) for n in given]
         assert sorted((row["patch_id"], row["purpose"]) for row in rows) == [(2, "practice"), (3, "practice")]
         assert set(assignments.assignment_classes(db, given[0])) == {1, 2}
+
+
+def at_qualification(study: Study, drawn) -> None:
+    with study.science.write() as db:
+        own = assignments.add_assignment(db, PERSON, 3, [1, 2], purpose="qualification")
+    desk = Desk(study, own, PERSON, ActLog(f"page-{own}", "script"), NoCache())
+    for centre, class_id in drawn:
+        desk.draw_boxes(class_id, [box_of(centre, margin_px=0)])
+    desk.fetch_masks()
+    desk.accept(desk.acceptable())
+    for class_id in (1, 2):
+        if not any(thing.class_id == class_id for thing in desk.state.accepted()):
+            desk.do("nothing_here", class_id=class_id)
+    desk.submit()
+
+
+def stands(study: Study, person_id: str = PERSON):
+    with study.science.read() as db:
+        return qualification(db, person_id)
+
+
+def test_production_opens_with_the_pass_mark(study: Study) -> None:
+    assert stands(study).is_open  # nobody is asked
+    set_pass_mark(study, LEAD, PassMark(f1=0.7, class_accuracy=0.8, attempts=2))
+    assert not stands(study).is_open and stands(study, LEAD).is_open  # experts are not asked
+    at_qualification(study, DRAWN[:2])
+    assert not stands(study).is_open and stands(study).marks[0].f1 < 0.7
+    at_qualification(study, DRAWN)
+    found = stands(study).marks[1]
+    assert found.f1 == pytest.approx(12 / 14) and found.class_accuracy == pytest.approx(5 / 6)
+    assert stands(study).is_open
+    set_pass_mark(study, LEAD, PassMark(f1=0.9, class_accuracy=0.8, attempts=2))
+    assert not stands(study).is_open
+    set_pass_mark(study, LEAD, None)
+    assert stands(study).is_open
+
+
+def test_more_tries_than_allowed_do_not_count(study: Study) -> None:
+    set_pass_mark(study, LEAD, PassMark(attempts=1))
+    at_qualification(study, DRAWN[:1])
+    at_qualification(study, DRAWN)
+    assert len(stands(study).marks) == 1 and not stands(study).is_open
+
+
+@pytest.mark.parametrize("wrong", [{"f1": 1.2}, {"class_accuracy": -0.1}, {"attempts": 0}])
+def test_a_pass_mark_that_nobody_can_mean_is_refused(wrong: dict) -> None:
+    with pytest.raises(InputError, match="cannot be used"):
+        PassMark(**wrong)

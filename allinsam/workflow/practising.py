@@ -1,10 +1,13 @@
-"""Learning to annotate on patches whose gold is known."""
+"""Learning to annotate on patches whose gold is known, and showing that one can."""
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from sqlite_utils import Database
+
 from allinsam.errors import InputError, NotAllowedError
-from allinsam.practice import Outlined, Verdict, judge
+from allinsam.practice import Mark, Outlined, Verdict, judge, mark
 from allinsam.records import Mask
 from allinsam.store import Study, images
 from allinsam.store import acts as act_store
@@ -13,6 +16,79 @@ from allinsam.store import study as study_store
 
 # Whose gold counts first: the truth of simulated or imported patches, then an expert's.
 GOLD_GROUPS = ("truth", "expert")
+
+
+# What nobody does before they have passed.
+CLOSED_UNTIL_PASSED = ("production", "gold", "repeat")
+
+
+@dataclass(frozen=True)
+class PassMark:
+    """What a student must reach on a qualification patch before production is open to them.
+
+    f1: of finding the nuclei, 0 to 1; class_accuracy: of those found, 0 to 1; attempts: patches they may try.
+    """
+
+    f1: float = 0.7
+    class_accuracy: float = 0.8
+    attempts: int = 2
+
+    def __post_init__(self) -> None:
+        shares = (self.f1, self.class_accuracy)
+        if not all(0 <= share <= 1 for share in shares) or self.attempts < 1:
+            raise InputError(
+                f"A pass mark of F1 {self.f1:g}, class accuracy {self.class_accuracy:g} and {self.attempts} "
+                "attempts cannot be used. Give shares from 0 to 1 and at least one attempt."
+            )
+
+    def is_met(self, found: Mark) -> bool:
+        return found.f1 >= self.f1 and (found.class_accuracy or 0.0) >= self.class_accuracy
+
+
+@dataclass(frozen=True)
+class Qualification:
+    """Where a person stands: a mark for each qualification patch handed in, in their order."""
+
+    needed: PassMark | None  # None: this study asks nobody, or not this person
+    marks: tuple[Mark, ...]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether production patches may be opened."""
+        return self.needed is None or any(self.needed.is_met(found) for found in self.marks)
+
+
+def set_pass_mark(study: Study, person_id: str | None, needed: PassMark | None) -> None:
+    """Ask every student for a qualification from now on, or nobody (None); the change is kept, dated."""
+    with study.science.write() as db:
+        plan = study_store.get_study(db)["plan"]
+        study_store.change_study(
+            db, person_id, plan={**plan, "pass_mark": asdict(needed) if needed else None}
+        )
+
+
+def pass_mark(db: Database) -> PassMark | None:
+    kept = study_store.get_study(db)["plan"].get("pass_mark")
+    return PassMark(**kept) if kept else None
+
+
+def qualification(db: Database, person_id: str) -> Qualification:
+    """Only students are asked: an expert's outlines are what others are measured by."""
+    needed = pass_mark(db)
+    if needed is None or study_store.get_person(db, person_id)["group"] != "student":
+        return Qualification(None, ())
+    finished = queue.finished_classes(db)
+    tried = [
+        row
+        for row in queue.list_assignments(db, person_id)
+        if row["purpose"] == "qualification" and row["state"] == "submitted"
+    ]
+    marks = []
+    for assignment in tried[: needed.attempts]:
+        verdicts = _verdicts(db, assignment, finished)
+        if verdicts is not None:
+            marks.append(mark(verdicts))
+    return Qualification(needed, tuple(marks))
 
 
 def practice_feedback(study: Study, assignment_id: int) -> list[Verdict]:
@@ -27,19 +103,36 @@ def practice_feedback(study: Study, assignment_id: int) -> list[Verdict]:
             raise NotAllowedError("Only practice patches say what was right and wrong.")
         if assignment["state"] != "submitted":
             raise NotAllowedError("Hand the practice patch in first; then it says what was right and wrong.")
-        asked = queue.assignment_classes(db, assignment_id)
-        drawn = act_store.current_annotations(db, assignment_id)
-        gold = gold_assignment(queue.finished_classes(db), assignment["patch_id"], tuple(asked))
-        if gold is None:
-            raise InputError(f"Patch {assignment['patch']} has no finished gold for what was asked any more.")
-        true = act_store.current_annotations(db, gold)
+        verdicts = _verdicts(db, assignment, queue.finished_classes(db))
+    if verdicts is None:
+        raise InputError("This patch has no finished gold for what was asked any more. Tell the study lead.")
+    return verdicts
+
+
+def _verdicts(
+    db: Database, assignment: dict[str, Any], finished: Sequence[dict[str, Any]]
+) -> list[Verdict] | None:
+    """What was drawn against the gold; None where there is no gold for all that was asked."""
+    asked = queue.assignment_classes(db, assignment["id"])
+    gold = gold_assignment(finished, assignment["patch_id"], tuple(asked))
+    if gold is None:
+        return None
+    drawn, true = (act_store.current_annotations(db, n) for n in (assignment["id"], gold))
     return judge(_outlined(drawn, asked), _outlined(true, asked))
 
 
 def give_practice(study: Study, person_id: str, count: int = 3) -> list[int]:
-    """Put practice patches into a person's queue: those with most gold nuclei that they do not have yet.
+    """Put practice patches into a person's queue: each says after handing in what was right and wrong."""
+    return _give(study, person_id, count, "practice")
 
-    A patch asks only for the classes whose marker its slide has.
+
+def give_qualification(study: Study, person_id: str, count: int = 1) -> list[int]:
+    """Put qualification patches into a person's queue: patches whose gold they have never seen."""
+    return _give(study, person_id, count, "qualification")
+
+
+def _give(study: Study, person_id: str, count: int, purpose: str) -> list[int]:
+    """Those with most gold nuclei that this person does not have yet, for the classes whose marker is there.
 
     Raises:
         InputError: too few patches have finished gold.
@@ -68,7 +161,7 @@ def give_practice(study: Study, person_id: str, count: int = 3) -> list[int]:
                 "expert finish more gold, or ask for fewer."
             )
         return [
-            queue.add_assignment(db, person_id, patch_id, class_ids, purpose="practice")
+            queue.add_assignment(db, person_id, patch_id, class_ids, purpose=purpose)
             for _, patch_id, class_ids in sorted(usable)[:count]
         ]
 
