@@ -576,10 +576,11 @@ def test_keys_do_nothing_behind_a_card_and_caps_lock_changes_none(annotate: Anno
 
 def test_a_given_up_redrawing_leaves_every_outline_alone(annotate: Annotate) -> None:
     at = annotate(5)
-    first = at.state.objects
-    assert first
-    known = len([thing for thing in first.values() if thing.state != "deleted"])
-    at.choose(PODOCYTES[0])
+    shown = at.kinds.count("mask_shown")
+    at.draw(PODOCYTES[3])
+    at.wait_for("mask_shown", shown + 1)
+    known = len([thing for thing in at.state.objects.values() if thing.state != "deleted"])
+    at.choose(PODOCYTES[3])
     at.page.get_by_role("button", name="Draw anew").click()
     at.press("Escape")
     at.press("l")

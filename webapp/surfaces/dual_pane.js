@@ -227,6 +227,7 @@ class Surface {
     this.text = data.strings;
     this.examples = data.examples;
     this.tellPage = () => {};
+    this.turn = data.turn;        // counts changes of patch: an older one that the page tells of is no wish
     this.client = `page-${uuid()}`;
     this.outbox = new Outbox(data.study);
     this.n = 0;
@@ -289,7 +290,7 @@ class Surface {
     for (const example of this.examples) new Image().src = `/api/guide/${example.name}.png`;  // for the help card
     // The page that was just left here may not have said so yet.
     if (!this.holds) setTimeout(() => this._here(), 800);
-    this.tellPage(assignmentId);
+    this.tellPage(assignmentId, this.turn);
   }
 
   _loadImages() {
@@ -644,6 +645,7 @@ class Surface {
     if (this.desk.submitted) { this.nextPatch(); return; }
     const assignment = this.assignmentId;
     await this._allSent();  // what was just kept may still be on its way
+    while (this.knows === null && !this.closed) await pause(50);
     if (assignment !== this.assignmentId || !this.desk || this.desk.submitted) return;
     this.showOpen = this.desk.open_points.length > 0;
     if (this.showOpen) { this.refresh(); return; }
@@ -671,7 +673,9 @@ class Surface {
   }
 
   async goTo(id) {
+    const turn = ++this.turn;
     await this._allSent();
+    if (turn !== this.turn) return;  // somewhere else by now
     this._here({ leave: true });
     this.open(id);
   }
@@ -1964,12 +1968,11 @@ export default function ({ data, parentElement, setStateValue }) {
     const root = parentElement.querySelector(".dual-pane");
     surface = new Surface(root, data);
     surfaces.set(parentElement, surface);
-  } else if (data.assignment_id !== surface.asked && data.assignment_id !== surface.assignmentId) {
-    surface.goTo(data.assignment_id);
+  } else if (data.turn === surface.turn && data.assignment_id !== surface.assignmentId) {
+    surface.goTo(data.assignment_id);  // the address has changed, as by the browser's Back
   }
   clearTimeout(surface.leaving);
-  surface.tellPage = (id) => setStateValue("patch", id);
-  surface.asked = data.assignment_id;
+  surface.tellPage = (patch, turn) => setStateValue("patch", { patch, turn });
   return () => {
     surface.leaving = setTimeout(() => {
       surface.close();

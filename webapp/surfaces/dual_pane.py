@@ -39,14 +39,16 @@ def show(assignment_id: int, study_key: str, key: str, on_patch: Callable[[int |
     examples = [
         {"name": name, "good": row.good, "needs_marker": row.needs_marker} for name, row in EXAMPLES.items()
     ]
+    told = (st.session_state.get(key) or {}).get("patch") or {}
     _component()(
         data={
             "assignment_id": assignment_id,
+            "turn": told.get("turn", 0),
             "study": study_key,
             "strings": STRINGS,
             "examples": examples,
         },
         key=key,
         default={"patch": None},
-        on_patch_change=lambda: on_patch((st.session_state.get(key) or {}).get("patch")),
+        on_patch_change=lambda: on_patch(((st.session_state.get(key) or {}).get("patch") or {}).get("patch")),
     )
