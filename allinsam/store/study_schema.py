@@ -301,3 +301,9 @@ def m001_first_schema(db: Database) -> None:
     _run_script(db, TABLES)
     for table in APPEND_ONLY:
         _run_script(db, _append_only_triggers(table))
+
+
+@migrations()
+def m003_reason_of_a_registration(db: Database) -> None:
+    """Why the gate did not believe it, or why a person did all the same."""
+    db.execute("ALTER TABLE registration ADD COLUMN reason TEXT")
