@@ -7,8 +7,8 @@ import streamlit as st
 
 from allinsam.accounts import demand
 from allinsam.errors import AllinsamError
-from allinsam.store import Study, assignments, thresholds
-from allinsam.workflow.annotating import ActLog, next_assignment
+from allinsam.store import Study, assignments, images, thresholds
+from allinsam.workflow.annotating import ActLog, next_assignment, waits_for_registration
 from allinsam.workflow.desk import Desk
 from webapp.annotate import bar, bench, guidance, look, panel
 from webapp.annotate.bench import Bench
@@ -31,6 +31,11 @@ def chosen_assignment(study: Study, person_id: str, mine: list[dict[str, Any]]) 
     wanted = st.query_params.get("patch")
     named = next((row for row in mine if str(row["id"]) == wanted), None)
     return named or next_assignment(study, person_id)
+
+
+def is_held(study: Study, assignment: dict[str, Any]) -> bool:
+    with study.science.read() as db:
+        return waits_for_registration(assignment, images.patches_on_hold(db))
 
 
 def act_log() -> ActLog:
@@ -133,6 +138,9 @@ def main() -> None:
         look.finished_list(mine, go_to)
         return
     demand(person, "annotate", assignment)
+    if is_held(study, assignment):
+        guidance.patch_waits(study, person.person_id, go_to)
+        return
     look.style()
     guidance.first_steps(study, person.person_id, assignment)
     if chosen_surface() == DUAL:

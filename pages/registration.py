@@ -20,7 +20,7 @@ from allinsam.workflow.registering import (
 )
 from webapp import registration_parts as parts
 from webapp.job_parts import show_jobs
-from webapp.page_parts import empty_state, page_head, simulated_note
+from webapp.page_parts import as_typed, empty_state, page_head, simulated_note
 from webapp.session import current_study, require
 
 PANE_PX = 490
@@ -62,8 +62,6 @@ def attempt(do: Callable[[], Any], told: str) -> None:
 
 def show_overview(study: Study, person: SignedIn, everything: Sequence[Standing], now: Standing) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.markdown(parts.counts_text(everything), width="content")
-        st.space("stretch")
         following = parts.next_flagged(everything, now.patch_id)
         st.button(
             "Next that waits",
@@ -74,6 +72,8 @@ def show_overview(study: Study, person: SignedIn, everything: Sequence[Standing]
             on_click=go_to,
             args=(following,),
         )
+        # Left of what the table shows above its right end.
+        st.markdown(parts.counts_text(everything), width="content")
     order = [one.patch_id for one in everything]
     # A new table whenever its rows move or another patch is taken in hand: an older one would keep its row.
     key = f"patches_{hash(tuple(order))}_{st.session_state.get('jumps', 0)}"
@@ -153,7 +153,7 @@ def submit(study: Study, person: SignedIn, arguments: dict[str, Any]) -> None:
 @st.fragment
 def show_patch(study: Study, person: SignedIn, now: Standing, following: int | None) -> None:
     """The pictures and what can be done; only this runs again while the IF is moved."""
-    with st.container(horizontal=True, gap="medium", wrap=False):
+    with st.container(horizontal=True, gap="small", wrap=False):
         if now.state == "no_if":
             st.info(f"Patch {now.patch} has no IF channel. Nothing can be registered.")
             return
@@ -248,11 +248,11 @@ def show_state(study: Study, person: SignedIn, now: Standing, newest: dict[str, 
                 attempt(lambda: estimate_anew(study, person, now), "")
     if now.state == "flagged":
         with st.container(key="reasons"):
-            st.warning(f"**It waits.** {parts.why(newest)}")
+            st.warning(f"**It waits.** {as_typed(parts.why(newest))}")
     elif now.state == "missing":
         st.info("Nothing is measured: the IF is taken to lie as it was imported.")
     elif newest["reason"]:
-        st.success(f"Accepted although it was flagged: {newest['reason']}")
+        st.success(f"Accepted although it was flagged: {as_typed(newest['reason'])}")
     else:
         st.success(f"Version {newest['version']} is accepted ({parts.method_words(newest['method'])}).")
 
@@ -367,7 +367,7 @@ def main() -> None:
     if told := st.session_state.pop("told", ""):
         st.toast(told, icon=":material/check:")
     now = chosen_patch(everything)
-    with st.container(horizontal=True, gap="medium", wrap=False):
+    with st.container(horizontal=True, gap="small", wrap=False):
         with st.container(key="left", width=516):
             show_overview(study, person, everything, now)
         show_patch(study, person, now, parts.next_flagged(everything, now.patch_id))

@@ -17,12 +17,13 @@ from allinsam.masks import mask_to_polygons
 from allinsam.practice import mark
 from allinsam.store import Study, assignments, images, thresholds
 from allinsam.store.study import get_study
-from allinsam.workflow.annotating import marker_evidence
+from allinsam.workflow.annotating import marker_evidence, waits_for_registration
 from allinsam.workflow.desk import Desk
 from allinsam.workflow.gestures import OBSERVATIONS, Gesture, open_desk, take_gestures
 from allinsam.workflow.practising import practice_feedback
 from webapp.annotate import bench
 from webapp.annotate.desk_view import Telling
+from webapp.annotate.guidance import WAITS
 from webapp.image_routes import LARGEST_PANE_PX, SHOWN_TO, View, refusal
 from webapp.resources import embed_ahead, embedding_cache
 from webapp.session import study_from_environment
@@ -115,7 +116,7 @@ async def _answer(request: Request, act: Any) -> Response:
             raise NotFoundError(f"No patch {assignment_id} in this study.")
         study = study_from_environment()
         person = request.state.person
-        _demand_own(study, person, assignment_id)
+        _demand_own(study, person, assignment_id, opening=act is _open)
         answer = await run_in_threadpool(act, study, person, assignment_id, client, body)
     except AllinsamError as error:
         return refusal(error)
@@ -139,11 +140,15 @@ async def _body(request: Request) -> dict[str, Any]:
     return body
 
 
-def _demand_own(study: Study, person: SignedIn, assignment_id: int) -> None:
+def _demand_own(study: Study, person: SignedIn, assignment_id: int, opening: bool) -> None:
     with study.science.read() as db:
         assignment = assignments.get_assignment(db, assignment_id)
+        on_hold = images.patches_on_hold(db)
     if not may(person, "annotate", assignment) or assignment["person_id"] != person.person_id:
         raise NotAllowedError("This patch is not in your queue.")
+    # What was begun before is still taken in: nothing that was drawn is lost.
+    if (opening or assignment["state"] == "waiting") and waits_for_registration(assignment, on_hold):
+        raise NotAllowedError(WAITS)
 
 
 def _knows(body: dict[str, Any]) -> int | None:
@@ -154,9 +159,10 @@ def _knows(body: dict[str, Any]) -> int | None:
 def _open(study: Study, person: SignedIn, assignment_id: int, client: str, body: dict) -> dict[str, Any]:
     desk = open_desk(study, assignment_id, person.person_id, client)
     with study.science.read() as db:
-        mine = assignments.list_assignments(db, person.person_id)
+        mine, on_hold = assignments.list_assignments(db, person.person_id), images.patches_on_hold(db)
         patch = images.get_patch(db, desk.assignment["patch_id"])
         simulated = bool(get_study(db)["simulated"])
+    mine = [_with_hold(row, on_hold) for row in mine]
     following = _following(mine, assignment_id)
     _embed_ahead(study, desk, following)
     pas_url, channels = _pictures(study, desk.assignment)
@@ -242,6 +248,12 @@ def _verdicts(study: Study, person: SignedIn, assignment_id: int, client: str, b
         )
     found = mark(verdicts)
     return {"verdicts": told, "f1": found.f1, "class_accuracy": found.class_accuracy}
+
+
+def _with_hold(row: dict[str, Any], on_hold: set[int]) -> dict[str, Any]:
+    """The assignment with the state "held" while it must not be opened; one that is handed in is done."""
+    held = row["state"] != "submitted" and waits_for_registration(row, on_hold)
+    return {**row, "state": "held"} if held else row
 
 
 def _following(mine: list[dict[str, Any]], assignment_id: int) -> dict[str, Any] | None:

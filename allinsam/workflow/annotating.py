@@ -1,7 +1,7 @@
 """Acts in, masks from boxes, the marker's evidence for each mask, and the queue."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -235,6 +235,15 @@ def masks_for_boxes(
     return masks_for_prompts(study, cache, patch_id, marker, prompts)
 
 
+def waits_for_registration(assignment: Mapping[str, Any], on_hold: Collection[int]) -> bool:
+    """Whether an assignment is not to be opened now: the IF that guides it is not settled on its stain.
+
+    Args:
+        on_hold: ids of patches whose newest registration was not accepted.
+    """
+    return assignment["guidance"] != "pas_only" and assignment["patch_id"] in on_hold
+
+
 def next_assignment(study: Study, person_id: str) -> dict[str, Any] | None:
     """The first patch of a person's queue that is open, else the first that waits.
 
@@ -243,9 +252,7 @@ def next_assignment(study: Study, person_id: str) -> dict[str, Any] | None:
     with study.science.read() as db:
         on_hold = images.patches_on_hold(db)
         mine = [
-            row
-            for row in queue.list_assignments(db, person_id)
-            if row["guidance"] == "pas_only" or row["patch_id"] not in on_hold
+            row for row in queue.list_assignments(db, person_id) if not waits_for_registration(row, on_hold)
         ]
     for wanted in ("open", "waiting"):
         for assignment in mine:

@@ -245,7 +245,8 @@ class Surface {
     this.knows = null;
     this._say(this.text.opening);
     const desk = await this._retrying(() => this._fetch(`desk?client=${encodeURIComponent(this.client)}`));
-    if (!desk || this.assignmentId !== assignmentId) return;
+    if (this.assignmentId !== assignmentId) return;
+    if (!desk) { this._say(this.trouble); return; }
     this.desk = desk;
     this.size = [desk.assignment.width_px, desk.assignment.height_px];
     this.classId = desk.classes.some((c) => c.id === this.classId) ? this.classId : desk.classes[0].id;
@@ -1658,7 +1659,8 @@ class Surface {
 
   _patchChooser() {
     return h("select", { "aria-label": this.text.patch, onchange: (e) => this.goTo(Number(e.target.value)) },
-      this.desk.queue.map((row) => h("option", { value: row.id, selected: row.id === this.assignmentId },
+      this.desk.queue.map((row) => h("option",
+        { value: row.id, selected: row.id === this.assignmentId, disabled: row.state === "held" },
         `${row.patch} · ${this.text.queue[row.state] ?? row.state}`)));
   }
 
@@ -1671,7 +1673,9 @@ class Surface {
     const t = this.text;
     const close = () => { this.help = this.asking = null; this.refresh(); this.canvas.focus(); };
     let content = null;
-    if (this.finished) content = h("div", { class: "sheet" }, h("h3", {}, t.all_done), h("p", {}, t.all_done_more));
+    const held = this.finished && this.desk ? this.desk.queue.filter((row) => row.state === "held").length : 0;
+    if (held) content = h("div", { class: "sheet" }, h("h3", {}, t.held), h("p", {}, t.held_more.replace("{n}", held)));
+    else if (this.finished) content = h("div", { class: "sheet" }, h("h3", {}, t.all_done), h("p", {}, t.all_done_more));
     else if (this.paused) {
       content = h("div", { class: "sheet" }, h("h3", {}, t.paused), this._button(t.resume, null, () => this.setPaused(false), { kind: "primary" }));
     } else if (this.idle) {
