@@ -28,12 +28,17 @@ def checkerboard(
 
 def as_stain(channel: np.ndarray, matrix: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
     """The IF in the patch's frame, dark on white as nuclei are in the stain: uint8 RGB (H, W, 3)."""
-    light = channel_light(warp_to_pas(channel, matrix, size_hw))
+    light = _light_in_pas(channel, matrix, size_hw)
     return np.repeat(np.rint(255 * (1 - light)).astype(np.uint8)[..., None], 3, axis=2)
 
 
 def overlay(pas_rgb: np.ndarray, channel: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """The patch with its IF over it in green, stronger where it is brighter: uint8 RGB (H, W, 3)."""
-    light = channel_light(warp_to_pas(channel, matrix, pas_rgb.shape[:2]))[..., None]
+    light = _light_in_pas(channel, matrix, pas_rgb.shape[:2])[..., None]
     share = OVERLAY_STRENGTH * light**2  # as bright as it is: the weak light between cells would veil all
     return np.rint(pas_rgb * (1 - share) + np.array(OVERLAY_RGB, np.float32) * share).astype(np.uint8)
+
+
+def _light_in_pas(channel: np.ndarray, matrix: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+    """The stretched channel in the patch's frame, 0..1. Stretched first: moving it must not change its look."""
+    return np.clip(warp_to_pas(channel_light(channel), matrix, size_hw), 0, 1)
