@@ -72,7 +72,7 @@ def steps_of(study: StudyProgress, working: bool) -> list[tuple[str, str, str, b
     thresholds = f"{signed} of {study.markers} signed" if study.markers else "no marker channel imported"
     annotated = f"{study.finished} of {study.assigned} assigned patches finished"
     trained = f"{study.trained} finished runs" if study.trained else "no model yet"
-    lying = [f"{study.held} wait"] if study.held else []
+    lying = [f"{study.held} {'waits' if study.held == 1 else 'wait'}"] if study.held else []
     lying += [f"{study.unregistered} not registered"] if study.unregistered else []
     return [
         (

@@ -205,6 +205,14 @@ def show_pictures(study: Study, now: Standing, matrix: np.ndarray, size_hw: tupl
         channel = st.selectbox(
             "Channel", names, key=f"channel-{now.patch_id}", label_visibility="collapsed", width=110
         )
+        stopped = bool(state.get("flicker_stopped"))
+        if look == "flicker":
+            st.button(
+                "Go on" if stopped else "Stop",
+                key="flicker_stop",
+                icon=":material/play_arrow:" if stopped else ":material/pause:",
+                on_click=lambda: state.update(flicker_stopped=not stopped),
+            )
     with st.container(horizontal=True, gap="small", vertical_alignment="center"):
         place = st.segmented_control(
             "Part of the patch",
@@ -215,23 +223,15 @@ def show_pictures(study: Study, now: Standing, matrix: np.ndarray, size_hw: tupl
             label_visibility="collapsed",
         )
         still = None
-        if look == "flicker":
-            stopped = bool(state.get("flicker_stopped"))
-            if stopped:
-                still = st.segmented_control(
-                    "Shown",
-                    ["pas", "if"],
-                    format_func={"pas": "Stain", "if": "IF"}.__getitem__,
-                    default="pas",
-                    required=True,
-                    key="still",
-                    label_visibility="collapsed",
-                )
-            st.button(
-                "Go on" if stopped else "Stop",
-                key="flicker_stop",
-                icon=":material/play_arrow:" if stopped else ":material/pause:",
-                on_click=lambda: state.update(flicker_stopped=not stopped),
+        if look == "flicker" and stopped:
+            still = st.segmented_control(
+                "Shown",
+                ["pas", "if"],
+                format_func={"pas": "Stain", "if": "IF"}.__getitem__,
+                default="pas",
+                required=True,
+                key="still",
+                label_visibility="collapsed",
             )
     window = parts.window_of(size_hw, place, PANE_PX)
     st.html(parts.picture(now.patch_id, now.patch, channel, matrix, window, look, still))

@@ -178,7 +178,7 @@ def test_a_job_stops_between_patches_and_goes_on_where_it_was(
     assert done["registered"] == 1 and told[-1][3] == {"registered": [2]}
     again = register_study(study, report=lambda *one: told.append(one), done_before=[2])
     assert [row["patch"] for row in again["patches"]] == ["slide-3-p1"]
-    assert told[-1][:3] == (2, 2, "1 accepted, 0 wait")
+    assert told[-1][:3] == (2, 2, "1 accepted, 0 waiting")
 
 
 def test_the_command_runs_as_a_job(study: Study) -> None:

@@ -40,5 +40,5 @@ def overlay(pas_rgb: np.ndarray, channel: np.ndarray, matrix: np.ndarray) -> np.
 
 
 def _light_in_pas(channel: np.ndarray, matrix: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
-    """The stretched channel in the patch's frame, 0..1. Stretched first: moving it must not change its look."""
+    """The channel in the patch's frame, 0..1. Stretched before it is moved: its look stays the same."""
     return np.clip(warp_to_pas(channel_light(channel), matrix, size_hw), 0, 1)

@@ -136,7 +136,7 @@ def register_study(
     waiting = [row["patch"] for row in rows if not row["accepted"]]
     accepted = len(rows) - len(waiting)
     if report:
-        told = f"{accepted} accepted, {len(waiting)} wait" + (f", {len(failed)} failed" if failed else "")
+        told = f"{accepted} accepted, {len(waiting)} waiting" + (f", {len(failed)} failed" if failed else "")
         report(len(done), len(patches), told, {"registered": list(done)})
     return {
         "registered": len(rows),
