@@ -31,6 +31,7 @@ class Printer:
 
     quiet: bool = False
     last: float = field(default=-math.inf)
+    detail: dict[str, Any] = field(default_factory=dict)  # of a job: what an earlier attempt had done
 
     def report(
         self, done: float, total: float, message: str, detail: Mapping[str, Any] | None = None
@@ -120,8 +121,8 @@ def register(args: argparse.Namespace) -> Result:
 
         if args.moving is None:
             raise InputError(f"Only {args.fixed} is given. Name the IF image after it, or use --study.")
-        if args.patch or args.all:
-            raise InputError("Give two files, or --study with --patch or --all, not both.")
+        if args.patch or args.all or args.missing:
+            raise InputError("Give two files, or --study with --patch, --missing or --all, not both.")
         return register_files(
             args.fixed,
             args.moving,
@@ -133,12 +134,20 @@ def register(args: argparse.Namespace) -> Result:
     from allinsam.store import open_study
     from allinsam.workflow.registering import register_study
 
-    if bool(args.patch) == args.all:
-        raise InputError("Give two files; or --study with one or more --patch NAME, or with --all.")
+    if bool(args.patch) + args.all + args.missing != 1:
+        raise InputError("Give two files; or --study with --patch NAME, once or more, --missing or --all.")
     study = open_study(args.study)
     person_id = _person_id(study, args.person) if args.person else None
     with progress_of(args) as progress:
-        return register_study(study, args.patch or None, person_id, progress.report, progress.should_stop)
+        return register_study(
+            study,
+            args.patch or None,
+            person_id,
+            progress.report,
+            progress.should_stop,
+            args.missing,
+            progress.detail.get("registered", ()),
+        )
 
 
 def threshold(args: argparse.Namespace) -> Result:
@@ -491,7 +500,8 @@ def _register_arguments(sub: argparse.ArgumentParser) -> None:
         "--patch-px", type=int, default=None, help="two slides: register squares of this size too"
     )
     sub.add_argument("--patch", action="append", default=None, metavar="NAME", help="a patch of the study")
-    sub.add_argument("--all", action="store_true", help="every patch of the study")
+    sub.add_argument("--all", action="store_true", help="every patch that nobody settled by hand")
+    sub.add_argument("--missing", action="store_true", help="every patch that was never registered")
     sub.add_argument("--person", default=None, help="who asked for it: a sign-in name or pseudonym")
 
 

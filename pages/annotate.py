@@ -9,7 +9,7 @@ from allinsam.accounts import demand
 from allinsam.errors import AllinsamError
 from allinsam.store import Study, assignments, thresholds
 from allinsam.store.study import get_study
-from allinsam.workflow.annotating import ActLog, next_assignment
+from allinsam.workflow.annotating import ActLog, next_assignment, why_closed
 from allinsam.workflow.desk import Desk
 from webapp.annotate import bar, bench, guidance, look, panel
 from webapp.annotate.bench import Bench
@@ -134,6 +134,11 @@ def main() -> None:
         look.finished_list(mine, go_to)
         return
     demand(person, "annotate", assignment)
+    with study.science.read() as db:
+        closed = why_closed(db, assignment)
+    if closed:
+        guidance.patch_waits(study, person.person_id, closed, go_to)
+        return
     look.style()
     guidance.first_steps(study, person.person_id, assignment, in_both=chosen_surface() == DUAL)
     if chosen_surface() == DUAL:

@@ -39,7 +39,13 @@ def show_own_work(study: Study, person: SignedIn) -> None:
             st.markdown(f"No patch is in your queue yet. {assigns}{waits}")
             return
         if following is None:
-            st.markdown(f"All **{mine.finished}** patches are done. Thank you.")
+            if mine.finished < mine.assigned:
+                st.markdown(
+                    f"**{mine.finished}** of your {mine.assigned} patches are done. "
+                    "The rest waits until its registration is settled."
+                )
+            else:
+                st.markdown(f"All **{mine.finished}** patches are done. Thank you.")
         else:
             verb = "Continue" if following["state"] == "open" else "Start"
             label = f"{verb}: patch {following['place']} of {mine.assigned}"
@@ -65,7 +71,15 @@ def steps_of(study: StudyProgress, working: bool) -> list[tuple[str, str, str, b
     thresholds = f"{signed} of {study.markers} signed" if study.markers else "no marker channel imported"
     annotated = f"{study.finished} of {study.assigned} assigned patches finished"
     trained = f"{study.trained} finished runs" if study.trained else "no model yet"
+    lying = [f"{study.held} {'waits' if study.held == 1 else 'wait'}"] if study.held else []
+    lying += [f"{study.unregistered} not registered"] if study.unregistered else []
     return [
+        (
+            "registration",
+            "Check how the IF lies on the stain",
+            ", ".join(lying) or "every patch is settled",
+            bool(study.patches) and not lying,
+        ),
         ("thresholds", "Sign the marker thresholds", thresholds, bool(study.markers) and not study.unsigned),
         ("annotate", "Annotate", annotated, study.assigned > 0 and study.finished == study.assigned),
         ("train", "Train", "a job is running" if working else trained, study.trained > 0 and not working),
@@ -96,7 +110,13 @@ def show_steps(study: Study, person: SignedIn, progress: StudyProgress) -> None:
 
 
 def may_see(person: SignedIn, page: str) -> bool:
-    needed = {"thresholds": "view_thresholds", "train": "train", "compare": "compare", "export": "export"}
+    needed = {
+        "registration": "register",
+        "thresholds": "view_thresholds",
+        "train": "train",
+        "compare": "compare",
+        "export": "export",
+    }
     return page not in needed or may(person, needed[page])
 
 

@@ -8,11 +8,11 @@ import streamlit as st
 from allinsam.accounts import SignedIn, demand
 from allinsam.errors import AllinsamError
 from allinsam.store import Study
-from allinsam.workflow.preparing import sign_threshold
+from allinsam.workflow.preparing import LONGEST_REASON, sign_threshold
 from webapp import charts
 from webapp import threshold_parts as parts
 from webapp.clock import local_date_time
-from webapp.page_parts import empty_state, page_head, simulated_note
+from webapp.page_parts import as_typed, empty_state, page_head, simulated_note
 from webapp.session import current_study, require
 
 PANE_PX = 430
@@ -20,6 +20,7 @@ STYLE = """<style>
 .stMainBlockContainer { padding: 4.1rem 1.5rem .5rem 1.5rem; }
 .stMainBlockContainer > .stVerticalBlock { gap: .5rem; }
 .st-key-left { flex: none; gap: .45rem; }
+.st-key-own { max-height: 5.5rem; overflow-y: auto; }
 .st-key-left .stAlertContainer { padding: .45rem .7rem; min-height: 0; }
 </style>"""
 
@@ -58,10 +59,33 @@ def choose(everything: list[dict[str, Any]]) -> dict[str, Any]:
     return everything[now]
 
 
+def name_of(pair: dict[str, Any]) -> str:
+    """For keys of the session."""
+    return f"{pair['slide_id']}-{pair['marker']}"
+
+
+def patch_in_hand(pair: dict[str, Any], patches: list[dict[str, Any]]) -> dict[str, Any]:
+    wanted = st.session_state.get(f"patch_at-{name_of(pair)}")
+    return next((patch for patch in patches if patch["id"] == wanted), patches[0])
+
+
+def scope(pair: dict[str, Any], patch: dict[str, Any], own: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    """The pair with what is signed where the threshold in hand holds: on the slide, or this patch alone."""
+    only = st.toggle(
+        f"Only for this patch, {patch['name']}",
+        value=patch["id"] in own,
+        key=f"only-{name_of(pair)}-{patch['id']}",
+    )
+    if not only:
+        return {**pair, "patch_id": None, "of_slide": pair["signed"]}
+    return {**pair, "patch_id": patch["id"], "signed": own.get(patch["id"]), "of_slide": pair["signed"]}
+
+
 def value_in_hand(pair: dict[str, Any], found: dict[str, Any]) -> str:
     """Key of the session value that slider, number and buttons share."""
-    key = f"threshold-{pair['slide_id']}-{pair['marker']}"
-    start = pair["signed"]["value"] if pair["signed"] else found["methods"]["otsu"]
+    key = f"threshold-{name_of(pair)}-{pair['patch_id']}"
+    holds = pair["signed"] or pair["of_slide"]
+    start = holds["value"] if holds else found["methods"]["otsu"]
     st.session_state.setdefault(key, float(start))
     return key
 
@@ -107,30 +131,58 @@ def controls(pair: dict[str, Any], found: dict[str, Any], key: str) -> None:
     )
 
 
-def sign(study: Study, person: SignedIn, pair: dict[str, Any], found: dict[str, Any], key: str) -> None:
+def sign(
+    study: Study,
+    person: SignedIn,
+    pair: dict[str, Any],
+    found: dict[str, Any],
+    key: str,
+    patch: dict[str, Any],
+) -> None:
     """What is signed now, what signing anew would mean, and the button."""
-    signed, value = pair["signed"], st.session_state[key]
-    history = parts.versions(study, pair)
-    if signed is None:
+    signed, value, patch_id = pair["signed"], st.session_state[key], pair["patch_id"]
+    history = parts.versions(study, pair, patch_id)
+    if signed is None and patch_id is not None and pair["of_slide"]:
+        st.info(
+            f"{patch['name']} has none of its own: the slide's {pair['of_slide']['value']:g} holds for it."
+        )
+    elif signed is None:
         st.info("Not signed yet: people see no outline of this marker on this slide.")
     elif value == signed["value"]:
-        st.success(f"Version {signed['version']}, {value:g}, is signed and shown to people.")
+        where = "" if patch_id is None else f" for {patch['name']} alone"
+        why = f": {as_typed(signed['reason'])}" if signed["reason"] else ""
+        st.success(f"Version {signed['version']}, {value:g}, is signed{where} and shown to people{why}.")
     elif under := history[0][parts.UNDER]:
         st.warning(
             f"{under} nuclei were annotated under version {signed['version']} ({signed['value']:g}). "
             "They keep it; a new version holds for what is drawn from now on."
         )
+    reason = None
+    if patch_id is not None and (signed is None or value != signed["value"]):
+        version = signed["version"] if signed else 0
+        reason = st.text_input(
+            "Why this patch needs its own",
+            key=f"reason-{name_of(pair)}-{patch_id}-{version}",
+            max_chars=LONGEST_REASON,
+            placeholder="Why this patch needs its own",
+            label_visibility="collapsed",
+        )
     if st.button(
-        f"Sign {value:g}" + ("" if signed is None else f" as version {signed['version'] + 1}"),
+        f"Sign {value:g}"
+        + ("" if patch_id is None else f" only for {patch['name']}")
+        + ("" if signed is None else f" as version {signed['version'] + 1}"),
         type="primary",
         icon=":material/draw:",
-        disabled=signed is not None and value == signed["value"],
+        disabled=(signed is not None and value == signed["value"])
+        or (reason is not None and not reason.strip()),
         key="sign",
     ):
         try:
             demand(person, "sign_threshold")
             method = parts.method_of(value, found["methods"])
-            sign_threshold(study, pair["slide_id"], pair["marker"], value, method, person.person_id)
+            sign_threshold(
+                study, pair["slide_id"], pair["marker"], value, method, person.person_id, patch_id, reason
+            )
         except AllinsamError as error:
             st.error(str(error))
         else:
@@ -141,23 +193,44 @@ def sign(study: Study, person: SignedIn, pair: dict[str, Any], found: dict[str, 
         st.dataframe(table, hide_index=True, height=min(38 + 35 * len(table), 180))
 
 
-def pictures(study: Study, pair: dict[str, Any], value: float) -> None:
+def show_own(patches: list[dict[str, Any]], own: dict[int, dict[str, Any]]) -> None:
+    """Which patches of the slide have a threshold of their own, and why."""
+    lines = [
+        f"• **{patch['name']}** is shown under its own, {own[patch['id']]['value']:g}: "
+        f"{as_typed(own[patch['id']]['reason'])}"
+        for patch in patches
+        if patch["id"] in own
+    ]
+    if lines:
+        with st.container(key="own"):
+            st.caption("  \n".join(lines))
+
+
+def pictures(
+    pair: dict[str, Any],
+    value: float,
+    patches: list[dict[str, Any]],
+    patch: dict[str, Any],
+    own: dict[int, dict[str, Any]],
+) -> None:
     """One patch of the slide under the threshold in hand."""
-    patches = parts.patches_with(study, pair["slide_id"], pair["marker"])
-    names = {patch["id"]: patch["name"] for patch in patches}
+    names = {one["id"]: one["name"] + (" •" if one["id"] in own else "") for one in patches}
+    # A new chooser when a name in it changes: an older one would report a name that is gone.
+    key = f"patch-{name_of(pair)}-{len(own)}"
+    at = f"patch_at-{name_of(pair)}"
     with st.container(horizontal=True, vertical_alignment="bottom", wrap=False):
-        chosen = st.segmented_control(
+        st.segmented_control(
             "Patch",
             list(names),
             format_func=names.__getitem__,
-            default=patches[0]["id"],
+            default=patch["id"],
             required=True,
-            key=f"patch-{pair['slide_id']}-{pair['marker']}",
+            key=key,
+            on_change=lambda: st.session_state.update({at: st.session_state[key]}),
         )
         st.space("stretch")
         opacity = st.slider("Outline", 0, 100, 90, 10, format="%d %%", width=120, key="outline_opacity")
         contrast = st.slider("Brightness", 0.5, 4.0, 1.0, 0.25, format="%gx", width=120, key="brightness")
-    patch = next(patch for patch in patches if patch["id"] == chosen)
     st.html(parts.picture(patch, pair["marker"], value, PANE_PX, opacity / 100, contrast))
     st.caption("White line: where the marker counts as bright. It should follow the bright nuclei, no more.")
 
@@ -172,13 +245,17 @@ def main() -> None:
         return
     pair = choose(everything)
     found = parts.levels(study, str(study.folder), pair["slide_id"], pair["marker"], pair["patches"])
-    key = value_in_hand(pair, found)
+    patches = parts.patches_with(study, pair["slide_id"], pair["marker"])
+    own, patch = parts.own_of_patches(study, pair), patch_in_hand(pair, patches)
     with st.container(horizontal=True, gap="medium", wrap=False):
         with st.container(key="left", width=400):
+            pair = scope(pair, patch, own)
+            key = value_in_hand(pair, found)
             controls(pair, found, key)
-            sign(study, person, pair, found, key)
+            sign(study, person, pair, found, key, patch)
         with st.container(key="right", width=2 * PANE_PX + 12):
-            pictures(study, pair, st.session_state[key])
+            pictures(pair, st.session_state[key], patches, patch, own)
+            show_own(patches, own)
     simulated_note(study)
 
 

@@ -8,8 +8,11 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from allinsam.store import Study, assignments
+from allinsam.registration import identity_matrix
+from allinsam.store import Study, assignments, images
 from allinsam.store.acts import list_acts
+from allinsam.workflow.annotating import next_assignment
+from allinsam.workflow.practising import PassMark, set_pass_mark
 from tests.practising import DRAWN, add_gold
 from tests.studies import MESANGIAL, PERSON, PODOCYTES, UNMARKED, NoCache, box_of, small_study
 from tests.test_image_routes import OTHER, SIGNER, STUDENT, SignedInAs
@@ -318,3 +321,77 @@ def test_hidden_gold_and_repeats_look_like_any_other_patch(
     first.open()
     first.send(box(1, "a", PODOCYTES[0]))
     assert Page(http, 3, "page-two-5678").open()["objects"] == []
+
+
+# --- A patch whose registration is not settled ----------------------------------------------------
+
+
+def flag(study: Study, patch_id: int, accepted: bool = False) -> None:
+    with study.science.write() as db:
+        images.add_registration(db, patch_id, identity_matrix(), "grid and ECC on WT1", accepted)
+
+
+@pytest.mark.parametrize("guidance", ["if", "threshold"])
+def test_a_held_patch_is_not_opened_until_it_is_settled(
+    tmp_path: Path, visit: Visit, monkeypatch: pytest.MonkeyPatch, guidance: str
+) -> None:
+    study = small_study(tmp_path / guidance, slides=1, guidance=guidance)
+    monkeypatch.setenv(session.STUDY_VARIABLE, str(study.folder))
+    flag(study, 1)
+    http, at = visit(), f"/api/assignments/{own_id(study)}"
+    answers = [http.get(f"{at}/desk", params={"client": CLIENT})]
+    answers += [
+        http.post(f"{at}/{what}", json={"client": CLIENT, "gestures": [box(1, "a", PODOCYTES[0])]})
+        for what in ("acts", "masks", "here")
+    ]
+    assert [answer.status_code for answer in answers] == [403] * 4
+    assert answers[0].text == "This patch waits until its registration is settled."
+    with study.science.read() as db:
+        assert list_acts(db, own_id(study)) == []
+    flag(study, 1, accepted=True)
+    assert Page(http, own_id(study)).open()["assignment"]["guidance"] == guidance
+
+
+def test_who_works_without_the_marker_does_not_wait(
+    tmp_path: Path, visit: Visit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = small_study(tmp_path / "alone", slides=1, guidance="pas_only")
+    monkeypatch.setenv(session.STUDY_VARIABLE, str(study.folder))
+    flag(study, 1)
+    assert Page(visit(), own_id(study)).open()["queue"][0]["state"] == "waiting"
+
+
+def test_what_was_begun_before_is_still_taken_in(study: Study, visit: Visit) -> None:
+    page = Page(visit(), own_id(study))
+    page.open()
+    page.send(box(1, "a", PODOCYTES[0]))
+    flag(study, 1)
+    page.send(box(2, "b", PODOCYTES[1]))
+    assert {thing["id"] for thing in page.masks()["objects"]} == {"a", "b"}
+    assert visit().get(f"{page.at}/desk", params={"client": CLIENT}).status_code == 403
+
+
+def test_the_queue_leads_round_a_held_patch(
+    tmp_path: Path, visit: Visit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = small_study(tmp_path / "three", slides=1, patches_per_slide=3)
+    monkeypatch.setenv(session.STUDY_VARIABLE, str(study.folder))
+    flag(study, 2)
+    told, third = Page(visit(), 1).open(), Page(visit(), 3).open()
+    assert [row["state"] for row in told["queue"]] == ["waiting", "held", "waiting"]
+    assert told["following"][0] == third["assignment"]["pas_url"]
+
+
+def test_below_the_pass_mark_production_stays_closed_by_every_route(study: Study, visit: Visit) -> None:
+    set_pass_mark(study, None, PassMark())
+    http, at = visit(), f"/api/assignments/{own_id(study)}"
+    answers = [http.get(f"{at}/desk", params={"client": CLIENT})]
+    body = {"client": CLIENT, "gestures": [box(1, "a", PODOCYTES[0])]}
+    answers += [http.post(f"{at}/{what}", json=body) for what in ("acts", "masks", "here")]
+    assert [answer.status_code for answer in answers] == [403] * 4
+    assert all("qualification" in answer.text for answer in answers)
+    with study.science.read() as db:
+        assert list_acts(db, own_id(study)) == []
+    assert next_assignment(study, PERSON) is None
+    set_pass_mark(study, None, None)
+    assert http.get(f"{at}/desk", params={"client": CLIENT}).status_code == 200

@@ -129,6 +129,16 @@ def test_a_browser_keeps_a_picture_until_what_it_shows_changes(study: Study, vis
         ("/api/patches/1/view.png?layer=marker&marker=CD31", 404, "CD31"),
         ("/api/patches/1/view.png?layer=marker&marker=WT1&tint=pink", 400, "'pink'"),
         ("/api/patches/1/view.png?layer=bright&marker=WT1&colour=red", 400, "'red'"),
+        ("/api/patches/1/view.png?layer=if&marker=CD31", 404, "CD31"),
+        ("/api/patches/1/view.png?layer=marker&marker=WT1&matrix=1,0,0,0,1,0", 400, "not with 'marker'"),
+        ("/api/patches/1/view.png?layer=if&marker=WT1&matrix=1,0,0,0,1", 400, "5 numbers"),
+        ("/api/patches/1/view.png?layer=if&marker=WT1&matrix=1,0,x,0,1,0", 400, "not six numbers"),
+        ("/api/patches/1/view.png?layer=if&marker=WT1&matrix=1,0,nan,0,1,0", 400, "finite"),
+        ("/api/patches/1/view.png?layer=if&marker=WT1&matrix=1,0,inf,0,1,0", 400, "finite"),
+        ("/api/patches/1/view.png?layer=if&marker=WT1&matrix=1,0,1e9,0,1,0", 400, "shifts"),
+        ("/api/patches/1/view.png?layer=if&marker=WT1&matrix=1,1,0,1,1,0", 400, "scale of 0"),
+        ("/api/patches/1/view.png?layer=if&marker=WT1&matrix=900,0,0,0,900,0", 400, "scale of 900"),
+        ("/api/patches/1/view.png?layer=checker&marker=WT1&matrix=20,0,0,0,0.05,0", 400, "shears"),
     ],
 )
 def test_what_cannot_be_shown_is_said(study: Study, visit: Visit, url: str, status: int, says: str) -> None:
@@ -140,3 +150,52 @@ def test_without_a_signed_threshold_there_is_no_outline(tmp_path: Path, visit: V
     unsigned = small_study(tmp_path / "unsigned", slides=1, signed=False)
     answer = visit(unsigned, SIGNER).get(View(1, "bright", WHOLE, "WT1").url())
     assert answer.status_code == 404 and "No threshold of WT1" in answer.text
+
+
+# --- Positions of the IF --------------------------------------------------------------------------
+
+POSITIONS = ("if", "overlay", "checker")
+RIGHT_BY_20 = (1.0, 0.0, 20.0, 0.0, 1.0, 0.0)
+
+
+def test_a_position_is_shown_before_it_is_kept(study: Study, visit: Visit) -> None:
+    client, (x, y) = visit(study, SIGNER), PODOCYTES[0]
+    kept = pixels(client.get(View(1, "if", WHOLE, "WT1").url()).content)
+    moved = pixels(client.get(View(1, "if", WHOLE, "WT1", matrix=RIGHT_BY_20).url()).content)
+    assert kept.shape == (512, 512, 3)
+    assert kept[y, x].max() < 20 and kept[y, x + 20].min() > 240  # dark on white, as in the stain
+    assert moved[y, x + 20].max() < 20 and moved[y, x - 15].min() > 240
+
+
+def test_overlay_and_checkerboard(study: Study, visit: Visit) -> None:
+    client, (x, y) = visit(study, SIGNER), PODOCYTES[0]
+    pas = pixels(client.get(View(1, "pas", WHOLE).url()).content)
+    over = pixels(client.get(View(1, "overlay", WHOLE, "WT1").url()).content)
+    red, green, blue = over[y, x].astype(int)
+    assert green > red + 80 and green > blue
+    assert np.abs(over[y, x + 40].astype(int) - pas[y, x + 40]).max() < 12
+    checker = pixels(client.get(View(1, "checker", WHOLE, "WT1").url()).content)
+    alone = pixels(client.get(View(1, "if", WHOLE, "WT1").url()).content)
+    assert (checker[:64, :64] == pas[:64, :64]).all() and (checker[:64, 64:128] == alone[:64, 64:128]).all()
+
+
+@pytest.mark.parametrize("layer", POSITIONS)
+@pytest.mark.parametrize("guidance", ["pas_only", "if", "threshold"])
+def test_annotators_get_no_position_in_any_arm(
+    tmp_path: Path, visit: Visit, layer: str, guidance: str
+) -> None:
+    study = small_study(tmp_path / "arm", slides=1, guidance=guidance)
+    for matrix in (None, RIGHT_BY_20):
+        url = View(1, layer, WHOLE, "WT1", matrix=matrix).url()
+        assert visit(study, STUDENT).get(url).status_code == 403
+        assert visit(study, OTHER).get(url).status_code == 403
+        assert visit(study, SIGNER).get(url).status_code == 200
+
+
+def test_each_position_has_its_own_tag(study: Study, visit: Visit) -> None:
+    client = visit(study, SIGNER)
+    tags = {
+        client.get(View(1, "if", WHOLE, "WT1", matrix=matrix).url()).headers["etag"]
+        for matrix in (None, RIGHT_BY_20, (1.0, 0.0, 20.5, 0.0, 1.0, 0.0))
+    }
+    assert len(tags) == 3

@@ -17,7 +17,7 @@ from allinsam.masks import mask_to_polygons
 from allinsam.practice import mark
 from allinsam.store import Study, assignments, images, thresholds
 from allinsam.store.study import get_study
-from allinsam.workflow.annotating import marker_evidence
+from allinsam.workflow.annotating import marker_evidence, waits_for_registration, why_closed
 from allinsam.workflow.desk import Desk
 from allinsam.workflow.gestures import OBSERVATIONS, Gesture, open_desk, take_gestures
 from allinsam.workflow.practising import practice_feedback
@@ -115,7 +115,7 @@ async def _answer(request: Request, act: Any) -> Response:
             raise NotFoundError(f"No patch {assignment_id} in this study.")
         study = study_from_environment()
         person = request.state.person
-        _demand_own(study, person, assignment_id)
+        _demand_own(study, person, assignment_id, opening=act is _open)
         answer = await run_in_threadpool(act, study, person, assignment_id, client, body)
     except AllinsamError as error:
         return refusal(error)
@@ -139,11 +139,16 @@ async def _body(request: Request) -> dict[str, Any]:
     return body
 
 
-def _demand_own(study: Study, person: SignedIn, assignment_id: int) -> None:
+def _demand_own(study: Study, person: SignedIn, assignment_id: int, opening: bool) -> None:
     with study.science.read() as db:
         assignment = assignments.get_assignment(db, assignment_id)
+        # What was begun before is still taken in: nothing that was drawn is lost.
+        asks = opening or assignment["state"] == "waiting"
+        closed = why_closed(db, assignment) if asks and assignment["person_id"] == person.person_id else None
     if not may(person, "annotate", assignment) or assignment["person_id"] != person.person_id:
         raise NotAllowedError("This patch is not in your queue.")
+    if closed:
+        raise NotAllowedError(closed)
 
 
 def _knows(body: dict[str, Any]) -> int | None:
@@ -154,11 +159,12 @@ def _knows(body: dict[str, Any]) -> int | None:
 def _open(study: Study, person: SignedIn, assignment_id: int, client: str, body: dict) -> dict[str, Any]:
     desk = open_desk(study, assignment_id, person.person_id, client)
     with study.science.read() as db:
-        mine = assignments.list_assignments(db, person.person_id)
+        mine, on_hold = assignments.list_assignments(db, person.person_id), images.patches_on_hold(db)
         patch = images.get_patch(db, desk.assignment["patch_id"])
         simulated = bool(get_study(db)["simulated"])
     # By place in the queue: a name of its own would tell a patch that is seen again.
     names = {row["id"]: f"Patch {place}" for place, row in enumerate(mine, 1)}
+    mine = [_with_hold(row, on_hold) for row in mine]
     following = _following(mine, assignment_id)
     _embed_ahead(study, desk, following)
     pas_url, channels = _pictures(study, desk.assignment)
@@ -245,6 +251,12 @@ def _verdicts(study: Study, person: SignedIn, assignment_id: int, client: str, b
         )
     found = mark(verdicts)
     return {"verdicts": told, "f1": found.f1, "class_accuracy": found.class_accuracy}
+
+
+def _with_hold(row: dict[str, Any], on_hold: set[int]) -> dict[str, Any]:
+    """The assignment with the state "held" while it must not be opened; one that is handed in is done."""
+    held = row["state"] != "submitted" and waits_for_registration(row, on_hold)
+    return {**row, "state": "held"} if held else row
 
 
 def _following(mine: list[dict[str, Any]], assignment_id: int) -> dict[str, Any] | None:

@@ -15,7 +15,8 @@ from starlette.routing import Route
 
 from allinsam.accounts import SignedIn, may
 from allinsam.errors import AllinsamError, InputError, NotAllowedError, NotFoundError
-from allinsam.imaging import read_rgb
+from allinsam.imaging import read_channel, read_rgb
+from allinsam.registration import as_stain, checked_position, checkerboard, identity_matrix, overlay
 from allinsam.store import Study, images, thresholds
 from allinsam.store.assignments import patch_assignments
 from allinsam.workflow.annotating import read_registered_channel
@@ -23,8 +24,16 @@ from webapp import views
 from webapp.session import study_from_environment
 from webapp.surfaces.scene import Window
 
+# How a channel lies on the stain: alone and dark on white, over it in green, or in turn with it in squares.
+POSITIONS = {
+    "if": lambda pas, channel, matrix, square_px: as_stain(channel, matrix, pas.shape[:2]),
+    "overlay": lambda pas, channel, matrix, square_px: overlay(pas, channel, matrix),
+    "checker": checkerboard,
+}
+SQUARES_ACROSS = 8
+SMALLEST_SQUARE_PX = 32  # of the patch: several nuclei must lie on its edges
 # pas: the stained patch. marker: a marker's channel in its place. bright: outline of its bright area.
-LAYERS = ("pas", "marker", "bright")
+LAYERS = ("pas", "marker", "bright", *POSITIONS)
 # Layer -> guidance arms that may see it; an arm that may not must not get it by typing a URL either.
 SHOWN_TO = {"marker": ("if", "threshold", "suggestion"), "bright": ("threshold", "suggestion")}
 # The marker's outline is white: the classes' colours are those of what people draw.
@@ -46,6 +55,9 @@ class View:
     tint: str = "grey"
     colour: str = WHITE
     threshold: float | None = None  # None: the signed one
+    matrix: tuple[float, ...] | None = (
+        None  # of a position, 2x3 row by row; None: the registration that holds
+    )
 
     def url(self, version: str = "") -> str:
         """Path and query; `version` names what the picture depends on beside these, such as a threshold."""
@@ -64,6 +76,8 @@ class View:
             query["colour"] = self.colour
         if self.threshold is not None:
             query["threshold"] = f"{self.threshold:g}"
+        if self.matrix is not None:
+            query["matrix"] = ",".join(f"{value:.9g}" for value in self.matrix)
         query["v"] = f"{PICTURE_VERSION}{version}"
         return f"/api/patches/{self.patch_id}/view.png?{urlencode(query)}"
 
@@ -84,7 +98,11 @@ def view_route(request: Request) -> Response:
         headers = {"ETag": etag, "Cache-Control": "private, max-age=3600", "Vary": "Cookie"}
         if request.headers.get("if-none-match") == etag:
             return Response(status_code=304, headers=headers)
-        picture = _picture(study, view, etag, by_threshold)
+        # Positions are tried by the dozen: they must not drive the annotators' pictures out of the cache.
+        if view.layer in POSITIONS:
+            picture = _position(study, view)
+        else:
+            picture = _picture(study, view, etag, by_threshold)
     except AllinsamError as error:
         return refusal(error)
     return Response(picture, media_type="image/png", headers=headers)
@@ -112,7 +130,21 @@ def _asked_view(request: Request) -> View:
         tint=query.get("tint", "grey"),
         colour=query.get("colour", WHITE),
         threshold=threshold,
+        matrix=_matrix(query["matrix"], layer) if "matrix" in query else None,
     )
+
+
+def _matrix(text: str, layer: str) -> tuple[float, ...]:
+    """Six numbers, row by row, of a transform that an IF may have."""
+    if layer not in POSITIONS:
+        raise InputError(f"A matrix can be tried with the layers {', '.join(POSITIONS)}, not with {layer!r}.")
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise InputError(f"matrix = {text[:100]!r} is not six numbers.") from error
+    if len(numbers) != 6:
+        raise InputError(f"matrix has {len(numbers)} numbers. Give six, row by row.")
+    return tuple(checked_position(np.reshape(numbers, (2, 3))).ravel().tolist())
 
 
 def _number(query: Mapping[str, str], name: str, default: float, low: float, high: float) -> float:
@@ -133,6 +165,8 @@ def _check_access(study: Study, person: SignedIn, view: View) -> bool:
         raise NotAllowedError(f"Patch {view.patch_id} is not in your queue.")
     if view.layer == "pas" or may(person, "view_thresholds"):
         return True
+    if view.layer in POSITIONS:
+        raise NotAllowedError("Only who settles registrations may look at positions of the IF.")
     own = [row for row in given if row["person_id"] == person.person_id]
     if not any(row["guidance"] in SHOWN_TO[view.layer] for row in own):
         raise NotAllowedError("This patch is annotated without the marker.")
@@ -173,6 +207,28 @@ def _picture(study: Study, view: View, state: str, by_threshold: bool) -> bytes:
     if value is None:
         raise NotFoundError(f"No threshold of {view.marker} is signed for patch {view.patch_id}.")
     return views.png(views.bright_outline(channel, value, view.window, view.colour))
+
+
+def _position(study: Study, view: View) -> bytes:
+    """A channel on its stain as a matrix, or the registration that holds, puts it."""
+    with study.science.read() as db:
+        patch = images.get_patch(db, view.patch_id)
+        channels = [row for row in images.list_channels(db, view.patch_id) if row["marker"] == view.marker]
+        registration = images.current_registration(db, view.patch_id)
+    if not channels:
+        raise NotFoundError(f"Patch {patch['name']} has no {view.marker} channel. Import one for it.")
+    matrix = registration["matrix"] if registration else identity_matrix()
+    if view.matrix is not None:
+        matrix = np.reshape(view.matrix, (2, 3))
+    pas = _patch_pixels(study.image_path(patch["image_sha256"]))
+    channel = _channel_pixels(study.image_path(channels[0]["image_sha256"]))
+    square_px = max(SMALLEST_SQUARE_PX, round(view.window.side_px / SQUARES_ACROSS))
+    return views.png(views.crop(POSITIONS[view.layer](pas, channel, matrix, square_px), view.window))
+
+
+@lru_cache(maxsize=4)
+def _channel_pixels(path: Path) -> np.ndarray:
+    return read_channel(path)
 
 
 @lru_cache(maxsize=16)

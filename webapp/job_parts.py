@@ -26,22 +26,37 @@ TITLES = {
     "train": "Train",
     "evaluate": "Score",
     "embed": "Prepare patches",
+    "register": "Register the IF",
 }
+LATEST_KNOWN = 50  # jobs among which those of a page are looked for
 WHAT_TO_DO = {
-    "interrupted": "Its process is gone, for instance after a restart. Resume goes on from the last epoch.",
-    "failed": "Resume tries again from the last epoch; the log says more.",
-    "cancelled": "Resume goes on from the last epoch.",
+    "interrupted": "Its process is gone, for instance after a restart. Resume goes on from {place}.",
+    "failed": "Resume tries again from {place}; the log says more.",
+    "cancelled": "Resume goes on from {place}.",
 }
+RESUMES_FROM = {"register": "the patch it was at", "embed": "the patch it was at"}
 
 
-def show_jobs(study: Study, limit: int = 6) -> None:
-    """The newest jobs; drawn again every second or two while one of them moves."""
-    active = any(view.is_active for view in jobs.list_views(study, limit))
-    st.fragment(_job_list, run_every=REFRESH_S if active else None)(study, limit, active)
+def show_jobs(study: Study, limit: int = 6, verbs: tuple[str, ...] = ()) -> None:
+    """The newest jobs, drawn again every second or two while one of them moves.
+
+    Args:
+        verbs: only jobs of these are shown, and nothing where there is none.
+    """
+    active = any(view.is_active for view in _newest(study, limit, verbs))
+    st.fragment(_job_list, run_every=REFRESH_S if active else None)(study, limit, verbs, active)
 
 
-def _job_list(study: Study, limit: int, was_active: bool) -> None:
-    views = jobs.list_views(study, limit)
+def _newest(study: Study, limit: int, verbs: tuple[str, ...]) -> list[JobView]:
+    if not verbs:
+        return jobs.list_views(study, limit)
+    return [view for view in jobs.list_views(study, LATEST_KNOWN) if view.verb in verbs][:limit]
+
+
+def _job_list(study: Study, limit: int, verbs: tuple[str, ...], was_active: bool) -> None:
+    views = _newest(study, limit, verbs)
+    if verbs and not views:
+        return
     if was_active and not any(view.is_active for view in views):
         st.rerun()  # the rest of the page shows what has just been finished
     if not jobs.worker_is_running(study):
@@ -71,7 +86,9 @@ def _show_job(study: Study, view: JobView, open_: bool) -> None:
         elif view.error:
             st.error(view.error)
         if view.state in WHAT_TO_DO and open_:
-            st.caption(WHAT_TO_DO[view.state])
+            st.caption(WHAT_TO_DO[view.state].format(place=RESUMES_FROM.get(view.verb, "the last epoch")))
+        if view.verb == "register" and view.state == "finished":
+            st.caption(view.message)
         if open_:
             show_curves(study, view)
             if log := jobs.read_log(study, view.id).strip():

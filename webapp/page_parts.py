@@ -1,5 +1,6 @@
 """What several pages have in common: heads, empty states, buttons to other pages, cached tables."""
 
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -42,6 +43,11 @@ def is_simulated(study: Study) -> bool:
 def truth_name(study: Study) -> str:
     """What the reference of the group "truth" is called: drawn with the tissue, or brought in as a file."""
     return "the simulated truth" if is_simulated(study) else "the imported gold"
+
+
+def as_typed(text: str) -> str:
+    """What a person wrote, for Markdown: shown as it is, with no picture, link or heading made of it."""
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", " ".join(text.split()))
 
 
 def simulated_note(study: Study) -> None:

@@ -99,15 +99,25 @@ def method_of(value: float, methods: dict[str, float]) -> str:
     return next((name for name, found in methods.items() if found == value), BY_EYE)
 
 
-def versions(study: Study, pair: dict[str, Any]) -> list[dict[str, Any]]:
-    """Signed versions of one slide and marker, newest first, with who, when and how much is under each."""
+def own_of_patches(study: Study, pair: dict[str, Any]) -> dict[int, dict[str, Any]]:
+    """Patch id -> its own signed threshold with the reason, for those patches of the slide that have one."""
+    with study.science.read() as db:
+        return thresholds.own_thresholds(db, pair["slide_id"], pair["marker"])
+
+
+def versions(study: Study, pair: dict[str, Any], patch_id: int | None = None) -> list[dict[str, Any]]:
+    """Signed versions of one slide and marker, newest first, with who, when and how much is under each.
+
+    Args:
+        patch_id: those of this patch alone instead of the slide's.
+    """
     with study.science.read() as db:
         rows = [
             row
             for row in thresholds.list_thresholds(db)
             if row["slide_id"] == pair["slide_id"]
             and row["marker"] == pair["marker"]
-            and row["patch_id"] is None
+            and row["patch_id"] == patch_id
         ]
         under = act_store.annotations_by_threshold(db)
     with study.server.read() as db:

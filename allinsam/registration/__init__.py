@@ -1,11 +1,12 @@
 """Bring an IF image into the frame of its stained image, and never in silence where that failed."""
 
 from allinsam.registration.estimate import Registration, estimate
-from allinsam.registration.pictures import checkerboard
+from allinsam.registration.pictures import as_stain, checkerboard, overlay
 from allinsam.registration.settings import RegistrationSettings
 from allinsam.registration.slides import SLIDE_SETTINGS, estimate_slide, refine_patch
 from allinsam.registration.transforms import (
     centre_matrix,
+    checked_position,
     compose,
     corner_matrix,
     grid_error_px,
@@ -22,7 +23,9 @@ __all__ = [
     "SLIDE_SETTINGS",
     "Registration",
     "RegistrationSettings",
+    "as_stain",
     "centre_matrix",
+    "checked_position",
     "checkerboard",
     "compose",
     "corner_matrix",
@@ -33,6 +36,7 @@ __all__ = [
     "invert",
     "move_points",
     "nudge",
+    "overlay",
     "refine_patch",
     "scale_of",
     "shift_matrix",

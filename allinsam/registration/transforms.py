@@ -7,6 +7,9 @@ from allinsam.errors import InputError
 
 # OpenCV puts coordinates at pixel centres; this project puts pixel i at [i, i + 1).
 HALF = 0.5
+# Beyond these a transform is a mistake: objectives differ by less, and so do slides in size.
+SMALLEST_SCALE = 0.02
+FARTHEST_PX = 200_000.0
 
 
 def identity_matrix() -> np.ndarray:
@@ -24,6 +27,22 @@ def checked_matrix(matrix: np.ndarray) -> np.ndarray:
     matrix = np.asarray(matrix, dtype=float)
     if matrix.shape != (2, 3) or not np.isfinite(matrix).all():
         raise InputError(f"A transform must be 2x3 finite numbers, not {matrix.tolist()!r}.")
+    return matrix
+
+
+def checked_position(matrix: np.ndarray) -> np.ndarray:
+    """A transform that somebody asks for, 2x3; InputError if no IF could lie like that."""
+    matrix = checked_matrix(matrix)
+    scale = scale_of(matrix)
+    if not SMALLEST_SCALE <= scale <= 1 / SMALLEST_SCALE:
+        raise InputError(
+            f"A scale of {scale:.3g} is outside {SMALLEST_SCALE:g} to {1 / SMALLEST_SCALE:g}. "
+            "Check the transform."
+        )
+    if np.abs(matrix[:, :2]).max() > 2 * scale or np.abs(matrix[:, 2]).max() > FARTHEST_PX:
+        raise InputError(
+            f"The transform {matrix.tolist()!r} shears too much or shifts by more than {FARTHEST_PX:g} px."
+        )
     return matrix
 
 

@@ -162,6 +162,13 @@ def annotations_by_threshold(db: Database) -> dict[int, int]:
     return {row[0]: row[1] for row in db.execute(query).fetchall()}
 
 
+def annotations_by_registration(db: Database) -> dict[int, int]:
+    """Registration id -> how many current annotations were made under it."""
+    query = f"""SELECT registration_id, count(*) FROM ({CURRENT_QUERY})
+        WHERE registration_id IS NOT NULL GROUP BY 1"""
+    return {row[0]: row[1] for row in db.execute(query).fetchall()}
+
+
 def act_ids(db: Database, assignment_id: int) -> dict[tuple[str, int], int]:
     """(client, seq) -> row id of the acts of one assignment."""
     rows = db.query("SELECT client, seq, id FROM act WHERE assignment_id = ?", [assignment_id])

@@ -87,8 +87,14 @@ def add_registration(
     quality: float | None = None,
     person_id: str | None = None,
     residual_px: float | None = None,
+    reason: str | None = None,
 ) -> int:
-    """A new version of a patch's IF -> PAS transform (2x3). `residual_px` is in px of the patch."""
+    """A new version of a patch's IF -> PAS transform (2x3). `residual_px` is in px of the patch.
+
+    Args:
+        reason: of one that is not accepted, why it was not believed; of one that a person accepted although
+            it was not, why they did.
+    """
     version = (
         1
         + db.execute(
@@ -103,6 +109,7 @@ def add_registration(
         "quality": quality,
         "residual_px": residual_px,
         "accepted": int(accepted),
+        "reason": reason,
         "person_id": person_id,
         "created_at": utc_now(),
     }
@@ -113,8 +120,31 @@ def current_registration(db: Database, patch_id: int) -> dict[str, Any] | None:
     """The newest accepted registration of a patch, `matrix` as a 2x3 array."""
     query = "SELECT * FROM registration WHERE patch_id = ? AND accepted = 1 ORDER BY version DESC LIMIT 1"
     for row in db.query(query, [patch_id]):
-        return {**row, "matrix": np.array(json.loads(row["matrix"]))}
+        return _registration(row)
     return None
+
+
+def list_registrations(db: Database, patch_id: int) -> list[dict[str, Any]]:
+    """Every version of a patch's registration, newest first, `matrix` as a 2x3 array."""
+    rows = db["registration"].rows_where("patch_id = ?", [patch_id], order_by="version DESC")
+    return [_registration(row) for row in rows]
+
+
+def newest_registrations(db: Database) -> dict[int, dict[str, Any]]:
+    """Patch id -> its newest registration, accepted or not."""
+    query = """SELECT * FROM registration r
+        WHERE version = (SELECT max(version) FROM registration WHERE patch_id = r.patch_id)"""
+    return {row["patch_id"]: _registration(row) for row in db.query(query)}
+
+
+def _registration(row: dict[str, Any]) -> dict[str, Any]:
+    return {**row, "matrix": np.array(json.loads(row["matrix"]))}
+
+
+def channel_counts(db: Database) -> dict[int, int]:
+    """Patch id -> how many IF channels it has; patches without any are left out."""
+    rows = db.execute("SELECT patch_id, count(*) FROM channel GROUP BY patch_id").fetchall()
+    return {row[0]: row[1] for row in rows}
 
 
 def patches_on_hold(db: Database) -> set[int]:

@@ -335,3 +335,9 @@ def m001_first_schema(db: Database) -> None:
 @migrations()
 def m002_plans(db: Database) -> None:
     _run_script(db, PLANS)
+
+
+@migrations()
+def m003_reason_of_a_registration(db: Database) -> None:
+    """Why the gate did not believe it, or why a person did all the same."""
+    db.execute("ALTER TABLE registration ADD COLUMN reason TEXT")

@@ -52,6 +52,14 @@ def current_threshold(
     return None
 
 
+def own_thresholds(db: Database, slide_id: int, marker: str) -> dict[int, dict[str, Any]]:
+    """Patch id -> the newest threshold signed for that patch alone, of those that have one."""
+    rows = db["threshold"].rows_where(
+        "slide_id = ? AND marker = ? AND patch_id IS NOT NULL", [slide_id, marker], order_by="version"
+    )
+    return {row["patch_id"]: row for row in rows}
+
+
 def list_thresholds(db: Database) -> list[dict[str, Any]]:
     return list(
         db.query(

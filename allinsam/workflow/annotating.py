@@ -1,7 +1,7 @@
 """Acts in, masks from boxes, the marker's evidence for each mask, and the queue."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +24,7 @@ from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
 from allinsam.store.connection import utc_now
 from allinsam.thresholding import marker_mask, molecular_support
+from allinsam.workflow.practising import CLOSED_UNTIL_PASSED, qualification
 from allinsam.workflow.standing import Standing, standing
 
 
@@ -237,18 +238,42 @@ def masks_for_boxes(
     return masks_for_prompts(study, cache, patch_id, marker, prompts)
 
 
+def waits_for_registration(assignment: Mapping[str, Any], on_hold: Collection[int]) -> bool:
+    """Whether an assignment is not to be opened now: the IF that guides it is not settled on its stain.
+
+    Args:
+        on_hold: ids of patches whose newest registration was not accepted.
+    """
+    return assignment["guidance"] != "pas_only" and assignment["patch_id"] in on_hold
+
+
+def why_closed(db: Any, assignment: Mapping[str, Any]) -> str | None:
+    """Why an assignment is not to be opened now, for its annotator; None where it is open."""
+    if waits_for_registration(assignment, images.patches_on_hold(db)):
+        return "This patch waits until its registration is settled."
+    if assignment["purpose"] in CLOSED_UNTIL_PASSED:
+        stands = qualification(db, assignment["person_id"])
+        if not stands.is_open and len(stands.marks) >= stands.needed.attempts:
+            return "Your qualification has not been passed. Talk to the study lead."
+        if not stands.is_open:
+            return "Your qualification patch comes first. Hand it in, then this one opens."
+    return None
+
+
 def next_assignment(study: Study, person_id: str) -> dict[str, Any] | None:
     """The first patch of a person's queue that is open, else the first that waits; `place` counts from 1.
 
-    One whose registration was not accepted waits on, unless it is annotated on the stain alone.
+    One whose registration was not accepted waits on, unless it is annotated on the stain alone; production
+    waits until a qualification is passed, where the study asks for one.
     """
     with study.science.read() as db:
         on_hold = images.patches_on_hold(db)
+        closed = () if qualification(db, person_id).is_open else CLOSED_UNTIL_PASSED
         mine = queue.list_assignments(db, person_id)
     for wanted in ("open", "waiting"):
         for place, assignment in enumerate(mine, 1):
-            held = assignment["guidance"] != "pas_only" and assignment["patch_id"] in on_hold
-            if assignment["state"] == wanted and not held:
+            waits = assignment["purpose"] in closed or waits_for_registration(assignment, on_hold)
+            if assignment["state"] == wanted and not waits:
                 return {**assignment, "place": place}
     return None
 

@@ -20,6 +20,7 @@ from allinsam.sam.backbones import BACKBONES
 from allinsam.store import Study, create_study, images, open_study
 from allinsam.store import study as study_store
 from allinsam.workflow.annotating import write_image
+from allinsam.workflow.registering import ASSUMED
 
 Report = Callable[[float, float, str, dict[str, Any]], None]
 
@@ -326,4 +327,4 @@ def _add_patch(db: Any, slides: Mapping[str, int], stored: StoredPatch) -> None:
         images.add_image(db, **asdict(image))
         images.add_channel(db, patch_id, channel.role, channel.marker, image.sha256)
     # Equal size is all that is known of the pair; a measured registration is a later version.
-    images.add_registration(db, patch_id, identity_matrix(), "assumed identity", accepted=True)
+    images.add_registration(db, patch_id, identity_matrix(), ASSUMED, accepted=True)

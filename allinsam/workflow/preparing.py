@@ -56,24 +56,54 @@ def sign_thresholds(study: Study, method: str, person_id: str) -> list[dict[str,
     return signed
 
 
+SHORTEST_REASON, LONGEST_REASON = 5, 300  # characters
+
+
 def sign_threshold(
-    study: Study, slide_id: int, marker: str, value: float, method: str, person_id: str
+    study: Study,
+    slide_id: int,
+    marker: str,
+    value: float,
+    method: str,
+    person_id: str,
+    patch_id: int | None = None,
+    reason: str | None = None,
 ) -> dict[str, Any]:
     """Sign a slide's threshold as a new version; what was annotated under the old one keeps it.
 
+    Args:
+        patch_id: sign for this patch of the slide alone, whatever holds for the slide; needs a `reason`.
+
     Raises:
-        InputError: the value is outside the slide's grey levels, or is the one signed already.
+        InputError: the value is outside the slide's grey levels, or is the one signed already; or a patch's
+            reason is too short or too long, or the patch is not on the slide.
     """
+    if patch_id is not None:
+        reason = _checked_reason(reason)
     brightest = float(slide_channel(study, slide_id, marker).max())
     if not 0 <= value <= brightest:
         raise InputError(f"A threshold of {value:g} is outside the slide's grey levels, 0 to {brightest:g}.")
     with study.science.write() as db:
         study_store.get_person(db, person_id)
-        current = thresholds.current_threshold(db, slide_id, marker)
-        if current is not None and current["value"] == value:
+        if patch_id is not None and images.get_patch(db, patch_id)["slide_id"] != slide_id:
+            raise InputError(f"Patch {patch_id} is not on this slide. Choose one that is.")
+        current = thresholds.current_threshold(db, slide_id, marker, patch_id)
+        # What holds for the slide may be signed for a patch: it then stays when the slide's changes.
+        same_scope = current is not None and current["patch_id"] == patch_id
+        if same_scope and current["value"] == value:
             raise InputError(f"{value:g} is signed already, as version {current['version']}. Move it first.")
-        thresholds.add_threshold(db, slide_id, marker, value, method, signed_by=person_id)
-        return thresholds.current_threshold(db, slide_id, marker) or {}
+        thresholds.add_threshold(db, slide_id, marker, value, method, person_id, patch_id, reason)
+        return thresholds.current_threshold(db, slide_id, marker, patch_id) or {}
+
+
+def _checked_reason(reason: str | None) -> str:
+    reason = " ".join((reason or "").split())
+    if not SHORTEST_REASON <= len(reason) <= LONGEST_REASON:
+        raise InputError(
+            f"A patch's own threshold needs a reason of {SHORTEST_REASON} to {LONGEST_REASON} characters; "
+            f"this one has {len(reason)}."
+        )
+    return reason
 
 
 def embed_patches(

@@ -10,6 +10,7 @@ from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
 from allinsam.training.settings import TrainingSettings
 from allinsam.workflow.labels import SHARES
+from allinsam.workflow.registering import is_missing
 
 # Seconds to learn from one patch once, until a run on this machine has shown its own pace: the compact SAM
 # on two laptop cores. Larger models are slower in proportion to their size.
@@ -37,6 +38,8 @@ class StudyProgress:
     patches: int
     unsigned: tuple[tuple[str, str], ...]  # (slide, marker) without a signed threshold
     markers: int  # (slide, marker) in all
+    held: int  # patches that wait for their registration
+    unregistered: int  # patches with IF whose registration nobody measured
     people: tuple[PersonProgress, ...]  # without the simulated truth
     trained: int  # finished runs
     scored: bool
@@ -59,6 +62,7 @@ def study_progress(study: Study) -> StudyProgress:
             for row in markers
             if thresholds.current_threshold(db, row["slide_id"], row["marker"]) is None
         ]
+        newest = images.newest_registrations(db)
         people = study_store.list_people(db)
         assignments = queue.list_assignments(db)
         finished = [run for run in runs.list_runs(db) if run["state"] == "finished"]
@@ -67,6 +71,8 @@ def study_progress(study: Study) -> StudyProgress:
             patches=len(images.list_patches(db)),
             unsigned=tuple(unsigned),
             markers=len(markers),
+            held=len(images.patches_on_hold(db)),
+            unregistered=sum(is_missing(newest.get(patch_id)) for patch_id in images.channel_counts(db)),
             people=tuple(_progress_of(p, assignments) for p in people if p["group"] != "truth"),
             trained=sum(run["kind"] != "untrained" for run in finished),
             scored=runs.last_score(db)[1] > 0,

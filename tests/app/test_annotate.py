@@ -10,7 +10,8 @@ from streamlit.testing.v1 import AppTest
 
 from allinsam.errors import ModelError
 from allinsam.masks import decode_rle
-from allinsam.store import Study, assignments
+from allinsam.registration import identity_matrix
+from allinsam.store import Study, assignments, images
 from allinsam.store import acts as act_store
 from allinsam.workflow.annotating import ActLog, assignment_state
 from allinsam.workflow.desk import Desk
@@ -269,6 +270,48 @@ def test_a_finished_queue_says_so_and_leads_back(open_page: OpenPage, study: Stu
     assert "All 2 patches are handed in" in page.subheader[0].value
     page.button(key="again_1").click().run()
     assert surface.scene.tool == "none"
+
+
+def flag(study: Study, patch_id: int) -> None:
+    with study.science.write() as db:
+        images.add_registration(db, patch_id, identity_matrix(), "grid and ECC on WT1", accepted=False)
+
+
+@pytest.mark.parametrize("which", ["simple_canvas", "dual_pane"])
+def test_a_held_patch_is_not_opened_by_its_address(
+    open_page: OpenPage, study: Study, surface: StandIn, which: str
+) -> None:
+    flag(study, 1)
+    page = open_page("annotate", role="annotator", surface=which)
+    page.query_params["patch"] = "1"
+    surface.scene = None
+    page.run()
+    assert page.info[0].value.startswith("**This patch waits until its registration is settled.**")
+    assert surface.scene is None and not page.get("bidi_component") and kinds(study) == []
+    page.button[0].click().run()
+    assert "2" in page.query_params["patch"] and not page.info
+
+
+def test_a_queue_of_held_patches_says_what_it_waits_for(
+    open_page: OpenPage, study: Study, surface: StandIn
+) -> None:
+    for patch_id in (1, 2):
+        flag(study, patch_id)
+    page = open_page("annotate", role="annotator")
+    assert page.subheader[0].value == "Nothing to do for now"
+    assert "0 of your 2 patches are handed in. The other 2 wait" in page.markdown[0].value
+    home = open_page("home", role="annotator", token=signed_in_token(study, "annotator", PERSON))
+    assert any("The rest waits until its registration" in text.value for text in home.markdown)
+
+
+def test_on_the_stain_alone_nothing_is_held(
+    tmp_path: Path, open_page: OpenPage, surface: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = small_study(tmp_path / "alone", guidance="pas_only")
+    flag(alone, 1)
+    monkeypatch.setenv(session.STUDY_VARIABLE, str(alone.folder))
+    open_page("annotate", token=signed_in_token(alone, "annotator", PERSON))
+    assert surface.scene is not None and "load" in kinds(alone)
 
 
 def test_without_weights_boxes_are_still_kept(

@@ -3,8 +3,10 @@ from pathlib import Path
 import pytest
 
 from allinsam import jobs
-from allinsam.store import Study
+from allinsam.registration import identity_matrix
+from allinsam.store import Study, images
 from allinsam.workflow.annotating import ActLog, record_acts
+from allinsam.workflow.registering import ASSUMED
 from tests.app.conftest import OpenPage
 from tests.app.finished_pages import button, texts
 from tests.finished import finished_study
@@ -42,11 +44,25 @@ def test_a_lead_sees_the_steps_and_everybodys_progress(open_page: OpenPage, stud
     app = open_page("home", role="lead")
     assert not app.exception
     written = texts(app)
-    for expected in ("8 of 8 signed", "24 of 32 assigned patches finished", "2 finished runs", "scored"):
+    for expected in (
+        "every patch is settled",
+        "8 of 8 signed",
+        "24 of 32 assigned patches finished",
+        "2 finished runs",
+        "scored",
+    ):
         assert expected in written
     people = app.dataframe[0].value.set_index("Person")
     assert people.loc["s1", "Patches"] == "8 of 8" and people.loc["s1", "Done"] == 1.0
     assert "Assign some on the People page" in written
+
+
+def test_patches_that_wait_for_their_registration_come_first(open_page: OpenPage, study: Study) -> None:
+    with study.science.write() as db:
+        images.add_registration(db, 1, identity_matrix(), "grid and ECC on WT1", False)
+        images.add_registration(db, 2, identity_matrix(), ASSUMED, True)
+    written = texts(open_page("home", role="lead"))
+    assert "1. Check how the IF lies on the stain" in written and "1 waits, 1 not registered" in written
 
 
 def test_a_running_job_is_told(open_page: OpenPage, study: Study) -> None:

@@ -14,8 +14,18 @@ from webapp.navigation import PAGES, page_names
 
 EXPECTED = {
     "annotator": {"home", "annotate"},
-    "reviewer": {"home", "annotate", "thresholds", "compare", "agreement"},
-    "lead": {"home", "annotate", "thresholds", "train", "compare", "agreement", "export", "people"},
+    "reviewer": {"home", "annotate", "registration", "thresholds", "compare", "agreement"},
+    "lead": {
+        "home",
+        "annotate",
+        "registration",
+        "thresholds",
+        "train",
+        "compare",
+        "agreement",
+        "export",
+        "people",
+    },
 }
 
 

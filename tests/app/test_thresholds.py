@@ -125,3 +125,79 @@ def test_the_same_value_is_not_signed_twice(study: Study) -> None:
     assert sign_threshold(study, 1, "WT1", 90.0, "by eye", LEAD)["version"] == 1
     with pytest.raises(InputError, match="signed already, as version 1"):
         sign_threshold(study, 1, "WT1", 90.0, "by eye", LEAD)
+
+
+# --- A patch's own --------------------------------------------------------------------------------
+
+REASON = "Bleached on the left, the nuclei are dimmer"
+
+
+@pytest.fixture
+def two_patches(tmp_path: Path) -> Study:
+    """One slide of two patches, signed."""
+    return small_study(tmp_path / "two", slides=1, patches_per_slide=2)
+
+
+def holds(study: Study, patch_id: int | None) -> float:
+    with study.science.read() as db:
+        return thresholds.current_threshold(db, 1, "GATA3", patch_id)["value"]
+
+
+@pytest.fixture
+def signed_page(open_page: OpenPage, two_patches: Study, monkeypatch: pytest.MonkeyPatch) -> OpenPage:
+    monkeypatch.setenv(session.STUDY_VARIABLE, str(two_patches.folder))
+    return lambda: open_page("thresholds", token=signed_in_token(two_patches, "reviewer", LEAD))
+
+
+def test_a_patch_gets_its_own_with_a_reason(signed_page: OpenPage, two_patches: Study) -> None:
+    page = signed_page()
+    page.get("button_group")[0].set_value(2).run()
+    page.toggle[0].set_value(True).run()
+    assert "the slide's 100 holds for it" in page.info[0].value
+    page.number_input(key="type_in").set_value(70.0).run()
+    assert "threshold=70" in pictures(page) and page.button(key="sign").disabled
+    page.text_input[0].set_value(REASON).run()
+    page.button(key="sign").click().run()
+    assert not page.exception and not page.error
+    values = [holds(two_patches, patch_id) for patch_id in (1, 2, None)]
+    assert values == [THRESHOLD, 70, THRESHOLD]
+    assert "is signed for slide-1-p2 alone" in page.success[0].value
+    told = [caption.value.replace("\\", "") for caption in page.caption]
+    assert any("**slide-1-p2** is shown under its own, 70: " + REASON in text for text in told)
+    assert page.dataframe[0].value["Above"].tolist() == [70.0]
+
+
+def test_the_slides_threshold_stays_what_it_is_for_the_others(
+    signed_page: OpenPage, two_patches: Study
+) -> None:
+    sign_threshold(two_patches, 1, "GATA3", 70.0, "by eye", LEAD, 2, REASON)
+    page = signed_page()
+    assert not page.toggle[0].value and page.slider(key="slide_to").value == THRESHOLD
+    page.slider(key="slide_to").set_value(130.0).run()
+    page.button(key="sign").click().run()
+    assert (holds(two_patches, 2), holds(two_patches, 1)) == (70, 130)
+    page.get("button_group")[0].set_value(2).run()
+    assert page.toggle[0].value and page.slider(key="slide_to").value == 70.0
+
+
+@pytest.mark.parametrize("reason", [None, "", "  ", "dim", "x" * 301])
+def test_without_a_reason_a_patch_gets_none(two_patches: Study, reason: str | None) -> None:
+    with pytest.raises(InputError, match="needs a reason"):
+        sign_threshold(two_patches, 1, "GATA3", 70.0, "by eye", LEAD, 2, reason)
+    assert holds(two_patches, 2) == THRESHOLD
+
+
+def test_versions_of_a_patch_are_its_own(two_patches: Study) -> None:
+    first = sign_threshold(two_patches, 1, "GATA3", THRESHOLD, "by eye", LEAD, 2, "as it is now, for good")
+    assert (first["version"], first["patch_id"]) == (1, 2)
+    with pytest.raises(InputError, match="signed already, as version 1"):
+        sign_threshold(two_patches, 1, "GATA3", THRESHOLD, "by eye", LEAD, 2, REASON)
+    assert sign_threshold(two_patches, 1, "GATA3", 80.0, "by eye", LEAD, 2, REASON)["version"] == 2
+    assert sign_threshold(two_patches, 1, "GATA3", 90.0, "by eye", LEAD)["version"] == 2
+    assert holds(two_patches, 2) == 80.0
+
+
+def test_a_patch_of_another_slide_is_refused(tmp_path: Path) -> None:
+    study = small_study(tmp_path / "slides")
+    with pytest.raises(InputError, match="not on this slide"):
+        sign_threshold(study, 1, "GATA3", 70.0, "by eye", LEAD, 2, REASON)

@@ -1,6 +1,7 @@
 """What to do when nothing has been done yet, or nothing is left to do."""
 
 import html
+from collections.abc import Callable
 from typing import Any
 
 import streamlit as st
@@ -8,6 +9,7 @@ import streamlit as st
 from allinsam.store import Study
 from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
+from allinsam.workflow.annotating import next_assignment
 from webapp.guide_pictures import EXAMPLES, PANE_PX
 from webapp.surfaces.dual_pane import STRINGS
 
@@ -43,6 +45,13 @@ def steps_for(assignment: dict[str, Any]) -> tuple[str, ...]:
     if assignment["tool"] == "contour":
         return STEPS_BY_HAND
     return STEPS_WITHOUT_MARKER if assignment["guidance"] == "pas_only" else STEPS
+
+
+def patch_waits(study: Study, person_id: str, why: str, go_to: Callable[[int | None], None]) -> None:
+    """The patch in the address must not be opened now: why, and the way to another."""
+    st.info(f"**{why}** What you have drawn is kept.", icon=":material/hourglass_top:")
+    if following := next_assignment(study, person_id):
+        st.button("Go to the next patch", type="primary", on_click=go_to, args=(following["id"],))
 
 
 def help_popover(assignment: dict[str, Any]) -> None:
@@ -83,6 +92,14 @@ def nothing_waits(study: Study, person_id: str, role: str) -> None:
             )
         else:
             st.write("The study lead gives out patches. Ask them for your first ones, then come back here.")
+        return
+    if held := sum(row["state"] != "submitted" for row in mine):
+        st.subheader("Nothing to do for now")
+        st.write(
+            f"{len(mine) - held} of your {len(mine)} patches are handed in. "
+            + ("The other one waits until its" if held == 1 else f"The other {held} wait until their")
+            + " registration is settled: a reviewer checks how the fluorescence lies on the stain."
+        )
         return
     st.subheader(f"All {len(mine)} patches are handed in. Thank you!")
     st.write("Nothing is left to do. You can look at a patch again, and reopen it to change something.")

@@ -1859,7 +1859,8 @@ class Surface {
 
   _patchChooser() {
     return h("select", { "aria-label": this.text.patch, onchange: (e) => this.goTo(Number(e.target.value)) },
-      this.desk.queue.map((row) => h("option", { value: row.id, selected: row.id === this.assignmentId },
+      this.desk.queue.map((row) => h("option",
+        { value: row.id, selected: row.id === this.assignmentId, disabled: row.state === "held" },
         `${row.patch} · ${this.text.queue[row.state] ?? row.state}`)));
   }
 
@@ -1872,9 +1873,11 @@ class Surface {
     const t = this.text;
     const close = () => { this.help = this.asking = null; this.refresh(); this.canvas.focus(); };
     let content = null;
+    const held = this.finished && this.desk ? this.desk.queue.filter((row) => row.state === "held").length : 0;
     if (this.finished) {
-      content = h("div", { class: "sheet" }, h("h3", {}, t.all_done), h("p", {}, t.all_done_more), h("div", { class: "actions" },
-        this._button(t.look_again, null, () => { this.finished = false; this.refresh(); }, { kind: "primary" })));
+      content = h("div", { class: "sheet" }, h("h3", {}, held ? t.held : t.all_done),
+        h("p", {}, held ? t.held_more.replace("{n}", held) : t.all_done_more), h("div", { class: "actions" },
+          this._button(t.look_again, null, () => { this.finished = false; this.refresh(); }, { kind: "primary" })));
     }
     else if (this.paused) {
       content = h("div", { class: "sheet" }, h("h3", {}, t.paused), this._button(t.resume, null, () => this.setPaused(false), { kind: "primary" }));
