@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -321,6 +321,26 @@ def people(args: argparse.Namespace) -> Result:
     return {"added": added, "people": rows}
 
 
+def practice(args: argparse.Namespace) -> Result:
+    """Give somebody practice or qualification patches, or set what students must reach."""
+    from allinsam.store import open_study
+    from allinsam.workflow import practising
+
+    study = open_study(args.study)
+    given: list[int] = []
+    if args.person:
+        give = practising.give_qualification if args.qualification else practising.give_practice
+        given = give(study, _person_id(study, args.person), args.count)
+    if args.pass_f1 is not None:
+        needed = practising.PassMark(args.pass_f1, args.pass_class_accuracy, args.attempts)
+        practising.set_pass_mark(study, None, needed)
+    elif args.no_pass_mark:
+        practising.set_pass_mark(study, None, None)
+    with study.science.read() as db:
+        needed = practising.pass_mark(db)
+    return {"given": given, "pass_mark": asdict(needed) if needed else None}
+
+
 def plan(args: argparse.Namespace) -> Result:
     """Who annotates which patch: preview a balanced plan, give it out, or take back what nobody has begun."""
     from allinsam.planning import PlanSettings
@@ -399,6 +419,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], Result]] = {
     "export-annotations": export_annotations,
     "people": people,
     "plan": plan,
+    "practice": practice,
     "split": split,
     "verify": verify,
 }
@@ -427,6 +448,7 @@ def build_parser() -> argparse.ArgumentParser:
         "export-annotations": _export_annotations_arguments,
         "people": _people_arguments,
         "plan": _plan_arguments,
+        "practice": _practice_arguments,
         "split": _split_arguments,
     }
     for name, verb in VERBS.items():
@@ -566,6 +588,16 @@ def _people_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--role", choices=ROLES, default="annotator")
     sub.add_argument("--group", choices=("expert", "student"), default="student")
     sub.add_argument("--url", default="http://127.0.0.1:8501", help="where the app is reached")
+
+
+def _practice_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--person", default=None, help="a sign-in name or pseudonym")
+    sub.add_argument("--count", type=int, default=3)
+    sub.add_argument("--qualification", action="store_true", help="patches that count, and do not say how")
+    sub.add_argument("--pass-f1", type=float, default=None, help="students must find nuclei so well, 0 to 1")
+    sub.add_argument("--pass-class-accuracy", type=float, default=0.8, help="of those found, 0 to 1")
+    sub.add_argument("--attempts", type=int, default=2, help="qualification patches they may try")
+    sub.add_argument("--no-pass-mark", action="store_true", help="nobody has to pass")
 
 
 def _add_label_options(sub: argparse.ArgumentParser) -> None:

@@ -17,6 +17,7 @@ from webapp.forms import GUIDANCE_NAMES, TOOL_NAMES
 from webapp.page_parts import is_simulated, page_head
 from webapp.plan_parts import show_plan
 from webapp.session import current_study, require
+from webapp.training_parts import show_training
 
 ROLE_NOTES = "Lead: everything. Reviewer: thresholds, comparison, agreement. Annotator: own patches only."
 
@@ -186,6 +187,7 @@ def main() -> None:
     with right:
         show_accounts(study, person, known)
     show_plan(study, person.person_id, assignable(study, known))
+    show_training(study, person.person_id, assignable(study, known))
     if is_simulated(study):
         st.caption("People whose pseudonym begins with sim- are simulated and cannot sign in.")
 

@@ -9,6 +9,7 @@ from allinsam.store import study as study_rows
 from tests.app.conftest import OpenPage
 from tests.app.finished_pages import button, texts
 from tests.people import CHEAP, PASSWORD, signed_in_token
+from tests.practising import add_gold
 from tests.studies import PERSON
 
 LINK = re.compile(r"/set-password\?token=([\w-]+)")
@@ -154,3 +155,23 @@ def test_settings_that_make_no_plan_are_said(open_page: OpenPage) -> None:
     app = open_page("people")
     plan(app, **{"Arms, drawn per patch": []})
     assert "Arms [] cannot be given" in app.error[0].value
+
+
+def test_practice_is_given_and_the_pass_mark_closes_production(open_page: OpenPage, study: Study) -> None:
+    with study.science.write() as db:
+        study_rows.add_person(db, "p-new", "student")
+    add_gold(study, 1)
+    app = open_page("people")
+    app.selectbox(key="trainee").set_value("p-new").run()
+    app.number_input(key="count_Practice").set_value(1).run()
+    button(app, "Give").click().run()
+    assert "1 more for practice" in app.success[0].value
+    with study.science.read() as db:
+        assert [row["purpose"] for row in queue.list_assignments(db, "p-new")] == ["practice"]
+    button(app, "Give").click().run()
+    assert "0 patches with finished gold are left" in app.error[0].value
+    app.toggle[-1].set_value(True)
+    button(app, "Save").click().run()
+    assert not app.exception
+    table = next(frame.value for frame in app.dataframe if "Production" in frame.value)
+    assert set(table["Production"]) == {"closed"} and set(table["Tries (F1 / class)"]) == {"none yet"}
