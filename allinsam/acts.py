@@ -409,6 +409,8 @@ def _validate_object(
         return  # The box was taken back while the server worked: kept, without effect.
     if act.kind == "box" and known:
         raise InputError(f"{where}: object {act.object_id} exists already. Use a new id for a new box.")
+    if known and act.kind != "mask_shown" and state.objects[act.object_id].state == "deleted":
+        raise InputError(f"{where}: this nucleus has been deleted meanwhile. Undo that to have it back.")
     if act.kind not in ("box", "mask_edit") and not known:
         raise InputError(f"{where}: no object {act.object_id} here. Reload the page.")
     if act.kind in ("box", "class") or (act.kind == "mask_edit" and not known):

@@ -66,7 +66,9 @@ def picture_urls(study: Study, desk: Desk, at: Bench, view: bar.ViewSettings) ->
             return None
         marker = desk.classes[class_id]["marker"]
         asked = View(patch_id, layer, window, marker, view.contrast, view.tint)
-        return asked.url(version=f"-{threshold['id']}" if threshold and layer != "pas" else "")
+        # Where the threshold is not shown, a new one must not show in the address either.
+        told = threshold and layer != "pas" and desk.assignment["guidance"] in bench.ARMS_WITH_OUTLINE
+        return asked.url(version=f"-{threshold['id']}" if told else "")
 
     return url
 

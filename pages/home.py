@@ -42,7 +42,7 @@ def show_own_work(study: Study, person: SignedIn) -> None:
             if mine.finished < mine.assigned:
                 st.markdown(
                     f"**{mine.finished}** of your {mine.assigned} patches are done. "
-                    "The rest waits until its registration is settled."
+                    "The rest waits: the Annotate page says for what."
                 )
             else:
                 st.markdown(f"All **{mine.finished}** patches are done. Thank you.")

@@ -319,3 +319,13 @@ def test_a_batch_sent_again_is_the_same_batch(study: Study) -> None:
     take(study, gesture(3, "accept", object_ids=["a", "b"]))
     batches = {act.payload.get("batch") for act in acts(study) if act.kind == "accept"}
     assert batches == {"tab:3001"}
+
+
+def test_a_deleted_nucleus_stays_deleted_whatever_a_late_tab_does(study: Study) -> None:
+    take(study, box(1))
+    fetch(study)
+    take(study, gesture(2, "delete", object_id="a"))
+    late = [gesture(3, "accept", object_ids=["a"]), gesture(4, "reject", object_id="a")]
+    late = take(study, *late, client="late")
+    assert sorted(late.refused) == [3, 4] and late.desk.state.objects["a"].state == "deleted"
+    assert take(study, gesture(5, "undo")).desk.state.objects["a"].state == "proposed"

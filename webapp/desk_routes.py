@@ -16,11 +16,10 @@ from allinsam.errors import AllinsamError, InputError, NotAllowedError, NotFound
 from allinsam.masks import mask_to_polygons
 from allinsam.practice import mark
 from allinsam.store import Study, assignments, images, thresholds
-from allinsam.store.study import get_study
 from allinsam.workflow.annotating import marker_evidence, waits_for_registration, why_closed
 from allinsam.workflow.desk import Desk
 from allinsam.workflow.gestures import OBSERVATIONS, Gesture, open_desk, take_gestures
-from allinsam.workflow.practising import practice_feedback
+from allinsam.workflow.practising import CLOSED_UNTIL_PASSED, practice_feedback, qualification
 from webapp.annotate import bench
 from webapp.annotate.desk_view import Telling
 from webapp.image_routes import LARGEST_PANE_PX, SHOWN_TO, View, refusal
@@ -159,19 +158,14 @@ def _knows(body: dict[str, Any]) -> int | None:
 def _open(study: Study, person: SignedIn, assignment_id: int, client: str, body: dict) -> dict[str, Any]:
     desk = open_desk(study, assignment_id, person.person_id, client)
     with study.science.read() as db:
-        mine, on_hold = assignments.list_assignments(db, person.person_id), images.patches_on_hold(db)
         patch = images.get_patch(db, desk.assignment["patch_id"])
-        simulated = bool(get_study(db)["simulated"])
-    # By place in the queue: a name of its own would tell a patch that is seen again.
-    names = {row["id"]: f"Patch {place}" for place, row in enumerate(mine, 1)}
-    mine = [_with_hold(row, on_hold) for row in mine]
+    mine = _queue(study, person.person_id)
     following = _following(mine, assignment_id)
     _embed_ahead(study, desk, following)
     pas_url, channels = _pictures(study, desk.assignment)
     return {
         "assignment": {
             "id": assignment_id,
-            "patch": names[assignment_id],
             "width_px": desk.size_hw[1],
             "height_px": desk.size_hw[0],
             "um_per_px": patch["um_per_px"],
@@ -185,8 +179,7 @@ def _open(study: Study, person: SignedIn, assignment_id: int, client: str, body:
         # Fetched by the browser while this patch is worked on.
         "following": _picture_urls(study, following),
         "classes": [_class_json(study, desk, row) for row in desk.classes.values()],
-        "queue": [{"id": row["id"], "state": row["state"], "patch": names[row["id"]]} for row in mine],
-        "simulated": simulated,
+        "queue": _queue_json(mine),
         "holds": _presence.holds(assignment_id, client),
         **_telling.news(desk, client, None),
     }
@@ -203,11 +196,16 @@ def _take(study: Study, person: SignedIn, assignment_id: int, client: str, body:
     gestures = [Gesture.from_json(item) for item in raw]
     only_seen = all(gesture.kind in OBSERVATIONS for gesture in gestures)
     holds = _presence.holds(assignment_id, client, claim=not only_seen)
-    taken = take_gestures(study, assignment_id, person.person_id, sender, gestures, holds)
+    # What a crashed page left behind was done while that page held the patch.
+    held = holds or (sender != client and _presence.holds(assignment_id, sender, claim=False))
+    taken = take_gestures(study, assignment_id, person.person_id, sender, gestures, held)
+    handed_in = any(gesture.kind in ("submit", "reopen") for gesture in gestures)
     return {
         "acknowledged": taken.acknowledged,
         "refused": [{"n": n, "why": why} for n, why in taken.refused.items()],
         "holds": holds,
+        # Handing in may open what was closed.
+        **({"queue": _queue_json(_queue(study, person.person_id))} if handed_in else {}),
         **_telling.news(taken.desk, client, _knows(body)),
     }
 
@@ -243,7 +241,6 @@ def _verdicts(study: Study, person: SignedIn, assignment_id: int, client: str, b
         told.append(
             {
                 "kind": verdict.kind,
-                "id": shown.object_id,
                 "class_id": shown.class_id,
                 "true_class_id": verdict.gold.class_id if verdict.gold else None,
                 "rings": [np.round(ring, 1).tolist() for ring in bench.rings_of_mask(shown.mask)],
@@ -253,10 +250,25 @@ def _verdicts(study: Study, person: SignedIn, assignment_id: int, client: str, b
     return {"verdicts": told, "f1": found.f1, "class_accuracy": found.class_accuracy}
 
 
-def _with_hold(row: dict[str, Any], on_hold: set[int]) -> dict[str, Any]:
-    """The assignment with the state "held" while it must not be opened; one that is handed in is done."""
-    held = row["state"] != "submitted" and waits_for_registration(row, on_hold)
-    return {**row, "state": "held"} if held else row
+def _queue(study: Study, person_id: str) -> list[dict[str, Any]]:
+    """A person's assignments in order, with the state "held" where one must not be opened now."""
+    with study.science.read() as db:
+        mine, on_hold = assignments.list_assignments(db, person_id), images.patches_on_hold(db)
+        closed = () if qualification(db, person_id).is_open else CLOSED_UNTIL_PASSED
+    return [
+        {**row, "state": "held"}
+        if row["state"] != "submitted" and (row["purpose"] in closed or waits_for_registration(row, on_hold))
+        else row
+        for row in mine
+    ]
+
+
+def _queue_json(mine: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """By place in the queue: a name of its own would tell a patch that is seen again."""
+    return [
+        {"id": row["id"], "state": row["state"], "patch": f"Patch {place}"}
+        for place, row in enumerate(mine, 1)
+    ]
 
 
 def _following(mine: list[dict[str, Any]], assignment_id: int) -> dict[str, Any] | None:
@@ -292,6 +304,7 @@ def _pictures(study: Study, assignment: dict[str, Any]) -> tuple[str, list[dict[
         channels = images.list_channels(db, patch_id) if assignment["guidance"] in SHOWN_TO["marker"] else []
         # Where the threshold is not shown, a new one must not show in the address either.
         versioned = assignment["guidance"] in SHOWN_TO["bright"]
+        registration = images.current_registration(db, patch_id)
         signed = {
             channel["marker"]: thresholds.current_threshold(
                 db, patch["slide_id"], channel["marker"], patch_id
@@ -304,7 +317,8 @@ def _pictures(study: Study, assignment: dict[str, Any]) -> tuple[str, list[dict[
         {
             "name": marker,
             "url": View(patch_id, "marker", window, marker).url(
-                f"-{threshold['id']}" if threshold and versioned else ""
+                (f"-r{registration['id']}" if registration else "")
+                + (f"-{threshold['id']}" if threshold and versioned else "")
             ),
         }
         for marker, threshold in signed.items()

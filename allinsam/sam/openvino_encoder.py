@@ -4,7 +4,6 @@ OpenVINO is optional: without it, or without a compiled file, torch encodes. Com
 and is done once, by `prepare`; the file is kept beside the weights and named after them.
 """
 
-import copy
 import logging
 import shutil
 import tempfile
@@ -17,13 +16,12 @@ import torch
 from torch import Tensor
 
 from allinsam.errors import ModelError
-from allinsam.sam.attention import TracedBlock, use_quick_attention
 from allinsam.sam.backbones import WEIGHTS_DIR, LoadedBackbone
 
 log = logging.getLogger(__name__)
 
 # Change this with anything that changes what is compiled.
-VERSION = 2
+VERSION = 1
 
 
 def is_installed() -> bool:
@@ -37,7 +35,7 @@ def compiled_path(loaded: LoadedBackbone, weights_dir: Path | str | None = None)
 
 
 def prepare(loaded: LoadedBackbone, weights_dir: Path | str | None = None) -> Path:
-    """Compile the encoder of `loaded` and keep it; returns the file's path.
+    """Compile the encoder of `loaded`, read with `reference`, and keep it; returns the file's path.
 
     Raises ModelError where OpenVINO is missing, or the encoder takes patches of any size.
     """
@@ -50,12 +48,13 @@ def prepare(loaded: LoadedBackbone, weights_dir: Path | str | None = None) -> Pa
         return path
     import openvino
 
-    encoder = copy.deepcopy(loaded.sam.image_encoder)
-    use_quick_attention(encoder, TracedBlock)
-    pixels = torch.zeros(1, 3, encoder.img_size, encoder.img_size)
+    side = loaded.sam.image_encoder.img_size
+    pixels = torch.zeros(1, 3, side, side)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = openvino.convert_model(encoder, example_input=pixels, input=list(pixels.shape))
+        model = openvino.convert_model(
+            loaded.sam.image_encoder, example_input=pixels, input=list(pixels.shape)
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(dir=path.parent))
     try:

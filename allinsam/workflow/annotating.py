@@ -248,7 +248,9 @@ def waits_for_registration(assignment: Mapping[str, Any], on_hold: Collection[in
 
 
 def why_closed(db: Any, assignment: Mapping[str, Any]) -> str | None:
-    """Why an assignment is not to be opened now, for its annotator; None where it is open."""
+    """Why an assignment is not to be opened now, for its annotator; None where it is open, or handed in."""
+    if assignment["state"] == "submitted":
+        return None
     if waits_for_registration(assignment, images.patches_on_hold(db)):
         return "This patch waits until its registration is settled."
     if assignment["purpose"] in CLOSED_UNTIL_PASSED:
@@ -256,7 +258,7 @@ def why_closed(db: Any, assignment: Mapping[str, Any]) -> str | None:
         if not stands.is_open and len(stands.marks) >= stands.needed.attempts:
             return "Your qualification has not been passed. Talk to the study lead."
         if not stands.is_open:
-            return "Your qualification patch comes first. Hand it in, then this one opens."
+            return "Your qualification comes first. Hand that patch in; the study lead gives it to you."
     return None
 
 

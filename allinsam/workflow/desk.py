@@ -31,6 +31,8 @@ from allinsam.workflow.annotating import (
 )
 from allinsam.workflow.standing import standing
 
+# What an act tells of the marker under a mask.
+EVIDENCE = ("threshold_id", "registration_id", "molecular_support")
 POINT_MARGIN_PX = 3.0  # of the nucleus expected beyond a point at its rim
 
 
@@ -238,8 +240,9 @@ class Desk:
         for act in acts:
             thing = now.get(act.object_id or "")
             if thing is not None and thing.class_id != act.payload["class_id"]:
+                bare = {key: value for key, value in act.payload.items() if key not in EVIDENCE}
                 evidence = self._evidence(thing.class_id, decode_rle(act.payload["mask"]))
-                act = replace(act, payload={**act.payload, "class_id": thing.class_id, **evidence})
+                act = replace(act, payload={**bare, "class_id": thing.class_id, **evidence})
             brought.append(act)
         return brought
 
@@ -267,6 +270,8 @@ class Desk:
     def _step_back(self, kind: str, stack: tuple[ActId, ...]) -> bool:
         if not stack:
             return False
+        if kind == "undo" and self.state.submitted and self.assignment["purpose"] == "qualification":
+            raise InputError("This patch is handed in for good. Tell the study lead if something is wrong.")
         with self.study.science.read() as db:
             kept = {(act.client, act.seq): act for act in act_store.list_acts(db, self.assignment_id)}
         batch = kept[stack[-1]].payload.get("batch")

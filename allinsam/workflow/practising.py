@@ -84,11 +84,11 @@ def qualification(db: Database, person_id: str) -> Qualification:
         if row["purpose"] == "qualification" and row["state"] == "submitted"
     ]
     marks = []
-    for assignment in tried[: needed.attempts]:
+    for assignment in tried:
         verdicts = _verdicts(db, assignment, finished)
         if verdicts is not None:
             marks.append(mark(verdicts))
-    return Qualification(needed, tuple(marks))
+    return Qualification(needed, tuple(marks[: needed.attempts]))
 
 
 def practice_feedback(study: Study, assignment_id: int) -> list[Verdict]:

@@ -9,7 +9,7 @@ import streamlit as st
 from allinsam.store import Study
 from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
-from allinsam.workflow.annotating import next_assignment
+from allinsam.workflow.annotating import next_assignment, why_closed
 from webapp.guide_pictures import EXAMPLES, PANE_PX
 from webapp.surfaces.dual_pane import STRINGS
 
@@ -93,13 +93,13 @@ def nothing_waits(study: Study, person_id: str, role: str) -> None:
         else:
             st.write("The study lead gives out patches. Ask them for your first ones, then come back here.")
         return
-    if held := sum(row["state"] != "submitted" for row in mine):
+    left = [row for row in mine if row["state"] != "submitted"]
+    if left:
+        with study.science.read() as db:
+            why = why_closed(db, left[0]) or ""
         st.subheader("Nothing to do for now")
-        st.write(
-            f"{len(mine) - held} of your {len(mine)} patches are handed in. "
-            + ("The other one waits until its" if held == 1 else f"The other {held} wait until their")
-            + " registration is settled: a reviewer checks how the fluorescence lies on the stain."
-        )
+        others = "The other one waits." if len(left) == 1 else f"The other {len(left)} wait."
+        st.write(f"{len(mine) - len(left)} of your {len(mine)} patches are handed in. {others} {why}")
         return
     st.subheader(f"All {len(mine)} patches are handed in. Thank you!")
     st.write("Nothing is left to do. You can look at a patch again, and reopen it to change something.")

@@ -266,11 +266,18 @@ class Surface {
     this.verdicts = null;
     this.knows = null;
     this.showOpen = this.editing = this.redrawing = this.pressed = null;
+    this.finished = this.asking = null;
+    const opening = this.opening = {};
     this.paths.clear();
     this._say(this.text.opening);
     const desk = await this._retrying(() => this._fetch(`desk?client=${encodeURIComponent(this.client)}`, assignmentId));
-    if (this.assignmentId !== assignmentId) return;
-    if (!desk) { this._say(this.trouble); return; }  // asked again by _tick
+    if (this.opening !== opening) return;
+    if (!desk) {  // asked again by _tick
+      this._say(this.trouble);
+      // The page says why it is closed, and where to go.
+      if (this.refusal === 403 || this.refusal === 404) this.tellPage(assignmentId, this.turn);
+      return;
+    }
     this.trouble = "";
     this.desk = desk;
     this.size = [desk.assignment.width_px, desk.assignment.height_px];
@@ -281,16 +288,16 @@ class Surface {
     this._say("");
     this.fit();
     this._loadImages();
-    await this._sendLeftBehind(assignmentId);
-    if (this.assignmentId !== assignmentId) return;
-    this.emit("load");
     if (!this._returnToPlace()) this._selectNext();
+    this.tellPage(assignmentId, this.turn);
+    await this._sendLeftBehind(assignmentId).catch(() => {});
+    if (this.opening !== opening) return;
+    this.emit("load");
     if (this.waiting.size) this._fetchMasks();
     if (desk.submitted && desk.assignment.practice) this._judge();
     for (const example of this.examples) new Image().src = `/api/guide/${example.name}.png`;  // for the help card
     // The page that was just left here may not have said so yet.
     if (!this.holds) setTimeout(() => this._here(), 800);
-    this.tellPage(assignmentId, this.turn);
   }
 
   _loadImages() {
@@ -364,9 +371,9 @@ class Surface {
   }
 
   // Again until the server answers; null if it refuses for good (`refusal` is its status).
-  async _retrying(work) {
+  async _retrying(work, assignment = this.assignmentId) {
     this.refusal = null;
-    for (let turn = 0; !this.closed; turn++) {
+    for (let turn = 0; !this.closed && assignment === this.assignmentId; turn++) {
       try {
         const found = await work();
         if (this.offline) { this.offline = false; this.refresh(); }
@@ -395,7 +402,7 @@ class Surface {
     this.waitingToSend.push(gesture);
     this.outbox.put(this.assignmentId, this.client, gesture);
     if (!observed) this.trouble = "";
-    if (kind === "undo" || kind === "redo") this.stepping = true;
+    if (!observed) this.stepping = kind === "undo" || kind === "redo";
     this._reapply();
     this._pump();
     return gesture;
@@ -409,13 +416,14 @@ class Surface {
     if (this.pumping) return;
     this.pumping = true;
     const assignment = this.assignmentId;
-    let most = MOST_GESTURES;
+    let most = MOST_GESTURES, shutOut = false;
     while (this.waitingToSend.length && !this.closed && assignment === this.assignmentId) {
       const batch = fitting(this.waitingToSend, most);
       const told = await this._retrying(() =>
         this._fetch("acts", assignment, { client: this.client, knows: this.knows, gestures: batch }));
       if (!told) {
-        if (this.refusal !== 400) break;  // signed out, or somebody else now: it all waits
+        shutOut = this.refusal === 403 || this.refusal === 404;  // not this person's any more, or closed
+        if (this.refusal !== 400) break;  // it all waits, in the browser too
         if (batch.length > 1) { most = 1; continue; }
         // One that the server cannot take at all must not hold up the rest.
         this.outbox.settle(assignment, this.client, batch[0].n);
@@ -425,13 +433,15 @@ class Surface {
       }
       most = MOST_GESTURES;
       this.outbox.settle(assignment, this.client, told.acknowledged);
+      if (assignment !== this.assignmentId) break;
       this.waitingToSend = this.waitingToSend.filter((g) => g.n > told.acknowledged);
       if (told.refused.length) this.trouble = told.refused[told.refused.length - 1].why;
+      if (told.queue) this.desk.queue = told.queue;
       this._tell(told);
       if (told.waiting.length) this._fetchMasks();
     }
     this.pumping = false;
-    if (!this.waitingToSend.length) for (const done of this.whenSent.splice(0)) done();
+    if (!this.waitingToSend.length || shutOut) for (const done of this.whenSent.splice(0)) done();
   }
 
   // Until the server has settled every gesture, however long it is away.
@@ -447,8 +457,8 @@ class Surface {
     do {
       this.fetchAgain = false;
       const assignment = this.assignmentId;
-      const told = await this._retrying(() => this._fetch("masks", assignment, { client: this.client, knows: this.knows }));
-      if (told && assignment === this.assignmentId) {
+      const told = await this._retrying(() => this._fetch("masks", assignment, { client: this.client, knows: this.knows }), assignment);
+      if (told && this.desk && assignment === this.assignmentId) {
         if (told.trouble) this.trouble = told.trouble;
         this._tell(told);
       }
@@ -476,6 +486,7 @@ class Surface {
 
   // Take news in; an answer that was overtaken by a later one, or is about something else, is asked for anew.
   _tell(told) {
+    if (!this.desk) return;  // the desk that is being opened brings all of it
     if (told.n_acts < this.knows || (!told.whole && told.since !== this.knows)) {
       this.knows = null;
       this._fetchMasks();
@@ -494,17 +505,17 @@ class Surface {
     this.waiting = new Set(told.waiting);
     this.knows = told.n_acts;
     if (this.showOpen) this.showOpen = told.open_points.length > 0;
+    this._reapply();
     if (before && !this.waitingToSend.length) {
       this.stepping = false;
       this._selectChanged(before);
     }
-    this._reapply();
   }
 
   // After undo or redo: what it changed is what the next key is about.
   _selectChanged(before) {
     const changed = [...this.base.values()].filter((thing) => JSON.stringify(before.get(thing.id)) !== JSON.stringify(thing));
-    if (changed.length === 1) this.selected = changed[0].id;
+    if (changed.length === 1) this.select(changed[0].id);
   }
 
   _reapply() {
@@ -554,7 +565,7 @@ class Surface {
   }
 
   reject() {
-    if (!this.thing()) return;
+    if (!this.thing() || this.thing().state === "rejected") return;
     this.emit("reject", { object_id: this.selected });
     this._selectNext();
   }
@@ -593,6 +604,7 @@ class Surface {
 
   select(id, bringIntoView = false) {
     if (this.selected !== id) {
+      if (this.drag?.kind === "vertex") this.drag = this.pressed = null;
       this.draft = [];
       this.redrawing = null;
     }
@@ -616,6 +628,7 @@ class Surface {
   }
 
   takeTool(tool) {
+    if (this.drag?.kind === "vertex") this.drag = this.pressed = null;
     this.tool = tool;
     this.draft = [];
     this.editing = this.redrawing = null;
@@ -643,23 +656,25 @@ class Surface {
   async handIn() {
     if (this.handingIn) return;
     if (this.desk.submitted) { this.nextPatch(); return; }
-    const assignment = this.assignmentId;
+    const assignment = this.assignmentId, turn = this.turn;
+    const elsewhere = () => this.closed || turn !== this.turn || assignment !== this.assignmentId || !this.desk;
     await this._allSent();  // what was just kept may still be on its way
-    while (this.knows === null && !this.closed) await pause(50);
-    if (assignment !== this.assignmentId || !this.desk || this.desk.submitted) return;
+    while (this.knows === null && !elsewhere()) await pause(50);
+    if (elsewhere() || this.desk.submitted || this.waitingToSend.length) return;
     this.showOpen = this.desk.open_points.length > 0;
     if (this.showOpen) { this.refresh(); return; }
     this.emit("submit");
     await this._allSent();
-    if (assignment !== this.assignmentId || !this.desk?.submitted) return;
+    if (elsewhere() || !this.desk.submitted) return;
     if (this.desk.assignment.practice) this._judge();
     else this.nextPatch();
   }
 
   // What was right and wrong on a practice patch.
   async _judge() {
-    const told = await this._retrying(() => this._fetch(`verdicts?client=${encodeURIComponent(this.client)}`, this.assignmentId));
-    if (!told || !this.desk.submitted) return;
+    const assignment = this.assignmentId;
+    const told = await this._retrying(() => this._fetch(`verdicts?client=${encodeURIComponent(this.client)}`, assignment));
+    if (!told || assignment !== this.assignmentId || !this.desk?.submitted) return;
     this.verdicts = told;
     this.selected = null;
     this.refresh();
@@ -676,6 +691,7 @@ class Surface {
     const turn = ++this.turn;
     await this._allSent();
     if (turn !== this.turn) return;  // somewhere else by now
+    this.waitingToSend = [];  // what this patch did not take stays in the browser for it
     this._here({ leave: true });
     this.open(id);
   }
@@ -683,9 +699,12 @@ class Surface {
   async _here(more = {}) {
     if (!this.desk || this.closed) return;
     try {
-      const told = await this._fetch("here", this.assignmentId, { client: this.client, ...more });
-      if (more.leave) return;
-      if (told.holds !== this.holds) { this.holds = told.holds; this.refresh(); }
+      const assignment = this.assignmentId;
+      const told = await this._fetch("here", assignment, { client: this.client, ...more });
+      if (more.leave || assignment !== this.assignmentId || told.holds === this.holds) return;
+      this.holds = told.holds;
+      if (told.holds) this._fetchMasks();  // another tab may have drawn meanwhile
+      this.refresh();
     } catch { /* the next gesture says whether the server is there */ }
   }
 
@@ -1225,8 +1244,10 @@ class Surface {
     if (drag?.kind === "swipe") this.options.swipe = Math.min(1, Math.max(0, screen[0] / pane.w));
     else if (drag?.kind === "box") drag.to = at;
     else if (drag?.kind === "resize") drag.box = resized(drag, at, this.size);
-    else if (drag?.kind === "vertex") this.editing.points[drag.vertex] = at;
-    else if (drag?.kind === "stroke") {
+    else if (drag?.kind === "vertex") {
+      this.editing.points[drag.vertex] = at;
+      drag.moved = true;
+    } else if (drag?.kind === "stroke") {
       const events = event.getCoalescedEvents?.() ?? [event];
       for (const e of events.length ? events : [event]) drag.points.push(this.toPatch(here, this._at(e)));
     }
@@ -1254,7 +1275,7 @@ class Surface {
       if (clicked) this._click(drag.from);
       else this.emit("move", { object_id: drag.id, box: drag.box });
     } else if (drag.kind === "stroke") this._endStroke(drag.points, clicked);
-    else if (drag.kind === "vertex") this._sendReshaped();
+    else if (drag.kind === "vertex") { if (drag.moved) this._sendReshaped(); }
     else if (drag.kind === "point") this.emit("points", { object_id: this.selected, points: [[...drag.at, drag.inside]] });
     else if (drag.kind === "mark") this._mark(drag.at);
     else if (drag.kind === "click" && clicked) this._click(drag.at);
@@ -1386,7 +1407,10 @@ class Surface {
   _cancel() {
     this.redrawing = null;
     if (this.draft.length) this.draft = [];
-    else if (this.drag) this.drag = this.pressed = null;
+    else if (this.drag) {
+      this.drag = this.pressed = null;
+      if (this.editing) this._startReshaping();  // the point goes back to where it was
+    }
     else if (this.tool !== this._idleTool()) this.takeTool(this._idleTool());
     else this.selected = null;
     this.refresh();
@@ -1551,6 +1575,7 @@ class Surface {
     if (!this.desk) { if (this.refusal) this.open(this.assignmentId); return; }
     this._here();
     if (this.waitingToSend.length) this._pump();  // after signing in again in another tab
+    if (!this.desk.submitted && !this.fetching && (this.waiting.size || this.knows === null)) this._fetchMasks();
     if (!document.hidden && !this.paused && !this.desk.submitted && performance.now() - this.lastInput > IDLE_MS && !this.idle) {
       this.idle = true;
       this.refresh();
@@ -1762,6 +1787,7 @@ class Surface {
       h("div", { class: "note" }, t.practice_score.replace("{share}", Math.round(100 * f1))),
       wrong.map((v) => h("button", { type: "button", class: "verdict", onclick: () => {
         const box = boxOfRings(v.rings);
+        if (!box) return;
         this.view = { x: (box[0] + box[2]) / 2, y: (box[1] + box[3]) / 2, zoom: Math.max(3, this.view.zoom) };
         this._keepOnPatch();
         this.refresh();
