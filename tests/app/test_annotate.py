@@ -300,8 +300,9 @@ def test_a_queue_of_held_patches_says_what_it_waits_for(
     page = open_page("annotate", role="annotator")
     assert page.subheader[0].value == "Nothing to do for now"
     assert "0 of your 2 patches are handed in. The other 2 wait" in page.markdown[0].value
+    assert "registration" in page.markdown[0].value
     home = open_page("home", role="annotator", token=signed_in_token(study, "annotator", PERSON))
-    assert any("The rest waits until its registration" in text.value for text in home.markdown)
+    assert any("The rest waits" in text.value for text in home.markdown)
 
 
 def test_on_the_stain_alone_nothing_is_held(
