@@ -25,6 +25,11 @@ STEPS_WITHOUT_MARKER = (
     "<b>2.</b> <b>Drag a box</b> round it, touching its edge on all four sides.",
     STEPS[2],
 )
+STEPS_BY_HAND_WITHOUT_MARKER = (
+    STEPS_WITHOUT_MARKER[0],
+    "<b>2.</b> <b>Draw round</b> it in one stroke.",
+    STEPS[2],
+)
 STEPS_BY_HAND = (STEPS[0], "<b>2.</b> <b>Draw round</b> it in one stroke in the left picture.", STEPS[2])
 
 
@@ -42,9 +47,10 @@ def first_steps(study: Study, person_id: str, assignment: dict[str, Any], in_bot
 
 
 def steps_for(assignment: dict[str, Any]) -> tuple[str, ...]:
+    on_stain_alone = assignment["guidance"] == "pas_only"
     if assignment["tool"] == "contour":
-        return STEPS_BY_HAND
-    return STEPS_WITHOUT_MARKER if assignment["guidance"] == "pas_only" else STEPS
+        return STEPS_BY_HAND_WITHOUT_MARKER if on_stain_alone else STEPS_BY_HAND
+    return STEPS_WITHOUT_MARKER if on_stain_alone else STEPS
 
 
 def patch_waits(study: Study, person_id: str, why: str, go_to: Callable[[int | None], None]) -> None:

@@ -96,7 +96,7 @@ function offLine(p, a, b) {
 // ---------------------------------------------------------------- gestures that are on their way
 
 // What is on the screen: the server's objects with the gestures it has not settled yet.
-export function applied(objects, gestures, classes) {
+export function applied(objects, gestures) {
   const shown = new Map(objects);
   const change = (id, part) => { if (shown.has(id)) shown.set(id, { ...shown.get(id), ...part }); };
   let number = Math.max(0, ...[...objects.values()].map((thing) => thing.number));
@@ -307,7 +307,7 @@ class Surface {
       if (inUse) wanted.push(this._asLookedAt(channel.url));
     }
     clearTimeout(this.fetchingAhead);
-    this.fetchingAhead = setTimeout(() => this._wantPictures(this.desk?.following.map((url) => this._asLookedAt(url)) ?? []), 1500);
+    this.fetchingAhead = setTimeout(() => this._wantPictures(this.desk?.following.map((url) => this._asLookedAt(url)) ?? [], true), 1500);
     this._wantPictures(wanted);
     // Those asked for last stay.
     for (const url of this.images.keys()) {
@@ -317,7 +317,7 @@ class Surface {
     this.redraw();
   }
 
-  _wantPictures(urls) {
+  _wantPictures(urls, ahead = false) {
     for (const url of urls) {
       const had = this.images.get(url);
       this.images.delete(url);
@@ -325,7 +325,12 @@ class Surface {
       if (had !== undefined) continue;
       const image = new Image();
       image.onload = () => { if (this.images.has(url)) this.images.set(url, image); this.redraw(); };
-      image.onerror = () => { this.images.delete(url); this._say(this.text.no_picture); };
+      image.onerror = () => {
+        this.images.delete(url);
+        if (ahead) return;
+        this.trouble = this.text.no_picture;
+        this.refresh();
+      };
       image.src = url;
     }
   }
@@ -519,7 +524,7 @@ class Surface {
   }
 
   _reapply() {
-    this.shown = applied(this.base, this.waitingToSend, this.desk.classes);
+    this.shown = applied(this.base, this.waitingToSend);
     if (this.selected && !this.shown.has(this.selected)) this.selected = null;
     // What is being reshaped may have been taken back or changed meanwhile.
     const reshaped = this.editing && this.shown.get(this.editing.id);
@@ -1797,7 +1802,7 @@ class Surface {
   }
 
   _list() {
-    const things = this.things().sort((a, b) => (a.state !== "proposed") - (b.state !== "proposed") || a.number - b.number);
+    const things = this._listed();
     const count = (state) => things.filter((t) => t.state === state).length;
     const clear = things.filter((t) => t.state === "proposed" && t.rings.length && !t.doubts.length && !t.pending).length;
     const counts = ["proposed", "accepted", "rejected"].filter(count).map((s) => `${count(s)} ${this.text.states[s]}`).join(", ");
@@ -1939,7 +1944,8 @@ class Surface {
     const t = this.text;
     const keys = this._keys().filter(([key]) => key !== "Ctrl+Z");
     const held = [["Space", t.keys.pan], ["Q", t.keys.blink], ["H", t.keys.hide], [t.keys.wheel_key, t.keys.wheel]];
-    const steps = t.steps[this.desk.assignment.tool === "contour" ? "contour" : this._hasMarker() ? "marker" : "plain"];
+    const kind = this.desk.assignment.tool === "contour" ? "contour" : "box";
+    const steps = t.steps[this._hasMarker() ? kind : `${kind}_plain`];
     const shown = (key) => (key === "A" ? "Shift A" : key.replace("Ctrl+z", "Ctrl Z").replace("Ctrl+y", "Ctrl Y"));
     const withMarker = this._hasMarker();
     const pictures = (good) => h("div", { class: "pictures" }, this.examples.filter((e) => e.good === good && (withMarker || !e.needs_marker))
