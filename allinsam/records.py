@@ -19,6 +19,8 @@ IMPORT_PURPOSES = ("gold", "prior")
 GUIDANCES = ("pas_only", "if", "threshold", "suggestion")
 # Arms a lead may hand out: suggestions need a model's proposals, which nobody makes yet.
 OFFERED_GUIDANCES = ("threshold", "if", "pas_only")
+# What of the marker an arm may see, on the page or by typing a URL: its picture, and where it is bright.
+SHOWN_TO = {"marker": ("if", "threshold", "suggestion"), "bright": ("threshold", "suggestion")}
 TOOLS = ("box_sam", "contour")
 GROUPS = ("expert", "student", "truth")
 ROLES = ("lead", "reviewer", "annotator")

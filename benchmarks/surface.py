@@ -5,8 +5,6 @@ Playwright's mouse and keyboard; Chromium is looked for on PATH, or named in ALL
 """
 
 import argparse
-import os
-import shutil
 import signal
 import tempfile
 import time
@@ -18,7 +16,6 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-import psutil
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from allinsam.masks import decode_rle
@@ -29,11 +26,10 @@ from allinsam.store import study as study_store
 from allinsam.workflow.demo import TRUTH, DemoSettings, build_demo
 from benchmarks.report import figure, print_report, progress
 from tests.e2e.panes import on_screen
-from tests.live import LiveServer, serving, wait_until
+from tests.live import LiveServer, find_browser, serving, wait_until
 from tests.people import signed_in_token
 from webapp.session import COOKIE
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 FLAGS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking", "--disable-sync"]
 VIEWPORT = {"width": 1366, "height": 768}
 RATERS = 8
@@ -293,7 +289,7 @@ def pause_and_kill(desk: Desk) -> dict[str, dict]:
     progress("200 acts, a pause and a kill")
     desk.open()
     desk.surface.evaluate(FIRE, [0, 60])
-    server = server_of(desk.live)
+    server = desk.live.server
     server.send_signal(signal.SIGSTOP)
     desk.surface.evaluate(FIRE, [60, 60])
     desk.page.wait_for_timeout(5000)
@@ -363,19 +359,13 @@ def open_page(browser: Browser, live: LiveServer, work: Work) -> Desk:
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    wanted = [os.environ.get("ALLINSAM_CHROMIUM"), *BROWSERS]
-    found = next((path for path in map(shutil.which, filter(None, wanted)) if path), None)
+    found = find_browser()
     if found is None:
         raise SystemExit("No Chromium on PATH. Install it, or name one in ALLINSAM_CHROMIUM.")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=found, args=FLAGS)
         yield browser
         browser.close()
-
-
-def server_of(live: LiveServer) -> psutil.Process:
-    children = psutil.Process(live.process.pid).children()
-    return next(child for child in children if "server" in child.cmdline())
 
 
 def keep_is_ready(page: Page, within: str) -> None:

@@ -7,6 +7,7 @@ import streamlit as st
 
 from allinsam.accounts import demand
 from allinsam.errors import AllinsamError
+from allinsam.records import SHOWN_TO
 from allinsam.store import Study, assignments, thresholds
 from allinsam.store.study import get_study
 from allinsam.workflow.annotating import ActLog, next_assignment, why_closed
@@ -67,7 +68,7 @@ def picture_urls(study: Study, desk: Desk, at: Bench, view: bar.ViewSettings) ->
         marker = desk.classes[class_id]["marker"]
         asked = View(patch_id, layer, window, marker, view.contrast, view.tint)
         # Where the threshold is not shown, a new one must not show in the address either.
-        told = threshold and layer != "pas" and desk.assignment["guidance"] in bench.ARMS_WITH_OUTLINE
+        told = threshold and layer != "pas" and desk.assignment["guidance"] in SHOWN_TO["bright"]
         return asked.url(version=f"-{threshold['id']}" if told else "")
 
     return url

@@ -1,5 +1,7 @@
 """A real server for tests: `python -m webapp` on a free port, as a user starts it."""
 
+import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -10,9 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from allinsam.store import Study
 
 ROOT = Path(__file__).resolve().parents[1]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 PATIENCE_S = 120.0  # for a busy machine; nothing is asserted about it
 
 
@@ -24,6 +29,12 @@ class LiveServer:
     process: subprocess.Popen[bytes]
     log: Path
 
+    @property
+    def server(self) -> psutil.Process:
+        """The process that answers; `process` keeps it running."""
+        children = psutil.Process(self.process.pid).children()
+        return next(child for child in children if "server" in child.cmdline())
+
     def sign_in(self, page: Any, name: str, password: str) -> None:
         """Through the sign-in form of a Playwright page, until the app shows."""
         page.goto(f"{self.url}/sign-in")
@@ -31,6 +42,12 @@ class LiveServer:
         page.get_by_label("Password").fill(password)
         page.get_by_role("button", name="Sign in").click()
         page.get_by_role("button", name="Sign out").wait_for(timeout=PATIENCE_S * 1000)
+
+
+def find_browser() -> str | None:
+    """The Chromium named in ALLINSAM_CHROMIUM, else one on PATH."""
+    wanted = [os.environ.get("ALLINSAM_CHROMIUM"), *BROWSERS]
+    return next((path for path in map(shutil.which, filter(None, wanted)) if path), None)
 
 
 def free_port() -> int:

@@ -15,6 +15,7 @@ from allinsam.accounts import SignedIn, may
 from allinsam.errors import AllinsamError, InputError, NotAllowedError, NotFoundError
 from allinsam.masks import mask_to_polygons
 from allinsam.practice import mark
+from allinsam.records import SHOWN_TO
 from allinsam.store import Study, assignments, images, thresholds
 from allinsam.workflow.annotating import marker_evidence, waits_for_registration, why_closed
 from allinsam.workflow.desk import Desk
@@ -22,7 +23,7 @@ from allinsam.workflow.gestures import OBSERVATIONS, Gesture, open_desk, take_ge
 from allinsam.workflow.practising import CLOSED_UNTIL_PASSED, practice_feedback, qualification
 from webapp.annotate import bench
 from webapp.annotate.desk_view import Telling
-from webapp.image_routes import LARGEST_PANE_PX, SHOWN_TO, View, refusal
+from webapp.image_routes import LARGEST_PANE_PX, View, refusal
 from webapp.resources import embed_ahead, embedding_cache
 from webapp.session import study_from_environment
 from webapp.surfaces.scene import Window

@@ -16,6 +16,7 @@ from starlette.routing import Route
 from allinsam.accounts import SignedIn, may
 from allinsam.errors import AllinsamError, InputError, NotAllowedError, NotFoundError
 from allinsam.imaging import read_channel, read_rgb
+from allinsam.records import SHOWN_TO
 from allinsam.registration import as_stain, checked_position, checkerboard, identity_matrix, overlay
 from allinsam.store import Study, images, thresholds
 from allinsam.store.assignments import patch_assignments
@@ -34,8 +35,6 @@ SQUARES_ACROSS = 8
 SMALLEST_SQUARE_PX = 32  # of the patch: several nuclei must lie on its edges
 # pas: the stained patch. marker: a marker's channel in its place. bright: outline of its bright area.
 LAYERS = ("pas", "marker", "bright", *POSITIONS)
-# Layer -> guidance arms that may see it; an arm that may not must not get it by typing a URL either.
-SHOWN_TO = {"marker": ("if", "threshold", "suggestion"), "bright": ("threshold", "suggestion")}
 # The marker's outline is white: the classes' colours are those of what people draw.
 WHITE = "#ffffff"
 LARGEST_PANE_PX = 2048

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sqlite_utils import Database
+
 from allinsam.errors import InputError
 from allinsam.records import OFFERED_GUIDANCES, TOOLS
 from allinsam.store import Study, images
@@ -44,20 +46,12 @@ def assign_patches(
         raise InputError(f"Unknown tool {tool!r}. Choose one of {TOOLS}.")
     new, already, without, held = [], [], [], []
     with study.science.write() as db:
-        person = study_store.get_person(db, person_id)
-        if person["simulated"] or person["withdrawn_at"]:
-            raise InputError(
-                f"{person_id!r} is simulated or has withdrawn. Choose somebody who can annotate."
-            )
-        markers: dict[int, set[str]] = {}
-        for row in images.slide_markers(db):
-            markers.setdefault(row["slide_id"], set()).add(row["marker"])
-        classes = study_store.list_classes(db)
+        demand_annotator(db, person_id)
+        asked = asked_classes(db)
         on_hold = set() if guidance == "pas_only" else images.patches_on_hold(db)
         mine = {a["patch_id"] for a in queue.list_assignments(db, person_id) if _holds(a)}
         for patch_id in dict.fromkeys(patch_ids):
-            there = markers.get(images.get_patch(db, patch_id)["slide_id"], set())
-            class_ids = [c["id"] for c in classes if c["marker"] in there]
+            class_ids = asked[images.get_patch(db, patch_id)["id"]]
             if patch_id in mine:
                 already.append(patch_id)
             elif not class_ids:
@@ -69,6 +63,25 @@ def assign_patches(
                     queue.add_assignment(db, person_id, patch_id, class_ids, guidance=guidance, tool=tool)
                 )
     return Assigned(tuple(new), tuple(already), tuple(without), tuple(held))
+
+
+def demand_annotator(db: Database, person_id: str) -> None:
+    """Raise InputError for somebody who cannot be given patches."""
+    person = study_store.get_person(db, person_id)
+    if person["simulated"] or person["withdrawn_at"]:
+        raise InputError(f"{person_id!r} is simulated or has withdrawn. Choose somebody who can annotate.")
+
+
+def asked_classes(db: Database) -> dict[int, tuple[int, ...]]:
+    """Patch -> the classes whose marker its slide has: nobody is asked to guess."""
+    markers: dict[int, set[str]] = {}
+    for row in images.slide_markers(db):
+        markers.setdefault(row["slide_id"], set()).add(row["marker"])
+    classes = study_store.list_classes(db)
+    return {
+        patch["id"]: tuple(c["id"] for c in classes if c["marker"] in markers.get(patch["slide_id"], ()))
+        for patch in images.list_patches(db)
+    }
 
 
 def least_covered_patches(study: Study, person_id: str, count: int | None = None) -> list[int]:

@@ -12,6 +12,7 @@ from allinsam.planning import Plan, PlanPatch, PlanSettings, Task, imbalance, ma
 from allinsam.store import Study, accounts, images, plans
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
+from allinsam.workflow.assigning import asked_classes
 from allinsam.workflow.reporting import work_times
 
 PURPOSES = ("production", "gold", "repeat")
@@ -229,7 +230,7 @@ def _standing(db: Database, people: tuple[str, ...], able: frozenset[str], redea
     tasks = {row["id"]: _task(row) for row in rows if _is_work(row)}
     # A patch that a lead gave by hand to somebody outside the plan, to the expert say, is not its overlap.
     counted = {row["id"] for row in rows if row["person_id"] in people or row["plan_id"] is not None}
-    class_ids = _asked_classes(db)
+    class_ids = asked_classes(db)
     return _Standing(
         people,
         able,
@@ -247,18 +248,6 @@ def _is_work(row: Mapping[str, Any]) -> bool:
 
 def _task(row: Mapping[str, Any]) -> Task:
     return Task(row["person_id"], row["patch_id"], row["purpose"], row["guidance"], row["tool"])
-
-
-def _asked_classes(db: Database) -> dict[int, tuple[int, ...]]:
-    """Patch -> the classes whose marker its slide has: nobody is asked to guess."""
-    markers: dict[int, set[str]] = {}
-    for row in images.slide_markers(db):
-        markers.setdefault(row["slide_id"], set()).add(row["marker"])
-    classes = study_store.list_classes(db)
-    return {
-        patch["id"]: tuple(c["id"] for c in classes if c["marker"] in markers.get(patch["slide_id"], ()))
-        for patch in images.list_patches(db)
-    }
 
 
 def _plan_patches(db: Database, class_ids: Mapping[int, tuple[int, ...]]) -> tuple[PlanPatch, ...]:

@@ -9,10 +9,11 @@ from sqlite_utils import Database
 from allinsam.errors import InputError, NotAllowedError
 from allinsam.practice import Mark, Outlined, Verdict, judge, mark
 from allinsam.records import Mask
-from allinsam.store import Study, images
+from allinsam.store import Study
 from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
+from allinsam.workflow.assigning import asked_classes, demand_annotator
 
 # Whose gold counts first: the truth of simulated or imported patches, then an expert's.
 GOLD_GROUPS = ("truth", "expert")
@@ -138,20 +139,12 @@ def _give(study: Study, person_id: str, count: int, purpose: str) -> list[int]:
         InputError: too few patches have finished gold.
     """
     with study.science.write() as db:
-        person = study_store.get_person(db, person_id)
-        if person["simulated"] or person["withdrawn_at"]:
-            raise InputError(
-                f"{person_id!r} is simulated or has withdrawn. Choose somebody who can annotate."
-            )
-        finished, classes = queue.finished_classes(db), study_store.list_classes(db)
-        markers: dict[int, set[str]] = {}
-        for row in images.slide_markers(db):
-            markers.setdefault(row["slide_id"], set()).add(row["marker"])
+        demand_annotator(db, person_id)
+        finished, asked = queue.finished_classes(db), asked_classes(db)
         mine = {row["patch_id"] for row in queue.list_assignments(db, person_id)}
         usable = []
         for patch_id in sorted({row["patch_id"] for row in finished if row["purpose"] == "gold"} - mine):
-            there = markers.get(images.get_patch(db, patch_id)["slide_id"], set())
-            class_ids = tuple(c["id"] for c in classes if c["marker"] in there)
+            class_ids = asked[patch_id]
             gold = gold_assignment(finished, patch_id, class_ids)
             if class_ids and gold is not None:
                 usable.append((-len(act_store.current_annotations(db, gold)), patch_id, class_ids))

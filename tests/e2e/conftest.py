@@ -8,7 +8,6 @@ throws an error.
 """
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -18,9 +17,8 @@ import pytest
 from playwright.sync_api import BrowserContext, ConsoleMessage, Page
 
 from allinsam.store import Study
-from tests.live import LiveServer, serving
+from tests.live import LiveServer, find_browser, serving
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -43,8 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def browser_type_launch_args(browser_type_launch_args: dict[str, Any]) -> dict[str, Any]:
-    wanted = [os.environ.get("ALLINSAM_CHROMIUM"), *BROWSERS]
-    found = next((path for path in map(shutil.which, filter(None, wanted)) if path), None)
+    found = find_browser()
     if found is None:
         reason = "no Chromium: install it, or name one in ALLINSAM_CHROMIUM"
         if os.environ.get("ALLINSAM_REQUIRE_BROWSER"):

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -115,11 +114,6 @@ def annotate(live: LiveServer, page: Page) -> Annotate:
         return at
 
     return open_
-
-
-def server_of(live: LiveServer) -> psutil.Process:
-    children = psutil.Process(live.process.pid).children()
-    return next(child for child in children if "server" in child.cmdline())
 
 
 def test_boxes_on_both_panes_are_kept_with_their_classes_and_come_back(annotate: Annotate) -> None:
@@ -292,7 +286,7 @@ def test_a_paused_and_a_killed_server_lose_and_double_nothing(annotate: Annotate
     }"""
     surface = at.page.locator(".dual-pane")
     surface.evaluate(fire, [0, 30])
-    server = server_of(live)
+    server = live.server
     server.send_signal(signal.SIGSTOP)
     surface.evaluate(fire, [30, 30])
     at.page.wait_for_timeout(1000)
@@ -312,7 +306,7 @@ def test_what_waits_is_sent_after_the_page_was_closed(
     annotate: Annotate, live: LiveServer, page: Page
 ) -> None:
     at = annotate(7)
-    server = server_of(live)
+    server = live.server
     server.send_signal(signal.SIGSTOP)
     at.draw(PODOCYTES[0])
     at.draw(PODOCYTES[1])

@@ -7,6 +7,7 @@ from urllib.parse import urlencode
 
 import streamlit as st
 
+from allinsam.records import SHOWN_TO
 from allinsam.workflow.desk import Desk
 from webapp.annotate import bench as benches
 from webapp.annotate import guidance, look
@@ -118,13 +119,13 @@ def pane_titles(desk: Desk, bench: Bench, view: ViewSettings) -> None:
     with st.container(key="titles", horizontal=True, gap="small", width="content", wrap=False):
         with st.container(width=view.pane_px):
             st.html(f'<span class="pane-title">Stained tissue: {DO[bench.tool]}</span>')
-        if guidance not in benches.ARMS_WITH_MARKER:
+        if guidance not in SHOWN_TO["marker"]:
             return
         with st.container(horizontal=True, vertical_alignment="center", width=view.pane_px, gap="xsmall"):
             title = f"{html.escape(row['marker'])} marker: bright in {html.escape(row['name'])} nuclei"
             st.html(f'<span class="pane-title">{title}</span>', width="content")
             st.space("stretch")
-            if guidance in benches.ARMS_WITH_OUTLINE:
+            if guidance in SHOWN_TO["bright"]:
                 _slider("Outline", "view_outline", 0, 100, 80, 10)
             _slider("Brightness", "view_contrast", 0.5, 4.0, 1.0, 0.25)
 

@@ -18,7 +18,7 @@ from allinsam.masks import (
     polygons_to_mask,
     stroke_mask,
 )
-from allinsam.records import Mask
+from allinsam.records import SHOWN_TO, Mask
 from allinsam.workflow.desk import Desk
 from webapp.surfaces.scene import (
     BoxDrawn,
@@ -50,8 +50,6 @@ SMALLEST_EDIT_SIDE_PX = 40
 # Of many patches with hundreds of nuclei each: every answer looks at all of its patch.
 OUTLINES_REMEMBERED = 65_536
 EDIT_TOOLS = ("add", "erase", "lasso", "points")
-ARMS_WITH_MARKER = ("if", "threshold", "suggestion")
-ARMS_WITH_OUTLINE = ("threshold", "suggestion")
 
 
 class Urls(Protocol):
@@ -250,7 +248,7 @@ def doubts(desk: Desk) -> dict[str, list[str]]:
     """Why the mask of an object deserves a second look, in plain words; of every object that is shown."""
     shown = visible(desk)
     beside = _beside_others([thing for thing in shown if thing.state != "rejected"])
-    told = desk.assignment["guidance"] in ARMS_WITH_OUTLINE
+    told = desk.assignment["guidance"] in SHOWN_TO["bright"]
     return {thing.object_id: _doubts(thing, beside.get(thing.object_id, []), told) for thing in shown}
 
 
@@ -384,8 +382,8 @@ def scene(
         window=window,
         size_hw=desk.size_hw,
         pas_url=urls("pas", window) or "",
-        marker_url=urls("marker", window) if guidance in ARMS_WITH_MARKER else None,
-        bright_url=urls("bright", window) if guidance in ARMS_WITH_OUTLINE else None,
+        marker_url=urls("marker", window) if guidance in SHOWN_TO["marker"] else None,
+        bright_url=urls("bright", window) if guidance in SHOWN_TO["bright"] else None,
         bright_opacity=view.outline_opacity,
         things=things(desk),
         tool=bench.tool,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from allinsam.acts import ObjectState
+from allinsam.records import SHOWN_TO
 from allinsam.workflow.desk import Desk
 from webapp.annotate import bench
 
@@ -43,7 +44,7 @@ class Telling:
                 self._told.popitem(last=False)
         known = before.objects if before is not None and before.n_acts == knows_acts else {}
         # Who works without the threshold is not told what it says.
-        shows_support = desk.assignment["guidance"] in bench.ARMS_WITH_OUTLINE
+        shows_support = desk.assignment["guidance"] in SHOWN_TO["bright"]
         changed = [object_id for object_id, seen in now.items() if known.get(object_id) != seen]
         return {
             "whole": not known,

@@ -8,6 +8,7 @@ from typing import Any
 import streamlit as st
 
 from allinsam.acts import ObjectState
+from allinsam.records import SHOWN_TO
 from allinsam.workflow.desk import Desk
 from webapp import views
 from webapp.annotate import bench as benches
@@ -150,7 +151,7 @@ def _loupe(desk: Desk, shown: Thing, thing: ObjectState, urls: Urls) -> None:
     cells = []
     for layer in ("pas", "marker"):
         url = urls(layer, window, thing.class_id)
-        if url is not None and (layer == "pas" or desk.assignment["guidance"] in benches.ARMS_WITH_MARKER):
+        if url is not None and (layer == "pas" or desk.assignment["guidance"] in SHOWN_TO["marker"]):
             size = f'width="{LOUPE_PX}" height="{LOUPE_PX}" alt=""'
             cells.append(f'<span><img src="{html.escape(url)}" {size}><img src="{over}" {size}></span>')
     st.html(f'<div class="loupe">{"".join(cells)}</div>')
