@@ -13,7 +13,7 @@ from allinsam.store import acts as act_store
 from allinsam.store.runs import last_score
 from allinsam.store.study import get_study, list_classes
 from allinsam.workflow import reporting
-from allinsam.workflow.agreed import count_rows
+from allinsam.workflow.agreed import count_rows, reliability_table
 from webapp.navigation import PAGES, PAGES_FOLDER
 
 SIMULATED = "Simulated tissue: no evidence for real tissue."
@@ -141,6 +141,12 @@ def consensus_counts(folder: str, state: tuple[int, ...]) -> dict[str, int]:
     """Rows of the tables of consensus and reliability."""
     study = open_study(Path(folder))
     return count_rows(study, reporting.ratings(study))
+
+
+@st.cache_data(max_entries=4, show_spinner="Working out how far each person can be trusted ...")
+def reliability_of(folder: str, state: tuple[int, ...]) -> pd.DataFrame:
+    study = open_study(Path(folder))
+    return reliability_table(study, reporting.ratings(study))
 
 
 @st.cache_data(max_entries=4, show_spinner="Adding up the time ...")
