@@ -9,6 +9,7 @@ from allinsam.accounts import SignedIn, demand
 from allinsam.errors import AllinsamError
 from allinsam.store import Study
 from allinsam.workflow.preparing import LONGEST_REASON, sign_threshold
+from allinsam.workflow.progress import waiting_for_thresholds
 from webapp import charts
 from webapp import threshold_parts as parts
 from webapp.clock import local_date_time
@@ -147,7 +148,18 @@ def sign(
             f"{patch['name']} has none of its own: the slide's {pair['of_slide']['value']:g} holds for it."
         )
     elif signed is None:
-        st.info("Not signed yet: people see no outline of this marker on this slide.")
+        waits = next(
+            (
+                one.assignments
+                for one in waiting_for_thresholds(study)
+                if (one.slide, one.marker) == (pair["slide"], pair["marker"])
+            ),
+            0,
+        )
+        st.info(
+            "Not signed yet: who is to see this outline waits"
+            + (f"; {waits} patches in queues." if waits > 1 else "; 1 patch in a queue." if waits else ".")
+        )
     elif value == signed["value"]:
         where = "" if patch_id is None else f" for {patch['name']} alone"
         why = f": {as_typed(signed['reason'])}" if signed["reason"] else ""

@@ -258,7 +258,10 @@ def test_a_stratum_with_fewer_patches_than_arms_is_named() -> None:
         ({"gold": 0.4, "repeats": 0.4}, "at most 0.5"),
         ({"patches_per_person": 0}, "patches_per_person is 0"),
         ({"arms": ()}, "Arms"),
-        ({"arms": ("suggestion/box_sam",)}, "Arms"),
+        ({"arms": ("guess/box_sam",)}, "Arms"),
+        ({"planted": 0.6}, "planted is 0.6"),
+        ({"planted": -0.1}, "planted is -0.1"),
+        ({"suggestions_from": 0}, "suggestions_from is 0"),
         ({"seed": -1}, "seed is -1"),
     ],
 )

@@ -138,7 +138,7 @@ def test_shuffled_classes_keep_outlines_and_counts(study):
     assert (mixed["podocyte"] > 0).sum() and ((mixed["podocyte"] > 0) != (plain["podocyte"] > 0)).any()
 
 
-def test_planted_suggestions_and_pas_only_work_are_no_labels(tmp_path):
+def test_pas_only_work_is_no_label(tmp_path):
     study = small_study(tmp_path / "pas-only", slides=3, guidance="pas_only")
     with study.science.read() as db:
         mine = queue.list_assignments(db)[0]

@@ -143,6 +143,13 @@ def consensus_counts(folder: str, state: tuple[int, ...]) -> dict[str, int]:
     return count_rows(study, reporting.ratings(study))
 
 
+@st.cache_data(max_entries=4, show_spinner="Counting suggestions ...")
+def suggestion_counts(folder: str, state: tuple[int, ...]) -> dict[str, int]:
+    """Rows of the tables of suggestions and of who followed them."""
+    study = open_study(Path(folder))
+    return {name: len(reporting.export_table(study, name)) for name in ("suggestions", "automation_bias")}
+
+
 @st.cache_data(max_entries=4, show_spinner="Adding up the time ...")
 def times_of(folder: str, state: tuple[int, ...]) -> dict[str, pd.DataFrame]:
     """by_patch, by_object and by_person."""

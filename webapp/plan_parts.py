@@ -11,7 +11,7 @@ from allinsam.store import Study, plans
 from allinsam.workflow.planning import PURPOSES, Preview, apply_plan, preview_plan, withdraw_unbegun
 from webapp.forms import arm_name, settings_form
 
-FIRST = ("overlap", "gold", "repeats", "arms", "patches_per_person", "seed")
+FIRST = ("overlap", "gold", "repeats", "arms", "patches_per_person", "seed", "planted", "suggestions_from")
 # What the lead asked to see: (settings, people, deal again).
 Asked = tuple[dict[str, Any], list[str] | None, bool]
 
@@ -25,6 +25,10 @@ def show_plan(study: Study, by: str, names: dict[str, str]) -> None:
         )
         with st.form("plan-settings"):
             values = settings_form("plan", settings=PlanSettings, first=FIRST)
+            st.caption(
+                "Suggestions are outlines that are there when a patch is opened. Some are wrong on purpose, "
+                "to see who checks them; only the exported tables tell which."
+            )
             people = st.multiselect("People", list(names), format_func=names.get, help="Empty: all students.")
             redeal = st.checkbox("Deal again what nobody has begun", help="People who join get a share.")
             asked = st.form_submit_button("Preview")

@@ -233,7 +233,7 @@ def freeze_labels(study: Study, recipe: LabelRecipe, cache: EmbeddingCache | Non
     with study.science.read() as db:
         chosen = _choose_assignments(db, recipe)
         names = {c["id"]: c["name"] for c in study_store.list_classes(db)}
-        rows = {a: act_store.current_annotations(db, a) for a in {c["assignment_id"] for c in chosen}}
+        rows = {a: _labels_of(db, a) for a in {c["assignment_id"] for c in chosen}}
         patches = {patch["id"]: patch for patch in images.list_patches(db)}
     if not chosen:
         raise InputError(
@@ -257,6 +257,12 @@ def freeze_labels(study: Study, recipe: LabelRecipe, cache: EmbeddingCache | Non
     write_file(study.labels_path(sha256), text.encode())
     with study.science.write() as db:
         return runs.add_label_set(db, recipe.to_dict(), sha256, members)
+
+
+def _labels_of(db: Database, assignment_id: int) -> list[dict[str, Any]]:
+    """What somebody kept, without suggestions that are wrong on purpose and were kept as they were."""
+    kept = act_store.current_annotations(db, assignment_id)
+    return [row for row in kept if not (row["planted"] and row["as_suggested"])]
 
 
 def _choose_assignments(db: Database, recipe: LabelRecipe) -> list[dict[str, Any]]:

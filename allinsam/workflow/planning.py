@@ -14,6 +14,7 @@ from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
 from allinsam.workflow.assigning import asked_classes
 from allinsam.workflow.reporting import work_times
+from allinsam.workflow.suggesting import check_source
 
 PURPOSES = ("production", "gold", "repeat")
 ATTEMPTS = 3
@@ -116,9 +117,11 @@ def preview_plan(
     annotate any more, have from plans and have not begun is dealt again.
 
     Raises:
-        InputError: nobody or nothing to plan for, or somebody named is simulated, withdrawn or deactivated.
-        NotFoundError: no such person.
+        InputError: nobody or nothing to plan for; somebody named is simulated, withdrawn or deactivated; the
+            run that is to make suggestions is no finished training.
+        NotFoundError: no such person or run.
     """
+    check_source(study, settings)
     return _preview(settings, _read(study, people, redeal), measured_paces(study))
 
 
@@ -155,6 +158,7 @@ def apply_plan(
     Raises:
         InputError: as `preview_plan`; or there are gaps; or queues went on changing meanwhile.
     """
+    check_source(study, settings)
     for _ in range(ATTEMPTS):
         standing = _read(study, people, redeal)
         seen = _preview(settings, standing)
