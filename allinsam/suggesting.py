@@ -239,6 +239,8 @@ def automation_bias(rows: pd.DataFrame) -> pd.DataFrame:
     its own, so that it is too narrow over several people.
     """
     done = rows[rows["state"] == "submitted"]
+    if done.empty:
+        return pd.DataFrame()
     parts = [("all", "all", done)]
     parts += [(by, str(key), part) for by in ("group", "person_id") for key, part in done.groupby(by)]
     parts += [("planted", str(key), part) for key, part in done.groupby("planted")]

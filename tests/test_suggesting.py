@@ -134,8 +134,8 @@ def test_the_share_that_was_followed_is_told_with_its_n() -> None:
 
 
 def test_nothing_proposed_gives_no_share() -> None:
-    told = automation_bias(rows())
-    assert told.to_dict("records")[0]["planted"] == 0 and pd.isna(told["planted_kept_share"][0])
+    assert automation_bias(rows()).empty
+    assert automation_bias(rows(("a", "student", "extra", "kept", "open"))).empty
 
 
 def test_wilson_s_interval() -> None:

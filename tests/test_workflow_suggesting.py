@@ -17,6 +17,7 @@ from allinsam.workflow import suggesting
 from allinsam.workflow.annotating import ActLog, assignment_state
 from allinsam.workflow.checking import verify
 from allinsam.workflow.desk import Desk
+from allinsam.workflow.export_columns import COLUMNS
 from allinsam.workflow.labels import LabelRecipe, freeze_labels, read_labels
 from allinsam.workflow.planning import preview_plan, withdraw_unbegun
 from allinsam.workflow.reporting import export_table, work_times
@@ -216,6 +217,10 @@ def test_a_planted_one_that_was_kept_never_becomes_a_label(study: Study) -> None
     assert sum(row["planted"] is not None for row in rows(study)) == 3
     objects = export_table(study, "objects")
     assert objects["suggested"].all() and objects["planted"].notna().sum() == 3
+    for name in ("suggestions", "automation_bias"):
+        assert list(export_table(study, name).columns) == list(COLUMNS[name]) and len(
+            export_table(study, name)
+        )
     (every, *_) = export_table(study, "automation_bias").to_dict("records")
     assert (every["planted"], every["planted_kept"], every["planted_kept_share"]) == (3, 3, 1.0)
     assert every["real"] == every["real_kept"] == len(real)

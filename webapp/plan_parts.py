@@ -48,6 +48,11 @@ def _show_preview(study: Study, by: str, names: dict[str, str], asked: Asked) ->
         st.error(str(error))
         return
     st.dataframe(_table(seen, names), hide_index=True)
+    if len(seen.arm_rows) > 1:
+        st.dataframe(_arms_table(seen), hide_index=True)
+        st.caption(
+            "Patches of each arm and condition, second looks not counted. The seed draws who gets which."
+        )
     st.caption(_figures(seen))
     accept = not seen.plan.gaps
     if seen.plan.gaps:
@@ -77,6 +82,14 @@ def _table(seen: Preview, names: dict[str, str]) -> pd.DataFrame:
             shown |= {arm_name(arm): row[arm] for arm in seen.settings.arms}
         hours = {} if row["hours"] is None else {"Hours": round(row["hours"], 1)}
         rows.append(shown | hours)
+    return pd.DataFrame(rows)
+
+
+def _arms_table(seen: Preview) -> pd.DataFrame:
+    rows = [
+        {"Arm": arm_name(row["arm"])} | {key.capitalize(): n for key, n in row.items() if key != "arm"}
+        for row in seen.arm_rows
+    ]
     return pd.DataFrame(rows)
 
 

@@ -54,13 +54,28 @@ def make_split(study: Study, seed: int = 1, unit: str | None = None) -> int:
         InputError: unknown unit, or fewer than three pieces.
     """
     with study.science.read() as db:
-        patches = split_patches(db)
-        unit = unit or _usual_unit(db) or default_unit(patches)
-        # Before it was said in the rule that slides overlap, rules ended here.
-        known = runs.find_split(db, f"{unit} 6:1:3 of {len(patches)}", seed)
-    if known is not None:
-        return known
-    return keep_split(study, plan_split(patches, unit, seed), seed)
+        known, plan = _split_to_make(db, seed, unit)
+    return known if known is not None else keep_split(study, plan, seed)
+
+
+def preview_split(study: Study, seed: int = 1, unit: str | None = None) -> SplitPlan:
+    """What `make_split` would give, with what its parts would lack; nothing is kept. Raises the same."""
+    with study.science.read() as db:
+        return _split_to_make(db, seed, unit)[1]
+
+
+def _split_to_make(db: Database, seed: int, unit: str | None) -> tuple[int | None, SplitPlan]:
+    """The split itself, with its id where it has been made."""
+    patches = split_patches(db)
+    unit = unit or _usual_unit(db) or default_unit(patches)
+    # Before it was said in the rule that slides overlap, rules ended here.
+    rule = f"{unit} 6:1:3 of {len(patches)}"
+    known = runs.find_split(db, rule, seed)
+    if known is None:
+        return None, plan_split(patches, unit, seed)
+    parts = runs.split_parts(db, known)
+    dealt = [patch for patch in patches if patch.id in parts]
+    return known, SplitPlan(rule, parts, tuple(missing_strata(dealt, parts)))
 
 
 def _usual_unit(db: Database) -> str | None:
@@ -114,6 +129,23 @@ def split_gaps(study: Study, split_id: int) -> list[str]:
     with study.science.read() as db:
         parts = runs.split_parts(db, split_id)
         return missing_strata([patch for patch in split_patches(db) if patch.id in parts], parts)
+
+
+def split_sentence(study: Study, split_id: int) -> str:
+    """What has to stand under a figure made on a split: its rule, and slides that train and test share."""
+    with study.science.read() as db:
+        (split,) = [row for row in runs.list_splits(db) if row["id"] == split_id]
+        parts, slide = runs.split_parts(db, split_id), {p["id"]: p["slide"] for p in images.list_patches(db)}
+    slides = {part: {slide[p] for p, of in parts.items() if of == part} for part in ("train", "test")}
+    shared = len(slides["train"] & slides["test"])
+    tested = len(slides["test"])
+    rule = split["rule"].split(";")[0]
+    seen = (
+        f"{shared} of the {tested} tested slides {'was' if shared == 1 else 'were'} also trained on"
+        if shared
+        else "no tested slide was trained on"
+    )
+    return f"Split {split_id}, by {rule} patches, seed {split['seed']}: {seen}."
 
 
 def check_split(study: Study, split_id: int) -> list[str]:

@@ -8,7 +8,16 @@ from typing import Any
 from sqlite_utils import Database
 
 from allinsam.errors import InputError
-from allinsam.planning import Plan, PlanPatch, PlanSettings, Task, imbalance, make_plan, shared_patches
+from allinsam.planning import (
+    FIRST_LOOKS,
+    Plan,
+    PlanPatch,
+    PlanSettings,
+    Task,
+    imbalance,
+    make_plan,
+    shared_patches,
+)
 from allinsam.store import Study, accounts, images, plans
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
@@ -51,6 +60,26 @@ class Preview:
         """One row for each person: patches they have, new ones by purpose and by arm, and expected hours."""
         return [self._row(person) for person in self.people]
 
+    @property
+    def arm_rows(self) -> list[dict[str, Any]]:
+        """One row for each arm: its first looks on patches of each condition, what people have included."""
+        condition = {patch.id: patch.condition for patch in self.patches}
+        conditions = sorted(set(condition.values()))
+        counts = Counter(
+            (task.arm, condition[task.patch])
+            for task in (*self.had, *self.plan.tasks)
+            if task.purpose in FIRST_LOOKS and task.patch in condition
+        )
+        arms = [*self.settings.arms, *sorted({arm for arm, _ in counts} - set(self.settings.arms))]
+        return [
+            {
+                "arm": arm,
+                **{one: counts[arm, one] for one in conditions},
+                "all": sum(counts[arm, one] for one in conditions),
+            }
+            for arm in arms
+        ]
+
     def _row(self, person: str) -> dict[str, Any]:
         new = self.plan.queue(person)
         purposes, arms = Counter(task.purpose for task in new), Counter(task.arm for task in new)
@@ -76,6 +105,7 @@ class Preview:
         return {
             "settings": self.settings.to_dict(),
             "people": self.rows,
+            "arms": self.arm_rows,
             "patches": len(self.patches),
             "withdrawn": len(self.withdrawn),
             "imbalance": imbalance(tasks, self.patches),

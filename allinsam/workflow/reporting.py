@@ -25,7 +25,7 @@ from allinsam.timing import active_seconds, model_wait_seconds, seconds_per_obje
 from allinsam.workflow.agreed import consensus_table, reliability_table
 from allinsam.workflow.annotating import read_patch
 from allinsam.workflow.export_columns import COLUMNS
-from allinsam.workflow.labels import LabelRecipe, read_labels
+from allinsam.workflow.labels import LabelRecipe, read_labels, split_sentence
 from allinsam.workflow.learning import START_SETTINGS, read_prediction
 from allinsam.workflow.suggesting import automation_bias_table, suggestions_table
 
@@ -259,6 +259,14 @@ def _baseline_of(
     start = [chosen[0]["settings"].get(name) for name in START_SETTINGS]
     alike = [run for run in of_split if [run["settings"].get(name) for name in START_SETTINGS] == start]
     return (alike or of_split)[-1:]
+
+
+def split_sentences(study: Study, run_ids: Sequence[int]) -> str:
+    """The split behind these runs' scores, in words; of runs on several splits each of them."""
+    with study.science.read() as db:
+        of_run = {run["id"]: run["split_id"] for run in runs.list_runs(db)}
+    splits = sorted({of_run[int(run_id)] for run_id in run_ids} - {None})
+    return " ".join(split_sentence(study, split_id) for split_id in splits)
 
 
 def run_differences(study: Study, a: int, b: int) -> list[str]:
