@@ -5,13 +5,14 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from allinsam.accounts import SignedIn, demand
+from allinsam.accounts import SignedIn, demand, may
 from allinsam.errors import AllinsamError
 from allinsam.store import Study
 from allinsam.workflow.preparing import LONGEST_REASON, sign_threshold
 from allinsam.workflow.progress import waiting_for_thresholds
 from webapp import charts
 from webapp import threshold_parts as parts
+from webapp.class_parts import show_classes
 from webapp.clock import local_date_time
 from webapp.page_parts import as_typed, empty_state, page_head, simulated_note
 from webapp.session import current_study, require
@@ -268,6 +269,8 @@ def main() -> None:
         with st.container(key="right", width=2 * PANE_PX + 12):
             pictures(pair, st.session_state[key], patches, patch, own)
             show_own(patches, own)
+    if may(person, "edit_classes"):
+        show_classes(study, person)
     simulated_note(study)
 
 

@@ -120,7 +120,7 @@ def annotation_state(study: Study) -> tuple[int, ...]:
 
 def score_state(study: Study) -> tuple[int, ...]:
     with study.science.read() as db:
-        return last_score(db)
+        return *last_score(db), act_store.last_change(db)[2]  # a class may get another name
 
 
 @st.cache_data(max_entries=4, show_spinner="Comparing what people drew ...")

@@ -366,10 +366,14 @@ def _shuffle(lines: list[dict[str, Any]], seed: int) -> None:
 
 
 def read_labels(study: Study, label_set_id: int) -> dict[int, dict[str, np.ndarray]]:
-    """Patch id -> class name -> label image (H, W), from the frozen manifest. A missing class is absent."""
+    """Patch id -> class name -> label image (H, W), from the frozen manifest. A missing class is absent.
+
+    A class that was renamed since is called by its name now; the manifest keeps the old one.
+    """
     with study.science.read() as db:
         label_set = runs.get_label_set(db, label_set_id)
         sizes = {p["id"]: (p["height_px"], p["width_px"]) for p in images.list_patches(db)}
+        name_now = study_store.names_of_classes(db)
     path = study.labels_path(label_set["sha256"])
     content = path.read_bytes() if path.exists() else b""
     if hashlib.sha256(content).hexdigest() != label_set["sha256"]:
@@ -382,5 +386,5 @@ def read_labels(study: Study, label_set_id: int) -> dict[int, dict[str, np.ndarr
         masks = [decode_rle(thing["mask"]) for thing in row["objects"]]
         size_hw = sizes[row["patch_id"]]
         image = instances_to_labels(masks, np.ones(len(masks))) if masks else np.zeros(size_hw, np.int32)
-        labels.setdefault(row["patch_id"], {})[row["class"]] = image
+        labels.setdefault(row["patch_id"], {})[name_now.get(row["class"], row["class"])] = image
     return labels

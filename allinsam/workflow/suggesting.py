@@ -190,7 +190,11 @@ def _of_run(study: Study, run_id: int, patch_id: int, classes: Sequence[Mapping[
     um_per_px = _um_per_px(study, patch_id)
     with study.science.read() as db:
         run = runs.get_run(db, run_id)
-    predicted = predict_patch(_run_model(str(study.folder), run_id), read_patch(study, patch_id), um_per_px)
+        name_now = study_store.names_of_classes(db)
+    found_by_name = predict_patch(
+        _run_model(str(study.folder), run_id), read_patch(study, patch_id), um_per_px
+    )
+    predicted = {name_now.get(name, name): one for name, one in found_by_name.items()}
     found = []
     for row in classes:
         if row["name"] not in predicted:
