@@ -1945,7 +1945,8 @@ class Surface {
     const keys = this._keys().filter(([key]) => key !== "Ctrl+Z");
     const held = [["Space", t.keys.pan], ["Q", t.keys.blink], ["H", t.keys.hide], [t.keys.wheel_key, t.keys.wheel]];
     const kind = this.desk.assignment.tool === "contour" ? "contour" : "box";
-    const steps = t.steps[this._hasMarker() ? kind : `${kind}_plain`];
+    const suggested = this.desk.assignment.guidance === "suggestion";
+    const steps = t.steps[suggested ? `${kind}_suggested` : this._hasMarker() ? kind : `${kind}_plain`];
     const shown = (key) => (key === "A" ? "Shift A" : key.replace("Ctrl+z", "Ctrl Z").replace("Ctrl+y", "Ctrl Y"));
     const withMarker = this._hasMarker();
     const pictures = (good) => h("div", { class: "pictures" }, this.examples.filter((e) => e.good === good && (withMarker || !e.needs_marker))
