@@ -23,6 +23,7 @@ PEAK_DISTANCE_UM = 2.5
 SAME_NUCLEUS_IOU = 0.5
 TOO_LARGE = 2.2  # times the area of a nucleus: IoU with it is below a half
 HOW_OFTEN = 200  # places are tried before a kind is given up
+PLACES = 8  # without a nucleus, of which the pinkest is taken
 DARK = 0.1  # share of a mask that may be bright where there is no nucleus
 Z_95 = 1.959964
 
@@ -187,19 +188,24 @@ def _merged(place: Place, one: Suggestion, rng: np.random.Generator) -> Suggesti
 
 
 def _extra(place: Place, one: Suggestion, rng: np.random.Generator) -> Suggestion | None:
-    """The outline of a nucleus where there is none: apart from all, no marker bright, the stain not blue."""
+    """The outline of a nucleus near others where there is none: no marker bright, the stain not blue."""
     taken = np.any([other.mask for other in place.found], axis=0).astype(np.uint8)
     taken = cv2.dilate(taken, np.ones((7, 7), np.uint8)).astype(bool)
-    red = place.image_rgb[..., 0]  # nuclei take the red out of the light
-    height, width = one.mask.shape
-    y, x = _reading_order(one)
+    red, green = place.image_rgb[..., 0], place.image_rgb[..., 1]  # nuclei are not red, gaps are green too
+    width, (y, x) = 2 * np.sqrt(one.mask.sum() / np.pi), _reading_order(one)
+    pink: list[tuple[float, np.ndarray]] = []
     for _ in range(HOW_OFTEN):
-        moved = _moved(one.mask, round(rng.uniform(0, height) - y), round(rng.uniform(0, width) - x))
+        near = _reading_order(place.found[rng.integers(len(place.found))])
+        angle, far = rng.uniform(0, 2 * np.pi), rng.uniform(1.5, 5.0) * width
+        there = near[0] + far * np.sin(angle), near[1] + far * np.cos(angle)
+        moved = _moved(one.mask, round(there[0] - y), round(there[1] - x))
         if moved is None or (moved & taken).any() or red[moved].mean() < np.median(red):
             continue
         if all(_share_inside(moved, bright) <= DARK for bright in place.bright.values()):
-            return replace(one, mask=moved)
-    return None
+            pink.append((float(green[moved].mean()), moved))
+        if len(pink) == PLACES:
+            break
+    return replace(one, mask=min(pink, key=lambda place_: place_[0])[1]) if pink else None
 
 
 MISTAKES: dict[str, Callable[[Place, Suggestion, np.random.Generator], Suggestion | None]] = {
