@@ -90,6 +90,7 @@ ACTIONS: dict[str, dict[str, Rule]] = {
     "view_patch": {"lead": _always, "reviewer": _always, "annotator": _assigned},
     "view_thresholds": _LEAD_AND_REVIEWER,
     "sign_threshold": _LEAD_AND_REVIEWER,
+    "edit_classes": _LEAD_ONLY,
     "register": _LEAD_AND_REVIEWER,
     "view_agreement": _LEAD_AND_REVIEWER,
     "compare": _LEAD_AND_REVIEWER,

@@ -16,6 +16,7 @@ from webapp.page_parts import (
     score_state,
     scores_of,
     simulated_note,
+    suggestion_counts,
     times_of,
 )
 from webapp.session import current_study, require
@@ -31,6 +32,7 @@ def rows_of(study: Study) -> dict[str, int]:
         "agreement": len(agreement["pairwise"]),
         "classes": len(agreement["classes"]),
         **consensus_counts(folder, state),
+        **suggestion_counts(folder, state),
         "scores": len(scores_of(folder, score_state(study))),
     }
 

@@ -259,6 +259,7 @@ EXPECTED = {
     "view_patch": ("any", "any", "own"),
     "view_thresholds": ("any", "any", "none"),
     "sign_threshold": ("any", "any", "none"),
+    "edit_classes": ("any", "none", "none"),
     "register": ("any", "any", "none"),
     "view_agreement": ("any", "any", "none"),
     "compare": ("any", "any", "none"),
