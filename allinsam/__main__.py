@@ -307,6 +307,7 @@ def people(args: argparse.Namespace) -> Result:
     from allinsam.accounts import invite
     from allinsam.store import accounts, open_study
     from allinsam.store import study as study_store
+    from allinsam.workflow.consenting import consent_standing
 
     study = open_study(args.study)
     added = None
@@ -314,7 +315,7 @@ def people(args: argparse.Namespace) -> Result:
         token = invite(study, args.add, args.role, args.group)
         added = {"name": args.add, "link": f"{args.url.rstrip('/')}/set-password?token={token}"}
     with study.science.read() as db:
-        known = study_store.list_people(db)
+        known = [{**p, "consent": consent_standing(db, p["id"])} for p in study_store.list_people(db)]
     with study.server.read() as db:
         named = {row["person_id"]: row for row in accounts.list_accounts(db)}
     rows = [{**row, **{k: named.get(row["id"], {}).get(k) for k in ("name", "role")}} for row in known]

@@ -12,7 +12,9 @@ from allinsam.records import ROLES, TOOLS
 from allinsam.store import Study
 from allinsam.store import accounts as account_rows
 from allinsam.workflow.assigning import OFFERED_GUIDANCES, assign_patches, least_covered_patches
+from allinsam.workflow.consenting import consent_standing, consent_text
 from allinsam.workflow.progress import study_progress
+from webapp.consent_parts import edit_consent
 from webapp.forms import GUIDANCE_NAMES, TOOL_NAMES
 from webapp.page_parts import is_simulated, page_head
 from webapp.plan_parts import show_plan
@@ -35,7 +37,11 @@ def accounts_of(study: Study) -> dict[str, dict]:
 
 def show_list(study: Study, known: dict[str, dict]) -> None:
     rows = []
-    for person in study_progress(study).people:
+    people = study_progress(study).people
+    with study.science.read() as db:
+        asked = consent_text(db) is not None
+        consents = {p.person_id: consent_standing(db, p.person_id) for p in people} if asked else {}
+    for person in people:
         account = known.get(person.person_id)
         rows.append(
             {
@@ -44,6 +50,7 @@ def show_list(study: Study, known: dict[str, dict]) -> None:
                 "Role": account["role"] if account else "",
                 "Group": person.group,
                 "Sign-in": sign_in_state(account, person.simulated),
+                **({"Consent": consents[person.person_id]} if asked else {}),
                 "Patches done": f"{person.finished} of {person.assigned}"
                 if person.assigned
                 else "none assigned",
@@ -186,6 +193,7 @@ def main() -> None:
         show_assign(study, known)
     with right:
         show_accounts(study, person, known)
+    edit_consent(study, person.person_id)
     show_plan(study, person.person_id, assignable(study, known))
     show_training(study, person.person_id, assignable(study, known))
     if is_simulated(study):

@@ -12,6 +12,7 @@ from allinsam.registration import identity_matrix
 from allinsam.store import Study, assignments, images
 from allinsam.store.acts import list_acts
 from allinsam.workflow.annotating import next_assignment
+from allinsam.workflow.consenting import answer_consent, set_consent_text
 from allinsam.workflow.practising import PassMark, set_pass_mark
 from tests.practising import DRAWN, add_gold
 from tests.studies import MESANGIAL, PERSON, PODOCYTES, UNMARKED, NoCache, box_of, small_study
@@ -395,3 +396,32 @@ def test_below_the_pass_mark_production_stays_closed_by_every_route(study: Study
     assert next_assignment(study, PERSON) is None
     set_pass_mark(study, None, None)
     assert http.get(f"{at}/desk", params={"client": CLIENT}).status_code == 200
+
+
+# --- Consent --------------------------------------------------------------------------------------
+
+
+def test_without_consent_every_route_is_closed_and_what_waits_in_the_browser_comes_in_after(
+    study: Study, visit: Visit
+) -> None:
+    page = Page(visit(), own_id(study))
+    page.open()
+    page.send(box(1, "a", PODOCYTES[0]))
+    set_consent_text(study, None, "Read this.")
+    http, at = page.http, page.at
+    left = [box(1, "a", PODOCYTES[0]), box(2, "b", PODOCYTES[1])]
+    answers = [http.get(f"{at}/{what}", params={"client": CLIENT}) for what in ("desk", "verdicts")]
+    answers += [
+        http.post(f"{at}/{what}", json={"client": CLIENT, "gestures": left})
+        for what in ("acts", "masks", "here")
+    ]
+    # A status of its own: the page shows the text, and the browser keeps what it could not send.
+    assert [answer.status_code for answer in answers] == [428] * 5
+    assert all("consent text" in answer.text for answer in answers)
+    answer_consent(study, PERSON, 1, True)
+    later = Page(http, own_id(study), "page-after-1234")
+    later.open()
+    told = later.send(*left, sender=CLIENT)
+    assert told["acknowledged"] == 2 and told["refused"] == []
+    with study.science.read() as db:
+        assert [(act.client, act.kind) for act in list_acts(db, own_id(study))] == [(CLIENT, "box")] * 2

@@ -18,6 +18,7 @@ from allinsam.practice import mark
 from allinsam.records import SHOWN_TO
 from allinsam.store import Study, assignments, images, thresholds
 from allinsam.workflow.annotating import marker_evidence, waits_for_registration, why_closed
+from allinsam.workflow.consenting import demand_consent
 from allinsam.workflow.desk import Desk
 from allinsam.workflow.gestures import OBSERVATIONS, Gesture, open_desk, take_gestures
 from allinsam.workflow.practising import CLOSED_UNTIL_PASSED, practice_feedback, qualification
@@ -144,9 +145,12 @@ def _demand_own(study: Study, person: SignedIn, assignment_id: int, opening: boo
         assignment = assignments.get_assignment(db, assignment_id)
         # What was begun before is still taken in: nothing that was drawn is lost.
         asks = opening or assignment["state"] == "waiting"
-        closed = why_closed(db, assignment) if asks and assignment["person_id"] == person.person_id else None
+        is_own = assignment["person_id"] == person.person_id
+        closed = why_closed(db, assignment) if asks and is_own else None
     if not may(person, "annotate", assignment) or assignment["person_id"] != person.person_id:
         raise NotAllowedError("This patch is not in your queue.")
+    with study.science.read() as db:
+        demand_consent(db, person.person_id)  # by every route: the browser keeps what is refused
     if closed:
         raise NotAllowedError(closed)
 

@@ -33,6 +33,11 @@ def change_study(db: Database, person_id: str | None, **fields: Any) -> None:
         )
 
 
+def has_changed(db: Database, field: str) -> bool:
+    """Whether a field of the study was ever changed."""
+    return db["study_change"].count_where("field = ?", [field]) > 0
+
+
 def add_person(db: Database, person_id: str, group: str, simulated: bool = False) -> None:
     db["person"].insert({"id": person_id, "grp": group, "simulated": int(simulated), "created_at": utc_now()})
 

@@ -24,6 +24,7 @@ from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
 from allinsam.store.connection import utc_now
 from allinsam.thresholding import marker_mask, molecular_support
+from allinsam.workflow.consenting import demand_consent, why_no_consent
 from allinsam.workflow.practising import CLOSED_UNTIL_PASSED, qualification
 from allinsam.workflow.standing import Standing, standing
 
@@ -57,12 +58,14 @@ def record_acts(study: Study, assignment_id: int, person_id: str, acts: Sequence
 
     Raises:
         NotAllowedError: the assignment is somebody else's.
+        ConsentMissing: they have not agreed to the consent text of now.
         InputError: an act cannot be kept; nothing of this call is.
     """
     with standing(study, assignment_id) as held, study.science.write() as db:
         assignment = queue.get_assignment(db, assignment_id)
         if assignment["person_id"] != person_id:
             raise NotAllowedError(f"Assignment {assignment_id} is not in the queue of {person_id!r}.")
+        demand_consent(db, person_id)
         return append_acts(db, assignment, acts, held)
 
 
@@ -248,7 +251,12 @@ def waits_for_registration(assignment: Mapping[str, Any], on_hold: Collection[in
 
 
 def why_closed(db: Any, assignment: Mapping[str, Any]) -> str | None:
-    """Why an assignment is not to be opened now, for its annotator; None where it is open, or handed in."""
+    """Why an assignment is not to be opened now, for its annotator; None where it is open, or handed in.
+
+    Without consent one that was handed in is closed too.
+    """
+    if why := why_no_consent(db, assignment["person_id"]):
+        return why
     if assignment["state"] == "submitted":
         return None
     if waits_for_registration(assignment, images.patches_on_hold(db)):

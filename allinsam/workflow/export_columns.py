@@ -22,6 +22,7 @@ TITLES = {
     "classes": "Every two people: do they give the nuclei that both found the same class?",
     "consensus": "Every nucleus that more than half of those who looked for its class have marked.",
     "reliability": "How far each annotator can be trusted, by what the others marked.",
+    "consents": "Every answer to the consent text, with the version and the hash of what was read.",
     "scores": "Every score of a model or of people's labels, per patch, class and metric.",
 }
 
@@ -131,6 +132,14 @@ COLUMNS: dict[str, dict[str, str]] = {
         "f1_without": "the same of the pairs without this person",
         "alpha": "Krippendorff's alpha of all, classes and not seeing a nucleus being the answers",
         "alpha_without": "the same without this person; higher: this person differs from the rest",
+    },
+    "consents": {
+        "person_id": WHO_AND_WHERE["person_id"],
+        "group": WHO_AND_WHERE["group"],
+        "version": "version of the consent text",
+        "sha256": "hash of the text that was read",
+        "agreed": "1 agreed, 0 did not; the last answer to a version holds",
+        "at": "when it was answered, UTC",
     },
     "scores": {
         "kind": "model (from PAS alone) or people (labels as drawn)",

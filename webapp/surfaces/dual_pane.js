@@ -18,6 +18,8 @@ const MOST_GESTURES = 100;    // in one request
 const MOST_BYTES = 1_000_000; // in one request
 const MOST_KEPT_ALIVE = 50_000;  // bytes that a closing page may still send
 const PICTURES_KEPT = 24;
+const NO_CONSENT = 428;       // the consent text has changed: it has to be answered first
+const CLOSED = [403, 404, NO_CONSENT];  // not this person's any more, or not open now
 const HELD = { " ": "pan", q: "blink", h: "hide" };
 const VERDICT_SIGNS = { right: "✓", wrong_class: "⇄", missed: "!", extra: "✕" };
 const VERDICT_COLOURS = { right: "#7ec8ff", wrong_class: "#ffb000", missed: "#ffb000", extra: "#ffb000" };
@@ -275,7 +277,7 @@ class Surface {
     if (!desk) {  // asked again by _tick
       this._say(this.trouble);
       // The page says why it is closed, and where to go.
-      if (this.refusal === 403 || this.refusal === 404) this.tellPage(assignmentId, this.turn);
+      if (CLOSED.includes(this.refusal)) this.tellPage(assignmentId, this.turn);
       return;
     }
     this.trouble = "";
@@ -427,7 +429,8 @@ class Surface {
       const told = await this._retrying(() =>
         this._fetch("acts", assignment, { client: this.client, knows: this.knows, gestures: batch }));
       if (!told) {
-        shutOut = this.refusal === 403 || this.refusal === 404;  // not this person's any more, or closed
+        shutOut = CLOSED.includes(this.refusal);
+        if (this.refusal === NO_CONSENT) this.tellPage(assignment, this.turn, true);  // it shows the text
         if (this.refusal !== 400) break;  // it all waits, in the browser too
         if (batch.length > 1) { most = 1; continue; }
         // One that the server cannot take at all must not hold up the rest.
@@ -2007,7 +2010,8 @@ export default function ({ data, parentElement, setStateValue }) {
     surface.goTo(data.assignment_id);  // the address has changed, as by the browser's Back
   }
   clearTimeout(surface.leaving);
-  surface.tellPage = (patch, turn) => setStateValue("patch", { patch, turn });
+  // What is told again must differ, or the page would not run.
+  surface.tellPage = (patch, turn, refused) => setStateValue("patch", { patch, turn, at: refused ? Date.now() : 0 });
   return () => {
     surface.leaving = setTimeout(() => {
       surface.close();
