@@ -61,7 +61,9 @@ def show_own_work(study: Study, person: SignedIn) -> None:
         left, right = st.columns(2)
         left.metric("Patches done", mine.finished)
         right.metric(
-            "Active minutes so far", f"{minutes:.0f}", help="Pauses and waiting for masks are not counted."
+            "Active minutes so far",
+            f"{minutes:.0f}",
+            help="Without pauses, waiting for masks, and practice.",
         )
 
 

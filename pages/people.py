@@ -19,7 +19,7 @@ from webapp.forms import GUIDANCE_NAMES, TOOL_NAMES
 from webapp.page_parts import is_simulated, page_head
 from webapp.plan_parts import show_plan
 from webapp.session import current_study, require
-from webapp.training_parts import show_training
+from webapp.training_parts import show_training, training_note
 
 ROLE_NOTES = "Lead: everything. Reviewer: thresholds, comparison, agreement. Annotator: own patches only."
 
@@ -74,19 +74,22 @@ def sign_in_state(account: dict | None, simulated: bool) -> str:
 def offer_link(study: Study, name: str, role: str, group: str) -> None:
     """Make a one-time link and draw the page anew, with the link at its top."""
     try:
-        st.session_state["new_link"] = (name, accounts.invite(study, name, role, group))
+        token = accounts.invite(study, name, role, group)
+        with study.server.read() as db:
+            person_id = account_rows.find_account(db, name)["person_id"]
+        st.session_state["new_link"] = (name, token, training_note(study, person_id))
     except AllinsamError as error:
         st.error(str(error))
         return
     st.rerun()
 
 
-def show_link(name: str, token: str) -> None:
+def show_link(name: str, token: str, more: str) -> None:
     """Shown in one run of the page only: the store has no more than its hash."""
     with st.container(border=True):
         st.markdown(f"**One-time link for {name}.** Send it to them alone; it sets their password.")
         st.code(link_of(token), language=None, wrap_lines=True)
-        st.caption("It works once, for 7 days, and is shown only now.")
+        st.caption(f"It works once, for 7 days, and is shown only now. {more}")
 
 
 def show_invite(study: Study) -> None:

@@ -9,7 +9,7 @@ from sqlite_utils import Database
 from allinsam.errors import InputError, NotAllowedError
 from allinsam.practice import Mark, Outlined, Verdict, judge, mark
 from allinsam.records import Mask
-from allinsam.store import Study
+from allinsam.store import Study, images
 from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
@@ -133,30 +133,50 @@ def give_qualification(study: Study, person_id: str, count: int = 1) -> list[int
 
 
 def _give(study: Study, person_id: str, count: int, purpose: str) -> list[int]:
-    """Those with most gold nuclei that this person does not have yet, for the classes whose marker is there.
+    """Put patches from `gold_for` before the person's work that waits.
 
     Raises:
         InputError: too few patches have finished gold.
     """
     with study.science.write() as db:
         demand_annotator(db, person_id)
-        finished, asked = queue.finished_classes(db), asked_classes(db)
-        mine = {row["patch_id"] for row in queue.list_assignments(db, person_id)}
-        usable = []
-        for patch_id in sorted({row["patch_id"] for row in finished if row["purpose"] == "gold"} - mine):
-            class_ids = asked[patch_id]
-            gold = gold_assignment(finished, patch_id, class_ids)
-            if class_ids and gold is not None:
-                usable.append((-len(act_store.current_annotations(db, gold)), patch_id, class_ids))
+        usable = gold_for(db, person_id)
         if len(usable) < count:
             raise InputError(
                 f"{len(usable)} patches with finished gold are left for {person_id!r}, not {count}. Let the "
                 "expert finish more gold, or ask for fewer."
             )
-        return [
-            queue.add_assignment(db, person_id, patch_id, class_ids, purpose=purpose)
-            for _, patch_id, class_ids in sorted(usable)[:count]
-        ]
+        return add_learning(db, person_id, usable[:count], purpose)
+
+
+def gold_for(db: Database, person_id: str) -> list[tuple[int, tuple[int, ...]]]:
+    """Patches with finished gold that are new to this person, with the classes to ask for.
+
+    Those with most gold nuclei first; only classes whose marker is there.
+    """
+    finished, asked = queue.finished_classes(db), asked_classes(db)
+    # What they know already, and what waits for its registration.
+    not_these = {row["patch_id"] for row in queue.list_assignments(db, person_id)}
+    not_these |= images.patches_on_hold(db)
+    usable = []
+    for patch_id in sorted({row["patch_id"] for row in finished if row["purpose"] == "gold"} - not_these):
+        class_ids = asked[patch_id]
+        gold = gold_assignment(finished, patch_id, class_ids)
+        if class_ids and gold is not None:
+            usable.append((-len(act_store.current_annotations(db, gold)), patch_id, class_ids))
+    return [(patch_id, class_ids) for _, patch_id, class_ids in sorted(usable)]
+
+
+def add_learning(
+    db: Database, person_id: str, patches: Sequence[tuple[int, tuple[int, ...]]], purpose: str
+) -> list[int]:
+    """Assignments for practice or qualification; they come before the work that waits."""
+    given = [
+        queue.add_assignment(db, person_id, patch_id, class_ids, purpose=purpose)
+        for patch_id, class_ids in patches
+    ]
+    queue.put_learning_first(db, person_id)
+    return given
 
 
 def gold_assignment(

@@ -29,6 +29,8 @@ from allinsam.workflow.labels import LabelRecipe, read_labels
 from allinsam.workflow.learning import START_SETTINGS, read_prediction
 
 PEOPLES_PURPOSES = ("production",)
+# Time spent on these is training: it is in the table of times, and in no figure of how fast people work.
+TRAINING_PURPOSES = ("practice", "qualification")
 
 # ---------------------------------------------------------------------------------------- agreement
 
@@ -91,7 +93,7 @@ def agreement_by_groups(study: Study, pairwise: pd.DataFrame) -> pd.DataFrame:
 # --------------------------------------------------------------------------------------------- time
 
 TIME_COLUMNS = list(COLUMNS["times"])
-OBJECT_TIME_COLUMNS = ["person_id", "group", "patch", "object_id", "seconds"]
+OBJECT_TIME_COLUMNS = ["person_id", "group", "patch", "purpose", "object_id", "seconds"]
 
 
 def work_times(
@@ -129,7 +131,7 @@ def work_times(
             "idle_cutoff_s": cutoff,
         }
         by_patch.append({key: assignment[key] for key in TIME_COLUMNS if key not in figures} | figures)
-        who = {key: assignment[key] for key in ("person_id", "group", "patch")}
+        who = {key: assignment[key] for key in ("person_id", "group", "patch", "purpose")}
         by_object += [
             {**who, "object_id": object_id, "seconds": seconds}
             for object_id, seconds in seconds_per_object(mine, cutoff).items()
@@ -142,18 +144,30 @@ def times_by_assignment(study: Study) -> pd.DataFrame:
 
 
 def times_by_person(study: Study) -> pd.DataFrame:
-    """Per person and over submitted patches: their number, objects, median seconds per object and minutes."""
+    """Per person over submitted patches: their number, objects, median seconds per object and minutes.
+
+    Practice and qualification are left out.
+    """
     return summarise_times(*work_times(study))
 
 
+def without_training(times: pd.DataFrame) -> pd.DataFrame:
+    """Rows of a table of `work_times` that are work, not practice or qualification."""
+    return times[~times["purpose"].isin(TRAINING_PURPOSES)]
+
+
 def summarise_times(by_patch: pd.DataFrame, by_object: pd.DataFrame) -> pd.DataFrame:
-    """The tables of `work_times` per person; a patch that is still open has no time yet."""
+    """The tables of `work_times` per person; a patch that is still open has no time yet.
+
+    Time spent on learning does not count as work.
+    """
     columns = ["person_id", "group", "patches", "objects", "median_s_per_object", "median_min_per_patch"]
+    by_patch, by_object = without_training(by_patch), without_training(by_object)
     by_patch = by_patch[by_patch["state"] == "submitted"]
     if by_patch.empty:
         return pd.DataFrame(columns=columns)
-    done = by_patch.set_index(["person_id", "patch"]).index
-    by_object = by_object[by_object.set_index(["person_id", "patch"]).index.isin(done)]
+    keys = ["person_id", "patch", "purpose"]
+    by_object = by_object[by_object.set_index(keys).index.isin(by_patch.set_index(keys).index)]
     table = (
         by_patch.groupby(["person_id", "group"])
         .agg(patches=("patch", "nunique"), objects=("objects", "sum"), active=("active_s", "median"))

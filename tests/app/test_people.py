@@ -175,3 +175,21 @@ def test_practice_is_given_and_the_pass_mark_closes_production(open_page: OpenPa
     assert not app.exception
     table = next(frame.value for frame in app.dataframe if "Production" in frame.value)
     assert set(table["Production"]) == {"closed"} and set(table["Tries (F1 / class)"]) == {"none yet"}
+
+
+def test_new_students_learn_first_and_too_little_gold_is_said(open_page: OpenPage, study: Study) -> None:
+    add_gold(study, 1)
+    app = open_page("people")
+    app.toggle[0].set_value(True)
+    by_label = {widget.label: widget for widget in app.number_input}
+    by_label["Practice patches"].set_value(1)
+    by_label["Qualification patches"].set_value(1)
+    button(app, "Set").click().run()
+    assert app.success[0].value == "New students learn first."
+    invite(app, "Ada")
+    assert "Too little gold for the training: 1 of 2 patches" in texts(app)
+    table = next(frame.value for frame in app.dataframe if "Training" in frame.value)
+    assert table.set_index("Name").loc["Ada", "Training"] == "too little gold: 1 of 2 patches"
+    add_gold(study, 2)
+    invite(app, "Ben")
+    assert "2 patches to learn on are in the queue already" in texts(app)
