@@ -161,8 +161,8 @@ def chosen_surface() -> str:
 def dual(study: Study, assignment_id: int) -> None:
     """The surface works on its own; the address follows it from patch to patch."""
     with study.science.read() as db:
-        study_key = get_study(db)["created_at"]
-    dual_pane.show(assignment_id, study_key, DUAL, follow)
+        row = get_study(db)
+    dual_pane.show(assignment_id, row["created_at"], DUAL, follow, bool(row["simulated"]))
 
 
 def follow(assignment_id: int | None) -> None:

@@ -9,7 +9,9 @@ import streamlit as st
 from allinsam.store import Study
 from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
+from allinsam.store.study import get_study
 from allinsam.workflow.annotating import next_assignment, why_closed
+from allinsam.workflow.teaching import cards_for
 from webapp.guide_pictures import EXAMPLES, PANE_PX
 from webapp.surfaces.dual_pane import STRINGS
 
@@ -60,15 +62,20 @@ def patch_waits(study: Study, person_id: str, why: str, go_to: Callable[[int | N
         st.button("Go to the next patch", type="primary", on_click=go_to, args=(following["id"],))
 
 
-def help_popover(assignment: dict[str, Any]) -> None:
+def help_popover(study: Study, assignment: dict[str, Any]) -> None:
     with st.popover("Help", icon=":material/help:", width="content"):
         st.html("".join(f'<p class="step">{step}</p>' for step in steps_for(assignment)))
         st.html(
             '<p class="step">In doubt, press <b>Unsure</b>: a guess is worse than no answer. '
             "A dashed outline waits for your check, a full one is kept.</p>"
         )
-        with st.expander("What good and bad look like", expanded=True):
-            st.html(examples_html(with_marker=assignment["guidance"] != "pas_only"))
+        with study.science.read() as db:
+            simulated = get_study(db)["simulated"]
+        if simulated:
+            with st.expander("What good and bad look like", expanded=True):
+                st.html(examples_html(with_marker=assignment["guidance"] != "pas_only"))
+        elif st.toggle("Show how the expert drew", key="show_cards"):  # takes some seconds the first time
+            st.html(cards_html(study, assignment))
 
 
 def examples_html(with_marker: bool) -> str:
@@ -84,6 +91,20 @@ def examples_html(with_marker: bool) -> str:
         ]
         parts.append(f"<b>{html.escape(title)}</b><div>{''.join(shown)}</div>")
     return f'<div class="examples{"" if with_marker else " stain-only"}">{"".join(parts)}</div>'
+
+
+def cards_html(study: Study, assignment: dict[str, Any]) -> str:
+    """The study's own cards, each with its sentence; nothing where no gold is free for them."""
+    names = list(cards_for(study, assignment))
+    if not names:
+        return "<p>No gold of this study can be shown here yet.</p>"
+    more = STRINGS["cards_more_stain" if assignment["guidance"] == "pas_only" else "cards_more"]
+    shown = [
+        f'<figure class="card-figure"><img src="/api/assignments/{assignment["id"]}/cards/{name}.png" alt="">'
+        f"<figcaption>{html.escape(STRINGS['cards'][name])}</figcaption></figure>"
+        for name in names
+    ]
+    return f'<div class="examples"><p>{html.escape(more)}</p><div>{"".join(shown)}</div></div>'
 
 
 def nothing_waits(study: Study, person_id: str, role: str) -> None:

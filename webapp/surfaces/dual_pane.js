@@ -265,7 +265,7 @@ class Surface {
     this.drag = null;
     this.draft = [];
     this.waiting = new Set();
-    this.verdicts = null;
+    this.verdicts = this.cards = null;
     this.knows = null;
     this.showOpen = this.editing = this.redrawing = this.pressed = null;
     this.finished = this.asking = null;
@@ -298,6 +298,7 @@ class Surface {
     if (this.waiting.size) this._fetchMasks();
     if (desk.submitted && desk.assignment.practice) this._judge();
     for (const example of this.examples) new Image().src = `/api/guide/${example.name}.png`;  // for the help card
+    if (!this.examples.length) this._fetchCards();
     // The page that was just left here may not have said so yet.
     if (!this.holds) setTimeout(() => this._here(), 800);
   }
@@ -685,6 +686,16 @@ class Surface {
     if (!told || assignment !== this.assignmentId || !this.desk?.submitted) return;
     this.verdicts = told;
     this.selected = null;
+    this.refresh();
+  }
+
+  // Cards from the study's own gold, for the help; a study without any has none.
+  async _fetchCards() {
+    const assignment = this.assignmentId;
+    const told = await this._fetch("cards", assignment).catch(() => ({ cards: [] }));
+    if (assignment !== this.assignmentId) return;
+    this.cards = told.cards;
+    for (const card of this.cards) new Image().src = card.url;
     this.refresh();
   }
 
@@ -1941,7 +1952,18 @@ class Surface {
     content?.querySelector("textarea, select, button")?.focus({ preventScroll: true });
   }
 
-  _coverKey() { return JSON.stringify([this.finished, this.paused, this.idle, this.asking, this.help, !!this.desk]); }
+  _coverKey() { return JSON.stringify([this.finished, this.paused, this.idle, this.asking, this.help, !!this.desk, this.help && this.cards]); }
+
+  _cardPictures() {
+    const t = this.text;
+    if (!this.cards) return [h("p", {}, t.cards_wait)];
+    if (!this.cards.length) return [];
+    return [
+      h("h4", {}, t.cards_title, h("span", {}, this._hasMarker() ? t.cards_more : t.cards_more_stain)),
+      h("div", { class: "pictures cards" }, this.cards.map((card) =>
+        h("figure", {}, h("img", { src: card.url, alt: "" }), h("figcaption", {}, t.cards[card.name])))),
+    ];
+  }
 
   _helpSheet(close) {
     const t = this.text;
@@ -1956,8 +1978,9 @@ class Surface {
     return h("div", { class: `sheet wide ${withMarker ? "" : "stain-only"}` },
       h("h3", {}, t.help_title),
       h("ol", { class: "steps" }, steps.map((step) => h("li", {}, step)), h("li", { class: "plain" }, t.in_doubt)),
-      h("h4", {}, t.examples_say.good, h("span", {}, t.examples_say[withMarker ? "simulated" : "simulated_stain"])), pictures(true),
-      h("h4", {}, t.examples_say.bad), pictures(false),
+      ...(this.examples.length ? [
+        h("h4", {}, t.examples_say.good, h("span", {}, t.examples_say[withMarker ? "simulated" : "simulated_stain"])), pictures(true),
+        h("h4", {}, t.examples_say.bad), pictures(false)] : this._cardPictures()),
       h("div", { class: "keys" }, [...keys.map(([key, name]) => [shown(key), name]), ...held]
         .map(([key, name]) => h("div", {}, h("kbd", {}, key.length === 1 ? key.toUpperCase() : key), ` ${name}`))),
       h("div", { class: "actions" }, this._button(t.close, "?", close, { kind: "primary" })));
