@@ -52,7 +52,7 @@ class Card:
 
 
 def choose_cards(found: Iterable[Sequence[Card]]) -> dict[str, Card]:
-    """The best of each name over the candidates of many patches; two questions are never shown on one nucleus."""
+    """The best of each name over the candidates of many patches; no two on one nucleus."""
     best: dict[str, Card] = {}
     everything = sorted(
         (card for cards in found for card in cards), key=lambda c: (-c.score, c.patch_id, c.box)
@@ -83,7 +83,9 @@ def card_candidates(patch: GoldPatch, typical_px: float) -> list[Card]:
         if fit < LEAST_FIT:
             continue
         if at_border(nucleus.mask):
-            found.append(_card("border", patch, nucleus.class_id, [nucleus.mask], fit))
+            # Rather one whose marker is bright: it shows one thing at a time.
+            lit = 1.0 if nucleus.support is None else nucleus.support
+            found.append(_card("border", patch, nucleus.class_id, [nucleus.mask], fit * lit))
             continue
         ring = around(nucleus.mask, 1)
         beside = set(np.unique(numbers[ring]).tolist()) - {0, number}

@@ -15,6 +15,7 @@ from allinsam.workflow.desk import Desk
 from webapp.annotate import bar, bench, guidance, look, panel
 from webapp.annotate.bench import Bench
 from webapp.image_routes import View
+from webapp.page_parts import page_path
 from webapp.resources import embed_ahead, embedding_cache
 from webapp.session import current_person, current_study
 from webapp.surfaces import SURFACES, dual_pane, simple_canvas
@@ -142,6 +143,8 @@ def main() -> None:
     if closed:
         guidance.patch_waits(study, person.person_id, closed, go_to)
         return
+    if guidance.tour_comes_first(study, person.person_id, assignment):
+        st.switch_page(str(page_path("tour")))
     look.style()
     guidance.first_steps(study, person.person_id, assignment, in_both=chosen_surface() == DUAL)
     if chosen_surface() == DUAL:

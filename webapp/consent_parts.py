@@ -6,6 +6,7 @@ from allinsam.accounts import SignedIn
 from allinsam.errors import AllinsamError
 from allinsam.store import Study
 from allinsam.store import accounts as account_rows
+from allinsam.workflow.annotating import next_assignment
 from allinsam.workflow.consenting import (
     DECLINED,
     LONGEST_TEXT,
@@ -15,6 +16,7 @@ from allinsam.workflow.consenting import (
     set_consent_text,
     why_no_consent,
 )
+from webapp.page_parts import page_path
 
 
 def consent_waits(study: Study, person: SignedIn, page_name: str) -> bool:
@@ -58,6 +60,8 @@ def _question(study: Study, person: SignedIn, asked: ConsentText) -> None:
     except AllinsamError as error:
         st.error(str(error))
         return
+    if agreed and next_assignment(study, person.person_id):
+        st.switch_page(str(page_path("annotate")))  # what they came for
     st.rerun()
 
 

@@ -34,7 +34,7 @@ def test_who_does_not_agree_is_told_whom_to_talk_to(open_page: OpenPage, study: 
         assert list_acts(db, 1) == []
     button(page, "Read the text again").click().run()
     button(page, "I agree").click().run()
-    assert "Your patches" in texts(page)
+    assert "Drag a box" in texts(page)  # the first patch
 
 
 def test_a_lead_is_asked_only_before_annotating(open_page: OpenPage, study: Study) -> None:

@@ -12,6 +12,7 @@ from allinsam.store import assignments as queue
 from allinsam.store.study import get_study
 from allinsam.workflow.annotating import next_assignment, why_closed
 from allinsam.workflow.teaching import cards_for
+from allinsam.workflow.touring import tour_standing
 from webapp.guide_pictures import EXAMPLES, PANE_PX
 from webapp.surfaces.dual_pane import STRINGS
 
@@ -46,6 +47,14 @@ def first_steps(study: Study, person_id: str, assignment: dict[str, Any], in_bot
         steps = "".join(f"<span>{step}</span>" for step in told)
         st.html(f'<div class="steps">{steps}</div>')
         st.button("Got it", key="steps_done", on_click=lambda: st.session_state.update(steps_read=True))
+
+
+def tour_comes_first(study: Study, person_id: str, assignment: dict[str, Any]) -> bool:
+    """Whether to show the tour now: before the first practice patch of who has not read or skipped it."""
+    if assignment["purpose"] != "practice" or assignment["state"] != "waiting":
+        return False
+    with study.science.read() as db:
+        return not (act_store.has_acted(db, person_id) or tour_standing(db, person_id).is_settled)
 
 
 def steps_for(assignment: dict[str, Any]) -> tuple[str, ...]:
