@@ -12,6 +12,7 @@ from allinsam.store import Study, assignments, thresholds
 from allinsam.store.study import get_study
 from allinsam.workflow.annotating import ActLog, next_assignment, why_closed
 from allinsam.workflow.desk import Desk
+from allinsam.workflow.refreshing import refresh_for
 from webapp.annotate import bar, bench, guidance, look, panel
 from webapp.annotate.bench import Bench
 from webapp.image_routes import View
@@ -174,6 +175,9 @@ def follow(assignment_id: int | None) -> None:
 
 
 def simple(study: Study, person_id: str, assignment: dict[str, Any], mine: list[dict[str, Any]]) -> None:
+    if refresh := refresh_for(study, assignment["id"]):
+        guidance.reminder(study, person_id, assignment, refresh)
+        return
     opened = st.session_state.setdefault("opened", set())
     desk = open_desk(study, person_id, assignment["id"])
     if assignment["id"] not in opened and not desk.state.submitted:

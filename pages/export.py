@@ -7,6 +7,7 @@ from allinsam.interchange import FORMATS
 from allinsam.store import Study
 from allinsam.workflow.export_columns import COLUMNS, TITLES
 from allinsam.workflow.reporting import consents_table
+from allinsam.workflow.taught import learning_table
 from webapp.page_parts import (
     agreement_of,
     annotation_state,
@@ -32,6 +33,7 @@ def rows_of(study: Study) -> dict[str, int]:
         "agreement": len(agreement["pairwise"]),
         "classes": len(agreement["classes"]),
         **consensus_counts(folder, state),
+        "learning": len(learning_table(study)),
         "consents": len(consents_table(study)),
         "scores": len(scores_of(folder, score_state(study))),
     }

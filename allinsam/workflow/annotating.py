@@ -15,7 +15,7 @@ from allinsam.errors import InputError, NotAllowedError, NotFoundError
 from allinsam.files import write_file
 from allinsam.imaging import encode_png, read_channel, read_rgb
 from allinsam.masks import clean_mask, encode_rle
-from allinsam.records import Act
+from allinsam.records import PURPOSES, Act
 from allinsam.registration import identity_matrix, warp_to_pas
 from allinsam.sam.embeddings import EmbeddingCache
 from allinsam.sam.prompting import Prompt
@@ -25,7 +25,7 @@ from allinsam.store import assignments as queue
 from allinsam.store.connection import utc_now
 from allinsam.thresholding import marker_mask, molecular_support
 from allinsam.workflow.consenting import demand_consent, why_no_consent
-from allinsam.workflow.practising import CLOSED_UNTIL_PASSED, qualification
+from allinsam.workflow.practising import CLOSED_UNTIL_PASSED, is_paused, qualification
 from allinsam.workflow.standing import Standing, standing
 
 
@@ -259,6 +259,8 @@ def why_closed(db: Any, assignment: Mapping[str, Any]) -> str | None:
         return why
     if assignment["state"] == "submitted":
         return None
+    if is_paused(db, assignment["person_id"]):
+        return "Your work is paused. Talk to the study lead."
     if waits_for_registration(assignment, images.patches_on_hold(db)):
         return "This patch waits until its registration is settled."
     if assignment["purpose"] in CLOSED_UNTIL_PASSED:
@@ -270,6 +272,13 @@ def why_closed(db: Any, assignment: Mapping[str, Any]) -> str | None:
     return None
 
 
+def closed_purposes(db: Any, person_id: str) -> tuple[str, ...]:
+    """What a person may not open now, whatever the patch."""
+    if is_paused(db, person_id):
+        return PURPOSES
+    return () if qualification(db, person_id).is_open else CLOSED_UNTIL_PASSED
+
+
 def next_assignment(study: Study, person_id: str) -> dict[str, Any] | None:
     """The first patch of a person's queue that is open, else the first that waits; `place` counts from 1.
 
@@ -278,7 +287,7 @@ def next_assignment(study: Study, person_id: str) -> dict[str, Any] | None:
     """
     with study.science.read() as db:
         on_hold = images.patches_on_hold(db)
-        closed = () if qualification(db, person_id).is_open else CLOSED_UNTIL_PASSED
+        closed = closed_purposes(db, person_id)
         mine = queue.list_assignments(db, person_id)
     for wanted in ("open", "waiting"):
         for place, assignment in enumerate(mine, 1):

@@ -73,6 +73,19 @@ def pass_mark(db: Database) -> PassMark | None:
     return PassMark(**kept) if kept else None
 
 
+def set_paused(study: Study, by: str | None, person_id: str, paused: bool) -> None:
+    """Close a person's patches until they are opened again; what they have begun is still taken in."""
+    with study.science.write() as db:
+        study_store.get_person(db, person_id)
+        plan = study_store.get_study(db)["plan"]
+        now = set(plan.get("paused", ())) - {person_id} | ({person_id} if paused else set())
+        study_store.change_study(db, by, plan={**plan, "paused": sorted(now)})
+
+
+def is_paused(db: Database, person_id: str) -> bool:
+    return person_id in study_store.get_study(db)["plan"].get("paused", ())
+
+
 def qualification(db: Database, person_id: str) -> Qualification:
     """Only students are asked: an expert's outlines are what others are measured by."""
     needed = pass_mark(db)
@@ -86,7 +99,7 @@ def qualification(db: Database, person_id: str) -> Qualification:
     ]
     marks = []
     for assignment in tried:
-        verdicts = _verdicts(db, assignment, finished)
+        verdicts = verdicts_of(db, assignment, finished)
         if verdicts is not None:
             marks.append(mark(verdicts))
     return Qualification(needed, tuple(marks[: needed.attempts]))
@@ -104,17 +117,23 @@ def practice_feedback(study: Study, assignment_id: int) -> list[Verdict]:
             raise NotAllowedError("Only practice patches say what was right and wrong.")
         if assignment["state"] != "submitted":
             raise NotAllowedError("Hand the practice patch in first; then it says what was right and wrong.")
-        verdicts = _verdicts(db, assignment, queue.finished_classes(db))
+        verdicts = verdicts_of(db, assignment, queue.finished_classes(db))
     if verdicts is None:
         raise InputError("This patch has no finished gold for what was asked any more. Tell the study lead.")
     return verdicts
 
 
-def _verdicts(
-    db: Database, assignment: dict[str, Any], finished: Sequence[dict[str, Any]]
+def verdicts_of(
+    db: Database,
+    assignment: dict[str, Any],
+    finished: Sequence[dict[str, Any]],
+    class_ids: Sequence[int] | None = None,
 ) -> list[Verdict] | None:
-    """What was drawn against the gold; None where there is no gold for all that was asked."""
-    asked = queue.assignment_classes(db, assignment["id"])
+    """What was drawn against the gold; None where there is no gold for these classes, all asked by default.
+
+    finished: rows of `finished_classes`.
+    """
+    asked = queue.assignment_classes(db, assignment["id"]) if class_ids is None else class_ids
     gold = gold_assignment(finished, assignment["patch_id"], tuple(asked))
     if gold is None:
         return None

@@ -27,6 +27,7 @@ from allinsam.workflow.annotating import read_patch
 from allinsam.workflow.export_columns import COLUMNS
 from allinsam.workflow.labels import LabelRecipe, read_labels
 from allinsam.workflow.learning import START_SETTINGS, read_prediction
+from allinsam.workflow.taught import learning_table
 
 PEOPLES_PURPOSES = ("production",)
 # Time spent on these is training: it is in the table of times, and in no figure of how fast people work.
@@ -498,6 +499,7 @@ EXPORTS: dict[str, Callable[[Study], pd.DataFrame]] = {
     "classes": lambda study: class_agreement(ratings(study)),
     "consensus": lambda study: consensus_table(study, ratings(study)),
     "reliability": lambda study: reliability_table(study, ratings(study)),
+    "learning": learning_table,
     "consents": consents_table,
     "scores": scores_table,
 }

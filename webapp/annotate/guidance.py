@@ -1,6 +1,7 @@
 """What to do when nothing has been done yet, or nothing is left to do."""
 
 import html
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
 from allinsam.store.study import get_study
 from allinsam.workflow.annotating import next_assignment, why_closed
+from allinsam.workflow.refreshing import Refresh, dismiss_refresh
 from allinsam.workflow.teaching import cards_for
 from allinsam.workflow.touring import tour_standing
 from webapp.guide_pictures import EXAMPLES, PANE_PX
@@ -82,9 +84,9 @@ def help_popover(study: Study, assignment: dict[str, Any]) -> None:
             simulated = get_study(db)["simulated"]
         if simulated:
             with st.expander("What good and bad look like", expanded=True):
-                st.html(examples_html(with_marker=assignment["guidance"] != "pas_only"))
+                st.html(pictures_html(study, assignment))
         elif st.toggle("Show how the expert drew", key="show_cards"):  # takes some seconds the first time
-            st.html(cards_html(study, assignment))
+            st.html(pictures_html(study, assignment))
 
 
 def examples_html(with_marker: bool) -> str:
@@ -114,6 +116,30 @@ def cards_html(study: Study, assignment: dict[str, Any]) -> str:
         for name in names
     ]
     return f'<div class="examples"><p>{html.escape(more)}</p><div>{"".join(shown)}</div></div>'
+
+
+def reminder(study: Study, person_id: str, assignment: dict[str, Any], refresh: Refresh) -> None:
+    """What was often not right lately, before the next patch is begun; one click and it is gone."""
+    since = st.session_state.setdefault(f"reminder-{refresh.id}", time.monotonic())
+    said = STRINGS["reminder"]
+    st.subheader(said["title"], anchor=False)
+    st.markdown(said["more"])
+    for kind, count in sorted(refresh.mistakes.items(), key=lambda item: -item[1]):
+        st.markdown(f"- **{said[kind].replace('{n}', str(count))}**")
+
+    def go_on() -> None:
+        dismiss_refresh(study, person_id, refresh.id, time.monotonic() - since)
+
+    st.button(said["go_on"], type="primary", key="reminder_read", on_click=go_on)
+    st.html(pictures_html(study, assignment))
+
+
+def pictures_html(study: Study, assignment: dict[str, Any]) -> str:
+    """What good and bad look like: simulated in a simulated study, else from its own gold."""
+    with study.science.read() as db:
+        if get_study(db)["simulated"]:
+            return examples_html(with_marker=assignment["guidance"] != "pas_only")
+    return cards_html(study, assignment)
 
 
 def nothing_waits(study: Study, person_id: str, role: str) -> None:

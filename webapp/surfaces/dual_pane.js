@@ -265,7 +265,7 @@ class Surface {
     this.drag = null;
     this.draft = [];
     this.waiting = new Set();
-    this.verdicts = this.cards = null;
+    this.verdicts = this.cards = this.reminder = null;
     this.knows = null;
     this.showOpen = this.editing = this.redrawing = this.pressed = null;
     this.finished = this.asking = null;
@@ -293,12 +293,13 @@ class Surface {
     if (!this._returnToPlace()) this._selectNext();
     this.tellPage(assignmentId, this.turn);
     await this._sendLeftBehind(assignmentId).catch(() => {});
+    if (desk.refresh) await this._remind(desk.refresh);  // its time is not the patch's
     if (this.opening !== opening) return;
     this.emit("load");
     if (this.waiting.size) this._fetchMasks();
     if (desk.submitted && desk.assignment.practice) this._judge();
     for (const example of this.examples) new Image().src = `/api/guide/${example.name}.png`;  // for the help card
-    if (!this.examples.length) this._fetchCards();
+    if (!this.examples.length && !this.cards) this._fetchCards();
     // The page that was just left here may not have said so yet.
     if (!this.holds) setTimeout(() => this._here(), 800);
   }
@@ -697,6 +698,24 @@ class Surface {
     this.cards = told.cards;
     for (const card of this.cards) new Image().src = card.url;
     this.refresh();
+  }
+
+  // Shown before a patch is begun, until it is dismissed.
+  _remind(refresh) {
+    this.reminder = { ...refresh, since: performance.now() };
+    if (!this.examples.length) this._fetchCards();
+    this.refresh();
+    return new Promise((resolve) => { this.reminded = resolve; });
+  }
+
+  async _dismissReminder() {
+    const { id, since } = this.reminder, assignment = this.assignmentId;
+    const seconds = Math.round((performance.now() - since) / 100) / 10;
+    this.reminder = null;
+    this._moved();
+    this.refresh();
+    await this._retrying(() => this._fetch("refresh", assignment, { client: this.client, refresh: id, seconds }));
+    this.reminded();
   }
 
   nextPatch() {
@@ -1923,7 +1942,7 @@ class Surface {
       content = h("div", { class: "sheet" }, h("h3", {}, held ? t.held : t.all_done),
         h("p", {}, held ? t.held_more.replace("{n}", held) : t.all_done_more), h("div", { class: "actions" },
           this._button(t.look_again, null, () => { this.finished = false; this.refresh(); }, { kind: "primary" })));
-    }
+    } else if (this.reminder && this.desk) content = this._reminderSheet();
     else if (this.paused) {
       content = h("div", { class: "sheet" }, h("h3", {}, t.paused), this._button(t.resume, null, () => this.setPaused(false), { kind: "primary" }));
     } else if (this.idle) {
@@ -1952,7 +1971,30 @@ class Surface {
     content?.querySelector("textarea, select, button")?.focus({ preventScroll: true });
   }
 
-  _coverKey() { return JSON.stringify([this.finished, this.paused, this.idle, this.asking, this.help, !!this.desk, this.help && this.cards]); }
+  _coverKey() { return JSON.stringify([this.finished, this.paused, this.idle, this.asking, this.help, !!this.desk,
+    this.reminder?.id, (this.help || this.reminder) && this.cards]); }
+
+  _reminderSheet() {
+    const t = this.text.reminder;
+    const made = Object.entries(this.reminder.mistakes).sort((a, b) => b[1] - a[1]);
+    return h("div", { class: `sheet wide ${this._hasMarker() ? "" : "stain-only"}` },
+      h("h3", {}, t.title), h("p", {}, t.more),
+      h("ul", { class: "mistakes" }, made.map(([kind, n]) => h("li", {}, t[kind].replace("{n}", n)))),
+      ...this._pictures(),
+      h("div", { class: "actions" }, this._button(t.go_on, null, () => this._dismissReminder(), { kind: "primary" })));
+  }
+
+  // What good and bad look like: simulated pictures in a simulated study, else cards from its own gold.
+  _pictures() {
+    if (!this.examples.length) return this._cardPictures();
+    const t = this.text, withMarker = this._hasMarker();
+    const row = (good) => h("div", { class: "pictures" }, this.examples.filter((e) => e.good === good && (withMarker || !e.needs_marker))
+      .map((e) => h("figure", {}, h("img", { src: `/api/guide/${e.name}.png`, alt: "" }), h("figcaption", {}, t.examples[e.name]))));
+    return [
+      h("h4", {}, t.examples_say.good, h("span", {}, t.examples_say[withMarker ? "simulated" : "simulated_stain"])), row(true),
+      h("h4", {}, t.examples_say.bad), row(false),
+    ];
+  }
 
   _cardPictures() {
     const t = this.text;
@@ -1972,15 +2014,10 @@ class Surface {
     const kind = this.desk.assignment.tool === "contour" ? "contour" : "box";
     const steps = t.steps[this._hasMarker() ? kind : `${kind}_plain`];
     const shown = (key) => (key === "A" ? "Shift A" : key.replace("Ctrl+z", "Ctrl Z").replace("Ctrl+y", "Ctrl Y"));
-    const withMarker = this._hasMarker();
-    const pictures = (good) => h("div", { class: "pictures" }, this.examples.filter((e) => e.good === good && (withMarker || !e.needs_marker))
-      .map((e) => h("figure", {}, h("img", { src: `/api/guide/${e.name}.png`, alt: "" }), h("figcaption", {}, t.examples[e.name]))));
-    return h("div", { class: `sheet wide ${withMarker ? "" : "stain-only"}` },
+    return h("div", { class: `sheet wide ${this._hasMarker() ? "" : "stain-only"}` },
       h("h3", {}, t.help_title),
       h("ol", { class: "steps" }, steps.map((step) => h("li", {}, step)), h("li", { class: "plain" }, t.in_doubt)),
-      ...(this.examples.length ? [
-        h("h4", {}, t.examples_say.good, h("span", {}, t.examples_say[withMarker ? "simulated" : "simulated_stain"])), pictures(true),
-        h("h4", {}, t.examples_say.bad), pictures(false)] : this._cardPictures()),
+      ...this._pictures(),
       h("div", { class: "keys" }, [...keys.map(([key, name]) => [shown(key), name]), ...held]
         .map(([key, name]) => h("div", {}, h("kbd", {}, key.length === 1 ? key.toUpperCase() : key), ` ${name}`))),
       h("div", { class: "actions" }, this._button(t.close, "?", close, { kind: "primary" })));
