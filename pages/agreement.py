@@ -6,6 +6,7 @@ import streamlit as st
 from allinsam.accounts import may
 from allinsam.agreement import matrix
 from allinsam.store import Study
+from allinsam.workflow.reporting import without_training
 from webapp import charts
 from webapp.page_parts import (
     agreement_of,
@@ -160,7 +161,7 @@ def in_words(figures: pd.Series, form: str) -> pd.Series:
 
 
 def show_times(study: Study, times: dict[str, pd.DataFrame]) -> None:
-    by_patch, by_object = times["by_patch"], times["by_object"]
+    by_patch, by_object = (without_training(times[name]) for name in ("by_patch", "by_object"))
     done = by_patch[by_patch["state"] == "submitted"]
     if by_object.empty:
         st.info("Nobody has drawn anything yet.")

@@ -6,6 +6,8 @@ import streamlit as st
 from allinsam.interchange import FORMATS
 from allinsam.store import Study
 from allinsam.workflow.export_columns import COLUMNS, TITLES
+from allinsam.workflow.reporting import consents_table
+from allinsam.workflow.taught import learning_table
 from webapp.page_parts import (
     agreement_of,
     annotation_state,
@@ -33,6 +35,8 @@ def rows_of(study: Study) -> dict[str, int]:
         "classes": len(agreement["classes"]),
         **consensus_counts(folder, state),
         **suggestion_counts(folder, state),
+        "learning": len(learning_table(study)),
+        "consents": len(consents_table(study)),
         "scores": len(scores_of(folder, score_state(study))),
     }
 

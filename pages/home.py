@@ -63,13 +63,18 @@ def show_own_work(study: Study, person: SignedIn) -> None:
                     "A patch is a small picture of stained kidney tissue. You mark cell nuclei, the dark "
                     "spots, in it. The page says how, and every step is saved at once."
                 )
-            page_button(person, "annotate", label, primary=True)
+            with st.container(horizontal=True):
+                page_button(person, "annotate", label, primary=True)
+                if not mine.finished:
+                    page_button(person, "tour", "Take the five-minute tour")
         st.progress(mine.finished / mine.assigned, text=f"{mine.finished} of {mine.assigned} patches done")
         minutes = own_minutes(str(study.folder), person.person_id, annotation_state(study))
         left, right = st.columns(2)
         left.metric("Patches done", mine.finished)
         right.metric(
-            "Active minutes so far", f"{minutes:.0f}", help="Pauses and waiting for masks are not counted."
+            "Active minutes so far",
+            f"{minutes:.0f}",
+            help="Without pauses, waiting for masks, and practice.",
         )
 
 

@@ -15,6 +15,7 @@ from allinsam.registration import identity_matrix
 from allinsam.store import Study, assignments, images, plans, suggestions
 from allinsam.store.acts import list_acts
 from allinsam.workflow.annotating import next_assignment
+from allinsam.workflow.consenting import answer_consent, set_consent_text
 from allinsam.workflow.practising import PassMark, set_pass_mark
 from allinsam.workflow.preparing import sign_threshold
 from tests.practising import DRAWN, add_gold
@@ -537,3 +538,32 @@ def test_who_is_not_shown_the_threshold_does_not_wait_for_it(
     study = small_study(tmp_path / guidance, slides=1, signed=False, guidance=guidance)
     monkeypatch.setenv(session.STUDY_VARIABLE, str(study.folder))
     assert Page(visit(), 1).open()["queue"][0]["state"] == "waiting"
+
+
+# --- Consent --------------------------------------------------------------------------------------
+
+
+def test_without_consent_every_route_is_closed_and_what_waits_in_the_browser_comes_in_after(
+    study: Study, visit: Visit
+) -> None:
+    page = Page(visit(), own_id(study))
+    page.open()
+    page.send(box(1, "a", PODOCYTES[0]))
+    set_consent_text(study, None, "Read this.")
+    http, at = page.http, page.at
+    left = [box(1, "a", PODOCYTES[0]), box(2, "b", PODOCYTES[1])]
+    answers = [http.get(f"{at}/{what}", params={"client": CLIENT}) for what in ("desk", "verdicts")]
+    answers += [
+        http.post(f"{at}/{what}", json={"client": CLIENT, "gestures": left})
+        for what in ("acts", "masks", "here")
+    ]
+    # A status of its own: the page shows the text, and the browser keeps what it could not send.
+    assert [answer.status_code for answer in answers] == [428] * 5
+    assert all("consent text" in answer.text for answer in answers)
+    answer_consent(study, PERSON, 1, True)
+    later = Page(http, own_id(study), "page-after-1234")
+    later.open()
+    told = later.send(*left, sender=CLIENT)
+    assert told["acknowledged"] == 2 and told["refused"] == []
+    with study.science.read() as db:
+        assert [(act.client, act.kind) for act in list_acts(db, own_id(study))] == [(CLIENT, "box")] * 2

@@ -16,7 +16,7 @@ from allinsam.interchange import FORMATS
 from allinsam.store import Study
 from allinsam.workflow.export_columns import COLUMNS
 from allinsam.workflow.reporting import EXPORTS
-from tests.finished import finished_study
+from tests.finished import add_learning, finished_study
 from tests.people import signed_in_token
 from tests.studies import LEAD, PERSON, PODOCYTES, SIZE_PX
 from webapp import export_routes, session
@@ -29,7 +29,9 @@ PEOPLE = {"lead": LEAD, "annotator": PERSON, "reviewer": None}
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    return finished_study(tmp_path_factory.mktemp("finished") / "study")
+    study = finished_study(tmp_path_factory.mktemp("finished") / "study")
+    add_learning(study)
+    return study
 
 
 @pytest.fixture(scope="module")

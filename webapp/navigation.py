@@ -19,6 +19,7 @@ REVIEWING = ("lead", "reviewer")
 PAGES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("home", "Home", EVERYONE),
     ("annotate", "Annotate", EVERYONE),
+    ("tour", "Learn", EVERYONE),
     ("registration", "Registration", REVIEWING),
     ("thresholds", "Thresholds", REVIEWING),
     ("train", "Train", ("lead",)),

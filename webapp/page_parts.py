@@ -184,6 +184,6 @@ def row_counts(folder: str, state: tuple[int, ...]) -> dict[str, int]:
 
 @st.cache_data(max_entries=64, show_spinner=False)
 def own_minutes(folder: str, person_id: str, state: tuple[int, ...]) -> float:
-    """Active minutes of one person."""
+    """Active minutes of one person, without practice and qualification."""
     by_patch, _ = reporting.work_times(open_study(Path(folder)), person_id)
-    return float(by_patch["active_s"].sum()) / 60.0
+    return float(reporting.without_training(by_patch)["active_s"].sum()) / 60.0

@@ -31,6 +31,11 @@ def note_change(db: Database, field: str, old: str | None, new: str | None, pers
     db["study_change"].insert({**values, "person_id": person_id, "changed_at": utc_now()})
 
 
+def has_changed(db: Database, field: str) -> bool:
+    """Whether a field of the study was ever changed."""
+    return db["study_change"].count_where("field = ?", [field]) > 0
+
+
 def add_person(db: Database, person_id: str, group: str, simulated: bool = False) -> None:
     db["person"].insert({"id": person_id, "grp": group, "simulated": int(simulated), "created_at": utc_now()})
 

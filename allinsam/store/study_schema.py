@@ -311,6 +311,28 @@ CREATE TABLE suggestion (
 ) STRICT;
 """
 
+# Who agreed to take part, and what people did to learn: read the tour, were reminded. Append-only.
+LEARNING = """
+CREATE TABLE consent (
+    id INTEGER PRIMARY KEY,
+    person_id TEXT NOT NULL REFERENCES person(id),
+    version INTEGER NOT NULL CHECK (version > 0),
+    sha256 TEXT NOT NULL CHECK (length(sha256) = 64),
+    agreed INTEGER NOT NULL CHECK (agreed IN (0, 1)),
+    at TEXT NOT NULL
+) STRICT;
+CREATE INDEX consent_person ON consent (person_id, id);
+
+CREATE TABLE lesson (
+    id INTEGER PRIMARY KEY,
+    person_id TEXT NOT NULL REFERENCES person(id),
+    kind TEXT NOT NULL,
+    payload TEXT NOT NULL CHECK (json_valid(payload)),
+    at TEXT NOT NULL
+) STRICT;
+CREATE INDEX lesson_person ON lesson (person_id, id);
+"""
+
 APPEND_ONLY = ("act", "annotation", "threshold", "registration")
 
 # A withdrawal row that is open lets that person's acts and annotations be removed, and nothing else.
@@ -369,6 +391,13 @@ def m002_plans(db: Database) -> None:
 def m003_reason_of_a_registration(db: Database) -> None:
     """Why the gate did not believe it, or why a person did all the same."""
     db.execute("ALTER TABLE registration ADD COLUMN reason TEXT")
+
+
+@migrations()
+def m005_consent(db: Database) -> None:
+    _run_script(db, LEARNING)
+    for table in ("consent", "lesson"):
+        _run_script(db, _append_only_triggers(table))
 
 
 @migrations()

@@ -24,7 +24,8 @@ from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
 from allinsam.store.connection import utc_now
 from allinsam.thresholding import marker_mask, molecular_support
-from allinsam.workflow.practising import CLOSED_UNTIL_PASSED, qualification
+from allinsam.workflow.consenting import demand_consent, why_no_consent
+from allinsam.workflow.practising import CLOSED_UNTIL_PASSED, is_paused, qualification
 from allinsam.workflow.standing import Standing, standing
 
 
@@ -57,12 +58,14 @@ def record_acts(study: Study, assignment_id: int, person_id: str, acts: Sequence
 
     Raises:
         NotAllowedError: the assignment is somebody else's.
+        ConsentMissing: they have not agreed to the consent text of now.
         InputError: an act cannot be kept; nothing of this call is.
     """
     with standing(study, assignment_id) as held, study.science.write() as db:
         assignment = queue.get_assignment(db, assignment_id)
         if assignment["person_id"] != person_id:
             raise NotAllowedError(f"Assignment {assignment_id} is not in the queue of {person_id!r}.")
+        demand_consent(db, person_id)
         return append_acts(db, assignment, acts, held)
 
 
@@ -257,11 +260,18 @@ def closed(db: Any, mine: Sequence[Mapping[str, Any]]) -> dict[int, str]:
 
     One whose registration was not accepted waits on, unless it is annotated on the stain alone; one that is
     shown where a marker is bright waits until all its thresholds are signed; production waits until a
-    qualification is passed, where the study asks for one.
+    qualification is passed, where the study asks for one. Nothing opens to whom the lead has paused, and
+    without consent not even what was handed in.
     """
+    if not mine:
+        return {}
+    if why := why_no_consent(db, mine[0]["person_id"]):
+        return {row["id"]: why for row in mine}
     left = [row for row in mine if row["state"] != "submitted"]
     if not left:
         return {}
+    if is_paused(db, left[0]["person_id"]):
+        return {row["id"]: "Your work is paused. Talk to the study lead." for row in left}
     on_hold = images.patches_on_hold(db)
     unsigned = thresholds.unsigned_markers(db, SHOWN_TO["bright"], [row["id"] for row in left])
     unqualified = _why_unqualified(db, left[0]["person_id"])

@@ -22,7 +22,7 @@ from allinsam.store import Study, accounts, images, plans
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
 from allinsam.workflow.assigning import asked_classes
-from allinsam.workflow.reporting import work_times
+from allinsam.workflow.reporting import without_training, work_times
 from allinsam.workflow.suggesting import check_source
 
 PURPOSES = ("production", "gold", "repeat")
@@ -315,7 +315,7 @@ def _plan_patches(db: Database, class_ids: Mapping[int, tuple[int, ...]]) -> tup
 
 def measured_paces(study: Study) -> tuple[Pace, ...]:
     """Seconds per object and objects per patch of the work handed in so far: of all, then of each tool."""
-    by_patch, _ = work_times(study)
+    by_patch = without_training(work_times(study)[0])  # who learns is slower than who works
     done = by_patch[
         (by_patch["state"] == "submitted") & (by_patch["active_s"] > 0) & (by_patch["objects"] > 0)
     ]

@@ -16,7 +16,7 @@ from allinsam.errors import InputError, NotFoundError
 from allinsam.files import write_file
 from allinsam.masks import decode_rle, instances_to_labels, rle_area
 from allinsam.records import Mask
-from allinsam.store import Study, images, runs
+from allinsam.store import Study, images, learning, runs
 from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
@@ -28,8 +28,11 @@ from allinsam.workflow.export_columns import COLUMNS
 from allinsam.workflow.labels import LabelRecipe, read_labels, split_sentence
 from allinsam.workflow.learning import START_SETTINGS, read_prediction
 from allinsam.workflow.suggesting import automation_bias_table, suggestions_table
+from allinsam.workflow.taught import learning_table
 
 PEOPLES_PURPOSES = ("production",)
+# Time spent on these is training: it is in the table of times, and in no figure of how fast people work.
+TRAINING_PURPOSES = ("practice", "qualification")
 
 # ---------------------------------------------------------------------------------------- agreement
 
@@ -92,7 +95,7 @@ def agreement_by_groups(study: Study, pairwise: pd.DataFrame) -> pd.DataFrame:
 # --------------------------------------------------------------------------------------------- time
 
 TIME_COLUMNS = list(COLUMNS["times"])
-OBJECT_TIME_COLUMNS = ["person_id", "group", "patch", "object_id", "seconds"]
+OBJECT_TIME_COLUMNS = ["person_id", "group", "patch", "purpose", "object_id", "seconds"]
 
 
 def work_times(
@@ -130,7 +133,7 @@ def work_times(
             "idle_cutoff_s": cutoff,
         }
         by_patch.append({key: assignment[key] for key in TIME_COLUMNS if key not in figures} | figures)
-        who = {key: assignment[key] for key in ("person_id", "group", "patch")}
+        who = {key: assignment[key] for key in ("person_id", "group", "patch", "purpose")}
         by_object += [
             {**who, "object_id": object_id, "seconds": seconds}
             for object_id, seconds in seconds_per_object(mine, cutoff).items()
@@ -143,18 +146,30 @@ def times_by_assignment(study: Study) -> pd.DataFrame:
 
 
 def times_by_person(study: Study) -> pd.DataFrame:
-    """Per person and over submitted patches: their number, objects, median seconds per object and minutes."""
+    """Per person over submitted patches: their number, objects, median seconds per object and minutes.
+
+    Practice and qualification are left out.
+    """
     return summarise_times(*work_times(study))
 
 
+def without_training(times: pd.DataFrame) -> pd.DataFrame:
+    """Rows of a table of `work_times` that are work, not practice or qualification."""
+    return times[~times["purpose"].isin(TRAINING_PURPOSES)]
+
+
 def summarise_times(by_patch: pd.DataFrame, by_object: pd.DataFrame) -> pd.DataFrame:
-    """The tables of `work_times` per person; a patch that is still open has no time yet."""
+    """The tables of `work_times` per person; a patch that is still open has no time yet.
+
+    Time spent on learning does not count as work.
+    """
     columns = ["person_id", "group", "patches", "objects", "median_s_per_object", "median_min_per_patch"]
+    by_patch, by_object = without_training(by_patch), without_training(by_object)
     by_patch = by_patch[by_patch["state"] == "submitted"]
     if by_patch.empty:
         return pd.DataFrame(columns=columns)
-    done = by_patch.set_index(["person_id", "patch"]).index
-    by_object = by_object[by_object.set_index(["person_id", "patch"]).index.isin(done)]
+    keys = ["person_id", "patch", "purpose"]
+    by_object = by_object[by_object.set_index(keys).index.isin(by_patch.set_index(keys).index)]
     table = (
         by_patch.groupby(["person_id", "group"])
         .agg(patches=("patch", "nunique"), objects=("objects", "sum"), active=("active_s", "median"))
@@ -481,6 +496,12 @@ def acts_table(study: Study) -> pd.DataFrame:
         return pd.DataFrame(act_store.act_rows(db), columns=list(COLUMNS["acts"]))
 
 
+def consents_table(study: Study) -> pd.DataFrame:
+    """Every answer to every version of the consent text, by pseudonym."""
+    with study.science.read() as db:
+        return pd.DataFrame(learning.list_consents(db), columns=list(COLUMNS["consents"]))
+
+
 EXPORTS: dict[str, Callable[[Study], pd.DataFrame]] = {
     "objects": objects_table,
     "acts": acts_table,
@@ -489,6 +510,8 @@ EXPORTS: dict[str, Callable[[Study], pd.DataFrame]] = {
     "classes": lambda study: class_agreement(ratings(study)),
     "consensus": lambda study: consensus_table(study, ratings(study)),
     "reliability": lambda study: reliability_table(study, ratings(study)),
+    "learning": learning_table,
+    "consents": consents_table,
     "scores": scores_table,
     "suggestions": suggestions_table,
     "automation_bias": automation_bias_table,

@@ -13,11 +13,12 @@ from webapp import session
 from webapp.navigation import PAGES, page_names
 
 EXPECTED = {
-    "annotator": {"home", "annotate"},
-    "reviewer": {"home", "annotate", "registration", "thresholds", "compare", "agreement"},
+    "annotator": {"home", "annotate", "tour"},
+    "reviewer": {"home", "annotate", "tour", "registration", "thresholds", "compare", "agreement"},
     "lead": {
         "home",
         "annotate",
+        "tour",
         "registration",
         "thresholds",
         "train",
