@@ -14,7 +14,7 @@ from webapp.navigation import PAGES, page_names
 
 EXPECTED = {
     "annotator": {"home", "annotate"},
-    "reviewer": {"home", "annotate", "registration", "thresholds", "compare", "agreement"},
+    "reviewer": {"home", "annotate", "registration", "thresholds", "compare", "agreement", "review"},
     "lead": {
         "home",
         "annotate",
@@ -23,6 +23,7 @@ EXPECTED = {
         "train",
         "compare",
         "agreement",
+        "review",
         "export",
         "people",
     },
