@@ -121,7 +121,7 @@ def add_decision(
     undoes: int | None = None,
     picked: int | None = None,
 ) -> int:
-    """`sources`: [assignment, object, annotation] of every mark of the cluster; `picked`: one's assignment."""
+    """`sources`: [assignment, object, annotation] of every mark there; `picked`: the assignment of one."""
     row = {
         "review_id": review_id,
         "cluster_id": cluster_id,

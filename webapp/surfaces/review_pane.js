@@ -38,6 +38,7 @@ function pathOf(rings) {
 class ReviewPane {
   constructor(root, data) {
     this.root = root;
+    this.deciding = new Set();  // clusters whose decision the server has not answered yet
     this.hidden = new Set();  // letters whose outlines are put away
     this.images = {};
     this.undone = [];
@@ -61,7 +62,11 @@ class ReviewPane {
     this.turn = data.turn;
     this.tool = null;
     this.trouble = "";
-    if (!same) { this.desk = null; this.selected = null; this.view = null; this.hidden.clear(); }
+    if (!same) {
+      this.desk = this.selected = this.view = null;
+      this.hidden.clear();
+      this.deciding.clear();
+    }
     const desk = await this._ask("");
     if (data.patch_id !== this.patchId) return;
     if (desk) {
@@ -93,7 +98,7 @@ class ReviewPane {
     return null;
   }
 
-  // One at a time, in the order of the keys.
+  // One at a time, in the order of the keys. `then` gets what the server says, null if it refused.
   _send(path, body, then) {
     const patch = this.patchId;
     this.sending = (this.sending ?? Promise.resolve()).then(async () => {
@@ -102,9 +107,9 @@ class ReviewPane {
       if (patch !== this.patchId) return;
       if (news) {
         Object.assign(this.desk, news);
-        then?.(news);
         this.tellPage({ patch, open: news.open, at: Date.now() });
       }
+      then(news);
       this._show();
     });
   }
@@ -114,18 +119,22 @@ class ReviewPane {
     if (this.desk?.finished || (!cluster && kind !== "added")) return;
     this.tool = null;
     const id = kind === "added" ? null : cluster.id;
-    const wasOpen = cluster?.open;
     this._send("/decisions", { kind, cluster_id: id, ...more }, (news) => {
-      if (kind === "added") this.selected = news.cluster_id;
-      else if (wasOpen && this.selected === id) this._nextOpen();
+      this.deciding.delete(id);
+      if (kind === "added" && news) this.selected = news.cluster_id;
+      else if (!news && id) this._go(cluster);
+      else if (!this.selected) this._nextOpen();
     });
-    if (wasOpen) { cluster.open = false; this._show(); }  // the next key must not wait for the answer
+    if (!id) return;
+    this.deciding.add(id);
+    if (cluster.open) this._nextOpen();  // the next key must not wait for the answer
+    else this._show();
   }
 
   _undo() {
     if (this.desk?.finished) return;
     this._send("/undo", {}, (news) => {
-      if (!news.cluster_id) return;
+      if (!news?.cluster_id) return;
       this.selected = this.desk.clusters.some((c) => c.id === news.cluster_id) ? news.cluster_id : null;
       this._look();
     });
@@ -163,11 +172,13 @@ class ReviewPane {
     this._show();
   }
 
-  _nextOpen() { this._go(this._others(1).find((c) => c.open)); }
+  _nextOpen() { this._go(this._others(1).find((c) => this._isOpen(c))); }
+
+  _isOpen(cluster) { return cluster.open && !this.deciding.has(cluster.id); }
 
   _step(step) {
     const others = this._others(step);
-    if (others.length) this._go((step > 0 && others.find((c) => c.open)) || others[0]);
+    if (others.length) this._go((step > 0 && others.find((c) => this._isOpen(c))) || others[0]);
   }
 
   _look() {
@@ -324,8 +335,10 @@ class ReviewPane {
       ? `${disputed.length - open} of ${disputed.length} in dispute decided`
       : "Nobody disagrees on this patch";
     parts.push(h("div", { class: "head", role: "status" }, line));
+    const saving = this.deciding.size > 0;
+    if (saving) parts.push(h("div", { class: "note" }, "Saving ..."));
     if (this.desk.finished) parts.push(h("div", { class: "done" }, `Version ${this.desk.version} is finished. Reopen the review above to change it.`));
-    else if (!open) parts.push(h("div", { class: "done" }, "Nothing is in dispute any more. Finish the review above, or click on any nucleus to look at it."));
+    else if (!open && !saving) parts.push(h("div", { class: "done" }, "Nothing is in dispute any more. Finish the review above, or click on any nucleus to look at it."));
     if (cluster) parts.push(...this._card(cluster));
     else if (open) parts.push(h("div", { class: "note" }, "Click on a nucleus, or go to the next."));
     parts.push(h("div", { class: "row" },
