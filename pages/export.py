@@ -16,6 +16,7 @@ from webapp.page_parts import (
     score_state,
     scores_of,
     simulated_note,
+    suggestion_counts,
     times_of,
 )
 from webapp.session import current_study, require
@@ -32,6 +33,7 @@ def rows_of(study: Study) -> dict[str, int]:
         "classes": len(agreement["classes"]),
         **consensus_counts(folder, state),
         **review_counts(study),
+        **suggestion_counts(folder, state),
         "scores": len(scores_of(folder, score_state(study))),
     }
 
