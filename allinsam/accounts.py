@@ -93,6 +93,7 @@ ACTIONS: dict[str, dict[str, Rule]] = {
     "edit_classes": _LEAD_ONLY,
     "register": _LEAD_AND_REVIEWER,
     "view_agreement": _LEAD_AND_REVIEWER,
+    "review": _LEAD_AND_REVIEWER,
     "compare": _LEAD_AND_REVIEWER,
     "train": _LEAD_ONLY,
     "export": _LEAD_ONLY,

@@ -11,7 +11,13 @@ from allinsam.consensus import RULES
 from allinsam.errors import AllinsamError
 from allinsam.store import Study, runs
 from allinsam.training.settings import TrainingSettings
-from allinsam.workflow.labels import LABEL_RULES, MASK_SOURCES, preview_split, reference_recipe
+from allinsam.workflow.labels import (
+    LABEL_RULES,
+    MASK_SOURCES,
+    preview_split,
+    recipe_of,
+    reference_recipe,
+)
 from allinsam.workflow.progress import estimate_training, label_standing, study_progress
 from webapp.forms import settings_arguments, settings_form
 from webapp.job_parts import duration, show_jobs
@@ -24,7 +30,11 @@ SPLIT_SEED = 1
 BUDGET_MINUTES = 10.0
 MASK_NAMES = {"edited": "as accepted and edited", "weak": "boxes only: SAM makes the masks again"}
 
-RULE_NAMES = {"pooled": "one person per patch, drawn by seed", "consensus": "what those who looked agree on"}
+RULE_NAMES = {
+    "pooled": "one person per patch, drawn by seed",
+    "consensus": "what those who looked agree on",
+    "adjudicated": "as a reviewer settled it, whoever drew it",
+}
 METHOD_NAMES = {
     "majority": "majority of people",
     "staple": "STAPLE outlines, majority of classes",
@@ -163,6 +173,9 @@ def show_step_by_step(study: Study, person: SignedIn) -> None:
             arguments = {"labels": labels, "masks": masks, "split_seed": int(split_seed)}
             if rule == "consensus":
                 arguments |= {"rule": rule, "method": method} | ({"quorum": int(quorum)} if quorum else {})
+            if rule == "adjudicated":
+                recipe_of(rule, masks=masks)  # says now what cannot be
+                arguments |= {"labels": rule, "rule": rule}
             arguments |= settings_arguments(values) | ({"shuffle_classes": True} if shuffle else {})
         except AllinsamError as error:
             st.error(str(error))

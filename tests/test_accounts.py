@@ -262,6 +262,7 @@ EXPECTED = {
     "edit_classes": ("any", "none", "none"),
     "register": ("any", "any", "none"),
     "view_agreement": ("any", "any", "none"),
+    "review": ("any", "any", "none"),
     "compare": ("any", "any", "none"),
     "train": ("any", "none", "none"),
     "export": ("any", "none", "none"),

@@ -27,6 +27,7 @@ from allinsam.workflow.annotating import read_patch
 from allinsam.workflow.export_columns import COLUMNS
 from allinsam.workflow.labels import LabelRecipe, read_labels, split_sentence
 from allinsam.workflow.learning import START_SETTINGS, read_prediction
+from allinsam.workflow.reviewed import decisions_table, reviews_table
 from allinsam.workflow.suggesting import automation_bias_table, suggestions_table
 from allinsam.workflow.taught import learning_table
 
@@ -512,6 +513,8 @@ EXPORTS: dict[str, Callable[[Study], pd.DataFrame]] = {
     "reliability": lambda study: reliability_table(study, ratings(study)),
     "learning": learning_table,
     "consents": consents_table,
+    "reviews": reviews_table,
+    "decisions": decisions_table,
     "scores": scores_table,
     "suggestions": suggestions_table,
     "automation_bias": automation_bias_table,

@@ -14,7 +14,7 @@ from webapp.navigation import PAGES, page_names
 
 EXPECTED = {
     "annotator": {"home", "annotate", "tour"},
-    "reviewer": {"home", "annotate", "tour", "registration", "thresholds", "compare", "agreement"},
+    "reviewer": {"home", "annotate", "tour", "registration", "thresholds", "compare", "agreement", "review"},
     "lead": {
         "home",
         "annotate",
@@ -24,6 +24,7 @@ EXPECTED = {
         "train",
         "compare",
         "agreement",
+        "review",
         "export",
         "people",
     },
