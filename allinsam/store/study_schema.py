@@ -285,6 +285,24 @@ CREATE TABLE withdrawn_assignment (
 ) STRICT;
 """
 
+# What somebody settled item by item, and how long each took; `client_key` names the key press, so that one
+# sent twice is kept once.
+SETTLED = """
+CREATE TABLE settled (
+    id INTEGER PRIMARY KEY,
+    client_key TEXT NOT NULL UNIQUE,
+    person_id TEXT NOT NULL REFERENCES person(id),
+    kind TEXT NOT NULL,
+    key TEXT NOT NULL,
+    decision TEXT NOT NULL,
+    detail TEXT NOT NULL CHECK (json_valid(detail)),
+    seconds REAL NOT NULL CHECK (seconds >= 0),
+    undoes INTEGER UNIQUE REFERENCES settled(id),
+    at TEXT NOT NULL
+) STRICT;
+CREATE INDEX settled_person ON settled (person_id, id);
+"""
+
 APPEND_ONLY = ("act", "annotation", "threshold", "registration")
 
 # A withdrawal row that is open lets that person's acts and annotations be removed, and nothing else.
@@ -341,3 +359,9 @@ def m002_plans(db: Database) -> None:
 def m003_reason_of_a_registration(db: Database) -> None:
     """Why the gate did not believe it, or why a person did all the same."""
     db.execute("ALTER TABLE registration ADD COLUMN reason TEXT")
+
+
+@migrations()
+def m008_settled(db: Database) -> None:
+    _run_script(db, SETTLED)
+    _run_script(db, _append_only_triggers("settled"))

@@ -5,6 +5,7 @@ import pytest
 from allinsam import jobs
 from allinsam.registration import identity_matrix
 from allinsam.store import Study, images
+from allinsam.store import assignments as queue
 from allinsam.workflow.annotating import ActLog, record_acts
 from allinsam.workflow.registering import ASSUMED
 from tests.app.conftest import OpenPage
@@ -54,7 +55,44 @@ def test_a_lead_sees_the_steps_and_everybodys_progress(open_page: OpenPage, stud
         assert expected in written
     people = app.dataframe[0].value.set_index("Person")
     assert people.loc["s1", "Patches"] == "8 of 8" and people.loc["s1", "Done"] == 1.0
+    assert people.loc["s1", "podocyte: patches"] == 8 and people.loc["s1", "podocyte: nuclei"] == 8 * 3
+    assert people.loc["s1", "mesangial: nuclei"] == 8 * 3
     assert "Assign some on the People page" in written
+    # PERSON has patches and no pace; s1 and s2 have finished.
+    assert "Students finish" in written and "too early to tell" in written
+    assert "Nothing is stuck." in written and "nothing waits now" in written
+
+
+def test_what_is_stuck_is_named_with_the_way_there(open_page: OpenPage, study: Study) -> None:
+    with study.science.write() as db:
+        images.add_registration(db, 1, identity_matrix(), "grid and ECC on WT1", False)
+    app = open_page("home", role="lead")
+    assert "1 patch held by registration, 1 assignment behind" in texts(app)
+    assert "Nothing is stuck." not in texts(app)
+    app.button(key="stuck-0").click().run()
+    assert not app.exception and app.title[0].value == "Registration"
+
+
+def test_a_reviewer_sees_what_ten_minutes_would_settle(open_page: OpenPage, study: Study) -> None:
+    assert "Nothing waits for you." in texts(open_page("home", role="reviewer"))
+    with study.science.write() as db:
+        images.add_registration(db, 1, identity_matrix(), "grid and ECC on WT1", False)
+        images.add_slide(db, "new", "normal")
+        db["patch"].update(2, {"slide_id": 5})
+    app = open_page("home", role="reviewer")
+    assert "2 thresholds to sign, 1 registration to settle" in texts(app)
+    assert "What is stuck" not in texts(app) and not app.dataframe
+
+
+def test_practice_is_told_and_why_the_rest_waits(open_page: OpenPage, study: Study) -> None:
+    with study.science.write() as db:
+        for patch in images.list_patches(db):
+            images.add_registration(db, patch["id"], identity_matrix(), "grid and ECC on WT1", False)
+    assert "waits until its registration is settled" in texts(open_page("home", role="annotator"))
+    with study.science.write() as db:
+        queue.add_assignment(db, PERSON, 1, [1], purpose="practice", guidance="pas_only")
+    app = open_page("home", role="annotator")
+    assert "This one is for **practice**" in texts(app) and button(app, "Start: patch 9 of 9")
 
 
 def test_patches_that_wait_for_their_registration_come_first(open_page: OpenPage, study: Study) -> None:
