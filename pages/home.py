@@ -14,7 +14,11 @@ from webapp.session import current_study, require
 
 STYLE = """<style>
 .stMainBlockContainer > .stVerticalBlock { gap: .6rem; }
-.st-key-steps, .st-key-stuck { gap: .3rem; }
+.st-key-outlook .stVerticalBlock { padding-top: .5rem; padding-bottom: .5rem; }
+.st-key-outlook p { margin-bottom: 0; }
+.st-key-steps, .st-key-stuck { gap: .35rem; padding-top: .5rem; padding-bottom: .6rem; }
+.st-key-steps h3, .st-key-stuck h3 { padding-bottom: .5rem !important; }
+.st-key-stuck p { line-height: 1.3; }
 .st-key-steps button, .st-key-stuck button { min-height: 1.9rem; padding: .1rem .6rem; }
 </style>"""
 
@@ -43,11 +47,12 @@ def main() -> None:
         show_growth(study, progress.patches)
     leads = may(person, "manage_people")
     if leads and progress.patches:
-        parts.show_outlook(study, person, progress)
+        with st.container(key="outlook"):
+            parts.show_outlook(study, person, progress)
     if person.role == "annotator":
         parts.show_own_work(study, person)
     else:
-        left, right = st.columns([3, 2])
+        left, right = st.columns([1, 1] if leads else [3, 2])
         with left:
             if not progress.patches:
                 st.info("This study has no images. Bring some in with `python -m allinsam import SOURCE`.")
@@ -57,9 +62,11 @@ def main() -> None:
         with right:
             if leads:
                 parts.show_stuck(study, person)
-            parts.show_own_work(study, person)
+            else:
+                parts.show_own_work(study, person)
         if leads:
             parts.show_people(study, progress)
+            parts.show_own_work(study, person)
     simulated_note(study)
 
 

@@ -239,6 +239,7 @@ EXPECTED = {
     "register": ("any", "any", "none"),
     "view_agreement": ("any", "any", "none"),
     "compare": ("any", "any", "none"),
+    "settle_items": ("any", "any", "none"),
     "train": ("any", "none", "none"),
     "export": ("any", "none", "none"),
     "manage_people": ("any", "none", "none"),

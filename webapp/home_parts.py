@@ -155,28 +155,27 @@ def show_outlook(study: Study, person: SignedIn, progress: StudyProgress) -> Non
     )
     items = open_items(study, person.person_id)
     hours = sum(item.seconds for item in items) / 3600
+    spent = f"{hours:.1f} h" if hours >= 1 else minutes_of(items)
     days = days_of_ten_minutes(items)
-    done, until, expert = st.columns([2, 3, 3], border=True)
+    done, until, expert = st.columns([5, 9, 8], border=True)
     with done:
-        st.markdown("**Patches done**", help="Handed in, of those given to anybody.")
         share = progress.finished / progress.assigned if progress.assigned else 0.0
-        st.progress(share, text=f"{progress.finished} of {progress.assigned} assigned patches finished")
+        st.progress(share, text=f"**{progress.finished} of {progress.assigned}** assigned patches finished")
     with until:
         st.markdown(
-            "**Students finish**",
+            f"**Students finish**: {forecast_words(found, account_names(study))}",
             help="In four of five cases, if they go on as on their last ten days with work; days without "
             "work count. UTC days.",
         )
-        st.markdown(forecast_words(found, account_names(study)))
     with expert, st.container(horizontal=True, vertical_alignment="center", wrap=False):
         if items:
-            spread = f"{hours:.1f} h = {days} {'day' if days == 1 else 'days'} of ten minutes"
+            spread = f"{spent} = {days} {'day' if days == 1 else 'days'} of ten minutes"
             st.markdown(
                 f"**Expert still needed**  \n{spread}", help=f"What waits now: {waits_in_words(items)}."
             )
             page_button(person, "minutes", "Ten minutes")
         else:
-            st.markdown("**Expert still needed**  \nnothing waits now")
+            st.markdown("**Expert still needed**: nothing waits now")
 
 
 def forecast_words(found: Forecast, names: Mapping[str, str]) -> str:
@@ -259,7 +258,7 @@ def show_stuck(study: Study, person: SignedIn) -> None:
         if not found:
             st.markdown(":green[:material/check_circle:] Nothing is stuck.")
         for number, one in enumerate(found):
-            left, right = st.columns([4, 1.5], vertical_alignment="center")
+            left, right = st.columns([5, 1.4], vertical_alignment="center")
             left.markdown(_stuck_words(one, names))
             with right:
                 page_button(person, one.page, WAYS_ON.get(one.kind, "Open"), key=f"stuck-{number}")

@@ -14,20 +14,18 @@ from typing import Any
 
 from sqlite_utils import Database
 
-from allinsam.errors import InputError
 from allinsam.planning import wanted_gold
 from allinsam.records import SHOWN_TO
 from allinsam.store import Study, images, runs, settled, thresholds
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
-from allinsam.workflow.assigning import asked_classes
 from allinsam.workflow.planning import newest_plan, plan_patches
 
 TEN_MINUTES_S = 600.0
 ENOUGH = 5  # earlier items of a kind before their seconds count
 # Nobody looks at one item longer than this without having gone away; a patch to outline has no such limit.
 LONGEST_LOOK_S = 120.0
-SKIP = "skip"
+SKIP, OPEN = "skip", "open"
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,7 @@ def expected_seconds(rows: Iterable[Mapping[str, Any]]) -> dict[str, tuple[float
     """
     taken: dict[str, list[float]] = {}
     for row in rows:
-        if row["decision"] not in (SKIP, settled.UNDO, "open") and not row["undone"]:
+        if row["decision"] not in (SKIP, OPEN, settled.UNDO) and not row["undone"]:
             taken.setdefault(row["kind"], []).append(min(row["seconds"], LONGEST_LOOK_S))
     return {
         name: (median(taken[name]), True) if len(taken.get(name, ())) >= ENOUGH else (kind.seconds, False)
@@ -123,7 +121,7 @@ def open_items(study: Study, person_id: str) -> list[Item]:
         seconds = {kind: value for kind, (value, _) in expected_seconds(rows).items()}
         test = test_patches(db)
         found = [
-            *_threshold_items(db, seconds["threshold"]),
+            *_threshold_items(db, seconds["threshold"], _taken_back(rows)),
             *_registration_items(db, seconds["registration"], _kept_waiting(rows)),
         ]
     found += _patch_items(study, person_id, seconds, test)
@@ -169,24 +167,27 @@ def test_patches(db: Database) -> set[int]:
     return {patch_id for patch_id, part in parts.items() if part == "test"}
 
 
-def _threshold_items(db: Database, seconds: float) -> list[Item]:
+def _threshold_items(db: Database, seconds: float, taken_back: set[str]) -> list[Item]:
     waiting = waiting_on_thresholds(db)
     found = []
     for row in images.slide_markers(db):
         slide_id, marker = row["slide_id"], row["marker"]
-        if thresholds.current_threshold(db, slide_id, marker) is None:
-            behind = len(waiting.get((slide_id, marker), ()))
-            found.append(
-                Item(
-                    "threshold",
-                    f"{slide_id}:{marker}",
-                    f"{row['slide']}, {marker}",
-                    _behind(behind),
-                    KINDS["threshold"].weight * max(1, behind),
-                    seconds,
-                    {"slide_id": slide_id, "marker": marker, "patches": row["patches"]},
-                )
+        key = f"{slide_id}:{marker}"
+        signed = thresholds.current_threshold(db, slide_id, marker) is not None
+        if signed and key not in taken_back:
+            continue
+        behind = len(waiting.get((slide_id, marker), ()))
+        found.append(
+            Item(
+                "threshold",
+                key,
+                f"{row['slide']}, {marker}",
+                "signed, and taken back" if signed else _behind(behind),
+                KINDS["threshold"].weight * max(1, behind),
+                seconds,
+                {"slide_id": slide_id, "marker": marker, "patches": row["patches"]},
             )
+        )
     return found
 
 
@@ -217,6 +218,12 @@ def _kept_waiting(rows: Iterable[Mapping[str, Any]]) -> set[str]:
         for row in rows
         if (row["kind"], row["decision"]) == ("registration", "reject") and not row["undone"]
     }
+
+
+def _taken_back(rows: Iterable[Mapping[str, Any]]) -> set[str]:
+    """Thresholds whose signing was undone: the version signed holds, and they are asked about again."""
+    last = {row["key"]: row["decision"] for row in rows if row["kind"] == "threshold"}
+    return {key for key, decision in last.items() if decision == settled.UNDO}
 
 
 def _behind(count: int) -> str:
@@ -286,23 +293,3 @@ def _patch_items(study: Study, person_id: str, seconds: Mapping[str, float], tes
                 )
             )
     return found
-
-
-def give_patch(study: Study, person_id: str, kind: str, patch_id: int) -> int:
-    """The assignment by which this person outlines a patch as gold or as a reference; made if needed.
-
-    Raises:
-        InputError: no class of the study has its marker on the patch, or the person has handed it in.
-    """
-    purpose = {"gold": "gold", "reference": "production"}[kind]
-    with study.science.write() as db:
-        patch = images.get_patch(db, patch_id)
-        for row in queue.list_assignments(db, person_id):
-            if row["patch_id"] == patch_id:
-                if row["state"] == "submitted":
-                    raise InputError(f"You have handed in patch {patch['name']} already.")
-                return row["id"]
-        class_ids = asked_classes(db)[patch_id]
-        if not class_ids:
-            raise InputError(f"No class has its marker on patch {patch['name']}. Import a marker channel.")
-        return queue.add_assignment(db, person_id, patch_id, class_ids, purpose=purpose)

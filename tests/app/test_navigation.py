@@ -14,9 +14,10 @@ from webapp.navigation import PAGES, page_names
 
 EXPECTED = {
     "annotator": {"home", "annotate"},
-    "reviewer": {"home", "annotate", "registration", "thresholds", "compare", "agreement"},
+    "reviewer": {"home", "minutes", "annotate", "registration", "thresholds", "compare", "agreement"},
     "lead": {
         "home",
+        "minutes",
         "annotate",
         "registration",
         "thresholds",
