@@ -92,6 +92,7 @@ ACTIONS: dict[str, dict[str, Rule]] = {
     "sign_threshold": _LEAD_AND_REVIEWER,
     "register": _LEAD_AND_REVIEWER,
     "view_agreement": _LEAD_AND_REVIEWER,
+    "review": _LEAD_AND_REVIEWER,
     "compare": _LEAD_AND_REVIEWER,
     "settle_items": _LEAD_AND_REVIEWER,
     "train": _LEAD_ONLY,

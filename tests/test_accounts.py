@@ -238,6 +238,7 @@ EXPECTED = {
     "sign_threshold": ("any", "any", "none"),
     "register": ("any", "any", "none"),
     "view_agreement": ("any", "any", "none"),
+    "review": ("any", "any", "none"),
     "compare": ("any", "any", "none"),
     "settle_items": ("any", "any", "none"),
     "train": ("any", "none", "none"),

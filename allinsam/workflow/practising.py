@@ -9,7 +9,7 @@ from sqlite_utils import Database
 from allinsam.errors import InputError, NotAllowedError
 from allinsam.practice import Mark, Outlined, Verdict, judge, mark
 from allinsam.records import Mask
-from allinsam.store import Study
+from allinsam.store import Study, reviews
 from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
@@ -115,7 +115,10 @@ def _verdicts(
 ) -> list[Verdict] | None:
     """What was drawn against the gold; None where there is no gold for all that was asked."""
     asked = queue.assignment_classes(db, assignment["id"])
-    gold = gold_assignment(finished, assignment["patch_id"], tuple(asked))
+    # Nobody is measured by gold that holds their own marks.
+    own = {key for key, people in reviews.gold_makers(db).items() if assignment["person_id"] in people}
+    others = [row for row in finished if row["assignment_id"] not in own]
+    gold = gold_assignment(others, assignment["patch_id"], tuple(asked))
     if gold is None:
         return None
     drawn, true = (act_store.current_annotations(db, n) for n in (assignment["id"], gold))
