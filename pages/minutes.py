@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from webapp.minutes_routes import PANE_PX
+from webapp.minutes_parts import PANE_PX
 from webapp.page_parts import simulated_note
 from webapp.session import current_study, require
 from webapp.surfaces import minutes

@@ -14,7 +14,7 @@ from allinsam.store import Study, assignments, open_study
 from allinsam.store import accounts as account_rows
 from allinsam.store.study import list_classes
 from allinsam.workflow.annotating import next_assignment, why_closed
-from allinsam.workflow.expert_queue import Item, days_of_ten_minutes, open_items, within
+from allinsam.workflow.expert_queue import open_items
 from allinsam.workflow.forecast import Forecast, forecast, student_work
 from allinsam.workflow.planning import paces_of
 from allinsam.workflow.progress import (
@@ -24,6 +24,7 @@ from allinsam.workflow.progress import (
     person_progress,
 )
 from allinsam.workflow.stuck import Stuck, find_stuck
+from allinsam.worth import Item, days_of_ten_minutes, within
 from webapp.page_parts import annotation_state, own_minutes, page_button, times_of
 
 DONE, NEXT, LATER = (
@@ -36,6 +37,7 @@ KIND_WORDS = {
     "registration": ("registration to settle", "registrations to settle"),
     "dispute": ("nucleus in dispute", "nuclei in dispute"),
     "doubt": ("doubtful outline", "doubtful outlines"),
+    "finish": ("review to finish", "reviews to finish"),
     "gold": ("gold patch to outline", "gold patches to outline"),
     "reference": ("test patch to outline", "test patches to outline"),
 }
@@ -171,7 +173,7 @@ def show_outlook(study: Study, person: SignedIn, progress: StudyProgress) -> Non
         if items:
             spread = f"{spent} = {days} {'day' if days == 1 else 'days'} of ten minutes"
             st.markdown(
-                f"**Expert still needed**  \n{spread}", help=f"What waits now: {waits_in_words(items)}."
+                f"**Expert still needed**: {spread}", help=f"What waits now: {waits_in_words(items)}."
             )
             page_button(person, "minutes", "Ten minutes")
         else:

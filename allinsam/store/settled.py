@@ -8,8 +8,6 @@ from sqlite_utils import Database
 
 from allinsam.store.connection import utc_now
 
-UNDO = "undo"
-
 
 def add_settled(
     db: Database,

@@ -15,9 +15,10 @@ from allinsam.store import Study, images, settled, thresholds
 from allinsam.store import assignments as queue
 from allinsam.thresholding import THRESHOLDS, marker_mask
 from allinsam.workflow.assigning import asked_classes
-from allinsam.workflow.expert_queue import OPEN, SKIP
+from allinsam.workflow.nuclei_in_doubt import decide_nucleus, finish_review, reopen_review, take_back_nucleus
 from allinsam.workflow.preparing import BY_EYE, sign_threshold
 from allinsam.workflow.registering import accept_estimate
+from allinsam.worth import OPEN, SKIP, UNDO
 
 START_METHOD = "otsu"
 
@@ -92,7 +93,7 @@ def undo(study: Study, person_id: str, client_key: str, seconds: float) -> dict[
         TAKEN_BACK[last["kind"], last["decision"]](study, person_id, last)
     with study.science.write() as db:
         settled.add_settled(
-            db, client_key, person_id, last["kind"], last["key"], settled.UNDO, {}, seconds, last["id"]
+            db, client_key, person_id, last["kind"], last["key"], UNDO, {}, seconds, last["id"]
         )
     return last
 
@@ -157,12 +158,23 @@ Decide = Callable[[Study, str, str, Mapping[str, Any]], dict[str, Any]]
 DECISIONS: dict[str, dict[str, Decide]] = {
     "threshold": {"sign": _sign},
     "registration": {"accept": _accept_registration, "reject": _leave_waiting},
+    "dispute": {
+        decision: decide_nucleus(decision) for decision in ("pick", "consensus", "rejected", "class")
+    },
+    "doubt": {
+        "right": decide_nucleus("consensus"),
+        "wrong": decide_nucleus("rejected"),
+        "class": decide_nucleus("class"),
+    },
+    "finish": {"finish": finish_review},
     "gold": {OPEN: _open_patch("gold")},
     "reference": {OPEN: _open_patch("reference")},
 }
 # What has to be taken back in the study itself; of the others the row alone says it.
 TAKEN_BACK: dict[tuple[str, str], Callable[[Study, str, Mapping[str, Any]], None]] = {
     ("registration", "accept"): _hold_again,
+    ("finish", "finish"): reopen_review,
+    **{(kind, decision): take_back_nucleus for kind in ("dispute", "doubt") for decision in DECISIONS[kind]},
 }
 
 

@@ -60,7 +60,8 @@ def test_a_lead_sees_the_steps_and_everybodys_progress(open_page: OpenPage, stud
     assert "Assign some on the People page" in written
     # PERSON has patches and no pace; s1 and s2 have finished.
     assert "Students finish" in written and "too early to tell" in written
-    assert "Nothing is stuck." in written and "nothing waits now" in written
+    # The three raters differ about a podocyte and a mesangial cell of each patch.
+    assert "Nothing is stuck." in written and "**Expert still needed**: about 2 min = 1 day" in written
 
 
 def test_what_is_stuck_is_named_with_the_way_there(open_page: OpenPage, study: Study) -> None:
@@ -74,13 +75,14 @@ def test_what_is_stuck_is_named_with_the_way_there(open_page: OpenPage, study: S
 
 
 def test_a_reviewer_sees_what_ten_minutes_would_settle(open_page: OpenPage, study: Study) -> None:
-    assert "Nothing waits for you." in texts(open_page("home", role="reviewer"))
+    app = open_page("home", role="reviewer")
+    assert "16 nuclei in dispute" in texts(app) and button(app, "Ten minutes: 16 wait, about 2 min")
     with study.science.write() as db:
         images.add_registration(db, 1, identity_matrix(), "grid and ECC on WT1", False)
         images.add_slide(db, "new", "normal")
         db["patch"].update(2, {"slide_id": 5})
     app = open_page("home", role="reviewer")
-    assert "2 thresholds to sign, 1 registration to settle" in texts(app)
+    assert "2 thresholds to sign, 1 registration to settle, 16 nuclei" in texts(app)
     assert "What is stuck" not in texts(app) and not app.dataframe
 
 

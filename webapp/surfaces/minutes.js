@@ -159,6 +159,7 @@ class Minutes {
       this.last = performance.now();
       this.value = item.adjust?.value ?? null;
       this.choice = 0;
+      this.hidden = false;
     }
     for (const one of this.items.slice(1, 1 + AHEAD)) {
       for (const pane of one.panes) for (const url of pane.layers) fetchAhead(url);
@@ -222,6 +223,7 @@ class Minutes {
       }
       this.shownName = null;
       this._show();
+      this._fillSoon();
     }, (error) => { this.trouble = error.message; });
   }
 
@@ -275,6 +277,7 @@ class Minutes {
     if (item.choices?.options[option]) { this.choice = option; this._draw(); return true; }
     if (key === "S") { this._decide({ decision: "skip", detail: {} }); return true; }
     if (key === "U") { this._undo(); return true; }
+    if (key === "H" && item.hides) { this.hidden = !this.hidden; this._draw(); return true; }
     return false;
   }
 
@@ -312,7 +315,7 @@ class Minutes {
       if (item.adjust) {
         layers.push(h("img", { src: item.adjust.layer + this.value, width: this.pane, height: this.pane, alt: "" }));
       }
-      const drawing = pane.rings ? this._rings(pane.rings) : null;
+      const drawing = pane.rings && !this.hidden ? this._rings(pane.rings) : null;
       return h("figure", {}, h("figcaption", {}, pane.title),
         h("div", { class: "m-pane", style: `width:${this.pane}px;height:${this.pane}px` }, ...layers, drawing));
     }));
@@ -357,6 +360,7 @@ class Minutes {
     })));
     if (this.then) lines.push(h("p", { class: "m-note" }, "Escape: back"));
     lines.push(h("div", { class: "m-keys m-always" },
+      item.hides ? this._press("H", this.hidden ? "Show the lines" : "Hide the lines", () => { this.hidden = !this.hidden; this._draw(); }) : null,
       this._press("S", "Skip, it comes again", () => this._decide({ decision: "skip", detail: {} })),
       this._press("U", "Undo the last", () => this._undo())));
     lines.push(h("p", { class: "m-note" }, "Stop anywhere: what is settled is kept, what is open comes again."));
