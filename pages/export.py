@@ -15,6 +15,7 @@ from webapp.page_parts import (
     row_counts,
     score_state,
     scores_of,
+    settled_count,
     simulated_note,
     times_of,
 )
@@ -31,6 +32,7 @@ def rows_of(study: Study) -> dict[str, int]:
         "agreement": len(agreement["pairwise"]),
         "classes": len(agreement["classes"]),
         **consensus_counts(folder, state),
+        "settled": settled_count(study),
         "scores": len(scores_of(folder, score_state(study))),
     }
 

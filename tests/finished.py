@@ -21,6 +21,7 @@ from allinsam.training.settings import TrainingSettings
 from allinsam.workflow.annotating import ActLog, record_acts
 from allinsam.workflow.labels import LabelRecipe, freeze_labels, make_split, read_labels
 from allinsam.workflow.learning import SCORED_METRICS, keep_prediction
+from allinsam.workflow.settling import settle
 from tests.studies import MESANGIAL, PODOCYTES, disc, small_study
 
 TRUTH, EXPERT, STUDENTS = "sim-truth", "e1", ("s1", "s2")
@@ -57,6 +58,7 @@ def _make(folder: Path, scored: bool) -> None:
         finish(study, EXPERT, "expert", patch_id, {PODOCYTE: PODOCYTES, MESANGIAL_ID: MESANGIAL})
         finish(study, "s1", "student", patch_id, {PODOCYTE: PODOCYTES[:-1], MESANGIAL_ID: MESANGIAL})
         finish(study, "s2", "student", patch_id, {PODOCYTE: PODOCYTES, MESANGIAL_ID: MESANGIAL[:-1]})
+    settle(study, EXPERT, "page:1", "threshold", "1:WT1", "skip", {}, 2.0)
     if scored:
         add_scored_run(study, LabelRecipe(group="expert"), {PODOCYTE: PODOCYTES, MESANGIAL_ID: MESANGIAL})
         fewer = {PODOCYTE: PODOCYTES[:2], MESANGIAL_ID: MESANGIAL[:2]}

@@ -22,10 +22,11 @@ PANE_PX = 500
 STEPS_ACROSS = 100  # nudges of a threshold from black to the brightest pixel
 CONTEXT = 4.0  # of a nucleus's size
 SMALLEST_SIDE_PX = 80  # of the patch
-# The raters' outlines, told apart by colour-blind eyes too and by their numbers; as many as there are digits.
+# The raters' outlines: told apart by their numbers, in colours that no class has; as many as digits.
 RATER_COLOURS = (
-    "#f0e442", "#56b4e9", "#e69f00", "#33d17a", "#ff8ad8", "#9ae6ff", "#ffb3a7", "#c9c9c9", "#b39ddb",
+    "#33d17a", "#ff9f1c", "#00e5d4", "#ff5c5c", "#c6ff4d", "#ff8ad8", "#b39ddb", "#ffd9a0", "#c9c9c9",
 )  # fmt: skip
+LABEL_STEP_PX = 20
 
 Key = dict[str, Any]
 
@@ -151,18 +152,22 @@ def _nucleus(study: Study, item: Item) -> dict[str, Any]:
         markers = {row["marker"] for row in images.list_channels(db, patch_id)}
     by_id = {row["id"]: row for row in classes}
     window = _window_round(nucleus.box, (patch["height_px"], patch["width_px"]))
-    rings = [
-        {"colour": colour, "label": str(place), "offset": 22 * (place - 1), **_ring(ring, window)}
-        for place, (member, colour) in enumerate(zip(nucleus.members, RATER_COLOURS, strict=False), 1)
-        for ring in rings_of_mask(member.mask)
-    ]
-    several = len(nucleus.members) > 1
-    agreed = [
-        {"colour": "#ffffff", "dashed": True, **_ring(ring, window)}
-        for ring in (rings_of_mask(nucleus.mask) if several else ())
-    ]
+    left, top = window.to_pane(np.array(nucleus.box[:2]))
+    rings = []
+    for place, (member, colour) in enumerate(zip(nucleus.members, RATER_COLOURS, strict=False)):
+        drawn = [{"colour": colour, **_ring(ring, window)} for ring in rings_of_mask(member.mask)]
+        if drawn:
+            at = [round(float(left) + LABEL_STEP_PX * place), round(float(top)) - 8]
+            drawn[0] |= {"label": str(place + 1), "at": at}
+        rings += drawn
+    agreed = [_ring(ring, window) for ring in rings_of_mask(nucleus.mask)]
+    if item.kind == "doubt":
+        rings, dashed = [{"colour": by_id[nucleus.class_id]["colour"], **ring} for ring in agreed], []
+    else:
+        several = len(nucleus.members) > 1
+        dashed = [{"colour": "#ffffff", "dashed": True, **ring} for ring in agreed if several]
     marker = by_id[nucleus.class_id]["marker"]
-    panes = [{**_pane("Stained tissue", View(patch_id, "pas", window).url()), "rings": rings + agreed}]
+    panes = [{**_pane("Stained tissue", View(patch_id, "pas", window).url()), "rings": rings + dashed}]
     if marker in markers:
         url = View(patch_id, "marker", window, marker).url()
         panes.append({**_pane(f"{marker} marker", url), "rings": rings})

@@ -133,4 +133,4 @@ def _undo(study: Study, person: SignedIn, body: dict[str, Any]) -> dict[str, Any
         return {"undone": None, "items": []}
     name = f"{last['kind']}:{last['key']}"
     back = [item for item in open_items(study, person.person_id) if item.name == name]
-    return {"undone": name, "items": shown(study, back)}
+    return {"undone": name, "decision": last["decision"], "items": shown(study, back)}

@@ -48,8 +48,8 @@ def list_settled(db: Database) -> list[dict[str, Any]]:
 
 
 def last_standing(db: Database, person_id: str) -> dict[str, Any] | None:
-    """The newest decision of a person that is neither taken back nor takes one back."""
-    query = """SELECT * FROM settled s WHERE person_id = ? AND undoes IS NULL
+    """The newest decision of a person that is neither taken back nor takes one back; opening is none."""
+    query = """SELECT * FROM settled s WHERE person_id = ? AND undoes IS NULL AND decision <> 'open'
         AND NOT EXISTS (SELECT 1 FROM settled u WHERE u.undoes = s.id) ORDER BY id DESC LIMIT 1"""
     return next((_row(row) for row in db.query(query, [person_id])), None)
 

@@ -22,6 +22,7 @@ TITLES = {
     "classes": "Every two people: do they give the nuclei that both found the same class?",
     "consensus": "Every nucleus that more than half of those who looked for its class have marked.",
     "reliability": "How far each annotator can be trusted, by what the others marked.",
+    "settled": "Every decision of an expert's ten minutes, with the seconds it took.",
     "scores": "Every score of a model or of people's labels, per patch, class and metric.",
 }
 
@@ -131,6 +132,18 @@ COLUMNS: dict[str, dict[str, str]] = {
         "f1_without": "the same of the pairs without this person",
         "alpha": "Krippendorff's alpha of all, classes and not seeing a nucleus being the answers",
         "alpha_without": "the same without this person; higher: this person differs from the rest",
+    },
+    "settled": {
+        "id": "order of the decisions",
+        "person_id": "pseudonym of the expert",
+        "kind": "threshold, registration, dispute, doubt, finish, gold or reference",
+        "key": "which one: slide and marker, patch and version, or patch and nucleus",
+        "decision": "what was decided; skip put it aside, open went to the patch, undo took one back",
+        "detail": "what belongs to it, JSON: the value signed, the reason, whose outline",
+        "seconds": "seconds the item was on the screen, without those the page was hidden",
+        "undone": "1 where a later row took it back",
+        "undoes": "id of the row that this one took back",
+        "at": "when it was saved, UTC",
     },
     "scores": {
         "kind": "model (from PAS alone) or people (labels as drawn)",

@@ -149,6 +149,8 @@ def decide_nucleus(kind: str) -> Decide:
         letter, class_id = detail.get("letter"), detail.get("class_id")
         if not isinstance(letter, str | None) or not isinstance(class_id, int | None):
             raise InputError(f"Letter {letter!r} or class {class_id!r} is not usable. Reload the page.")
+        if open_nucleus(study, patch_id, cluster_id).decision is not None:
+            raise InputError("Somebody has decided about this nucleus meanwhile. See the Review page.")
         reviewing.decide(study, person_id, patch_id, cluster_id, kind, letter=letter, class_id=class_id)
         return {}
 

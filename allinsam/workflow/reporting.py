@@ -16,7 +16,7 @@ from allinsam.errors import InputError, NotFoundError
 from allinsam.files import write_file
 from allinsam.masks import decode_rle, instances_to_labels, rle_area
 from allinsam.records import Mask
-from allinsam.store import Study, images, runs
+from allinsam.store import Study, images, runs, settled
 from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
@@ -470,6 +470,12 @@ def acts_table(study: Study) -> pd.DataFrame:
         return pd.DataFrame(act_store.act_rows(db), columns=list(COLUMNS["acts"]))
 
 
+def settled_table(study: Study) -> pd.DataFrame:
+    with study.science.read() as db:
+        rows = [{**row, "detail": json.dumps(row["detail"])} for row in settled.list_settled(db)]
+    return pd.DataFrame(rows, columns=list(COLUMNS["settled"]))
+
+
 EXPORTS: dict[str, Callable[[Study], pd.DataFrame]] = {
     "objects": objects_table,
     "acts": acts_table,
@@ -478,6 +484,7 @@ EXPORTS: dict[str, Callable[[Study], pd.DataFrame]] = {
     "classes": lambda study: class_agreement(ratings(study)),
     "consensus": lambda study: consensus_table(study, ratings(study)),
     "reliability": lambda study: reliability_table(study, ratings(study)),
+    "settled": settled_table,
     "scores": scores_table,
 }
 

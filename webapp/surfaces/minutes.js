@@ -215,7 +215,10 @@ class Minutes {
     this._send("undo", body, (told) => {
       this.trouble = told.undone ? "" : "There is nothing to take back.";
       if (!told.undone) return;
-      if (this.settled.delete(told.undone)) this.done = Math.max(0, this.done - 1);
+      if (this.settled.delete(told.undone)) {
+        if (told.decision === "skip") this.skipped = Math.max(0, this.skipped - 1);
+        else this.done = Math.max(0, this.done - 1);
+      }
       const back = told.items[0];
       if (back) {
         this.items = [back, ...this.items.filter((item) => item.name !== back.name)];
@@ -329,8 +332,8 @@ class Minutes {
       svg.append(s("polygon", { points, stroke: HALO, "stroke-width": 4.5 }));
       svg.append(s("polygon", { points, stroke: ring.colour, "stroke-width": ring.wide ? 3 : 2, ...dash }));
       if (ring.label) {
-        const [x, y] = ring.points.reduce((best, point) => (point[1] < best[1] ? point : best));
-        const text = s("text", { x: x + (ring.offset ?? 0), y: Math.max(16, y - 6), fill: ring.colour, stroke: HALO,
+        const [x, y] = ring.at;
+        const text = s("text", { x, y: Math.max(16, y), fill: ring.colour, stroke: HALO,
           "stroke-width": 4, "paint-order": "stroke", "font-size": 17, "font-weight": 700, "font-family": "sans-serif" });
         text.textContent = ring.label;
         svg.append(text);
