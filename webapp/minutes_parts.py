@@ -9,8 +9,8 @@ from allinsam.disputes import REASONS
 from allinsam.errors import AllinsamError, NotFoundError
 from allinsam.store import Study, images, thresholds
 from allinsam.store import study as study_store
-from allinsam.workflow.nuclei_in_doubt import open_nucleus
-from allinsam.workflow.reviewing import clusters, review_state
+from allinsam.workflow.nuclei_in_doubt import nuclei_of, open_nucleus
+from allinsam.workflow.reviewing import review_state
 from allinsam.workflow.settling import ACCEPT_REASONS, threshold_start
 from allinsam.worth import KINDS, OPEN, Item
 from webapp.annotate.bench import rings_of_mask
@@ -229,7 +229,7 @@ def _finish(study: Study, item: Item) -> dict[str, Any]:
     with study.science.read() as db:
         colours = {row["id"]: row["colour"] for row in study_store.list_classes(db)}
     rings = []
-    for nucleus in clusters(study, patch_id):
+    for nucleus in nuclei_of(study, patch_id):
         kept = nucleus.decision or nucleus
         if kept.mask is not None:
             rings += [

@@ -20,7 +20,7 @@ from webapp.session import study_from_environment
 
 LARGEST_BODY_BYTES = 200_000
 MOST_LEFT_OUT = 5000
-MOST_AT_ONCE = 8  # items with their pictures in one answer
+MOST_AT_ONCE = 12  # items with their pictures in one answer
 LONGEST_NAME = 200
 # What needs another right than settling items.
 NEEDED = {"threshold": "sign_threshold", "registration": "register"}

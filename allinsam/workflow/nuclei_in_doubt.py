@@ -1,8 +1,7 @@
 """Nuclei an expert has to look at: those that raters disagree about, and doubtful ones of the test part."""
 
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
+from functools import lru_cache
 from typing import Any
 
 from allinsam.errors import InputError
@@ -15,10 +14,8 @@ from allinsam.worth import ELSEWHERE, KINDS, Item
 # Below these a mask that somebody kept is looked at once more; as where annotators are warned.
 LOW_PREDICTED_IOU = 0.75
 LOW_SUPPORT = 0.25
-REMEMBERED = 4
 
 Doubt = tuple[int, str, str]  # patch, cluster, why
-_doubts_of: OrderedDict[tuple[Path, tuple[int, ...], frozenset[int]], list[Doubt]] = OrderedDict()
 
 
 def nucleus_items(
@@ -79,14 +76,16 @@ def nucleus_items(
     return found
 
 
-def _doubts(study: Study, test: frozenset[int]) -> list[Doubt]:
+def _doubts(study: Study, test: frozenset[int]) -> tuple[Doubt, ...]:
     """Students' kept outlines on test patches that the model or the marker speaks against, by nucleus."""
-    if not test:
-        return []
     with study.science.read() as db:
-        key = (study.folder, act_store.last_change(db), test)
-        if key in _doubts_of:
-            return _doubts_of[key]
+        return _find_doubts(study, test, act_store.last_change(db)) if test else ()
+
+
+@lru_cache(maxsize=4)
+def _find_doubts(study: Study, test: frozenset[int], state: tuple[int, ...]) -> tuple[Doubt, ...]:
+    """`state` stands for what people drew."""
+    with study.science.read() as db:
         marks = {
             (row["assignment_id"], row["object_id"]): (row["patch_id"], why)
             for row in act_store.current_annotations(db)
@@ -97,7 +96,7 @@ def _doubts(study: Study, test: frozenset[int]) -> list[Doubt]:
     found = []
     for patch_id in sorted({patch_id for patch_id, _ in marks.values()}):
         try:
-            nuclei = reviewing.clusters(study, patch_id)
+            nuclei = nuclei_of(study, patch_id)
         except InputError:  # not handed in yet
             continue
         for nucleus in nuclei:
@@ -108,10 +107,7 @@ def _doubts(study: Study, test: frozenset[int]) -> list[Doubt]:
             ]
             if whys:
                 found.append((patch_id, nucleus.cluster_id, whys[0]))
-    _doubts_of[key] = found
-    while len(_doubts_of) > REMEMBERED:
-        _doubts_of.popitem(last=False)
-    return found
+    return tuple(found)
 
 
 def _why_doubtful(row: Mapping[str, Any]) -> str | None:
@@ -127,9 +123,21 @@ def _why_doubtful(row: Mapping[str, Any]) -> str | None:
     return None
 
 
+def nuclei_of(study: Study, patch_id: int) -> tuple[reviewing.Cluster, ...]:
+    """`reviewing.clusters`, kept while nothing of the study's acts and reviews changes. Raises as that."""
+    with study.science.read() as db:
+        state = (*act_store.last_change(db), *reviews.last_change(db))
+    return _nuclei(study, patch_id, state)
+
+
+@lru_cache(maxsize=16)
+def _nuclei(study: Study, patch_id: int, state: tuple[int, ...]) -> tuple[reviewing.Cluster, ...]:
+    return tuple(reviewing.clusters(study, patch_id))
+
+
 def open_nucleus(study: Study, patch_id: int, cluster_id: str) -> reviewing.Cluster:
     """Raises InputError where its raters have changed it since."""
-    for nucleus in reviewing.clusters(study, patch_id):
+    for nucleus in nuclei_of(study, patch_id):
         if nucleus.cluster_id == cluster_id:
             return nucleus
     raise InputError("The raters have changed this nucleus since. It comes again as it is now.")

@@ -3,8 +3,8 @@
 // The browser runs ahead of the server: a key shows the next item, whose pictures are there already, and the
 // decision is sent behind it, in order. What the server refuses comes back with the reason.
 
-const AHEAD = 4;              // items whose pictures are fetched before they are shown
-const REFILL_BELOW = 5;       // items left when more are asked for
+const AHEAD = 5;              // items whose pictures are fetched before they are shown
+const REFILL_BELOW = 9;       // items left when more are asked for
 const TEN_MINUTES_S = 600;
 const RETRY_MS = [500, 1000, 2000, 4000];
 const TICK_MS = 1000;
@@ -200,11 +200,13 @@ class Minutes {
         this._fill();
       }
     });
-    if (this.items.length < REFILL_BELOW) this._fillSoon();
+    // What was decided may bring up new items, a review to finish say: asked for once it is settled.
+    if (this.items.length === 0) this._fillSoon();
+    else if (this.items.length < REFILL_BELOW && this._left().length > this.items.length) this._fill();
     this._show();
   }
 
-  // Behind what is being sent, so that the server does not offer again what is on its way.
+  // Behind what is being sent.
   _fillSoon() {
     this.sending = this.sending.then(() => this._fill());
   }
