@@ -12,6 +12,7 @@ from allinsam.store import Study, assignments, thresholds
 from allinsam.store.study import get_study
 from allinsam.workflow.annotating import ActLog, next_assignment, why_closed
 from allinsam.workflow.desk import Desk
+from allinsam.workflow.reviewing import why_sent_back
 from webapp.annotate import bar, bench, guidance, look, panel
 from webapp.annotate.bench import Bench
 from webapp.image_routes import View
@@ -143,6 +144,7 @@ def main() -> None:
         guidance.patch_waits(study, person.person_id, closed, go_to)
         return
     look.style()
+    guidance.sent_back(why_sent_back(study, assignment["id"]))
     guidance.first_steps(study, person.person_id, assignment, in_both=chosen_surface() == DUAL)
     if chosen_surface() == DUAL:
         dual(study, assignment["id"])

@@ -4,7 +4,7 @@ import pandas as pd
 import streamlit as st
 
 from allinsam.interchange import FORMATS
-from allinsam.store import Study
+from allinsam.store import Study, reviews
 from allinsam.workflow.export_columns import COLUMNS, TITLES
 from webapp.page_parts import (
     agreement_of,
@@ -32,9 +32,15 @@ def rows_of(study: Study) -> dict[str, int]:
         "agreement": len(agreement["pairwise"]),
         "classes": len(agreement["classes"]),
         **consensus_counts(folder, state),
+        **review_counts(study),
         "settled": settled_count(study),
         "scores": len(scores_of(folder, score_state(study))),
     }
+
+
+def review_counts(study: Study) -> dict[str, int]:
+    with study.science.read() as db:
+        return {"reviews": len(reviews.list_reviews(db)), "decisions": len(reviews.list_decisions(db))}
 
 
 def show_formats(objects: int) -> None:

@@ -23,7 +23,11 @@ FEWEST_PATCHES = 3
 BUDGET_MINUTES = 10.0
 MASK_NAMES = {"edited": "as accepted and edited", "weak": "boxes only: SAM makes the masks again"}
 
-RULE_NAMES = {"pooled": "one person per patch, drawn by seed", "consensus": "what those who looked agree on"}
+RULE_NAMES = {
+    "pooled": "one person per patch, drawn by seed",
+    "consensus": "what those who looked agree on",
+    "adjudicated": "as a reviewer settled it, whoever drew it",
+}
 METHOD_NAMES = {
     "majority": "majority of people",
     "staple": "STAPLE outlines, majority of classes",
@@ -143,6 +147,8 @@ def show_step_by_step(study: Study, person: SignedIn) -> None:
             arguments = {"labels": labels, "masks": masks, "split_seed": int(split_seed)}
             if rule == "consensus":
                 arguments |= {"rule": rule, "method": method} | ({"quorum": int(quorum)} if quorum else {})
+            if rule == "adjudicated":
+                arguments |= {"labels": rule, "rule": rule}
             arguments |= settings_arguments(values) | ({"shuffle_classes": True} if shuffle else {})
         except AllinsamError as error:
             st.error(str(error))

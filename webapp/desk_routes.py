@@ -106,7 +106,7 @@ routes = [
 async def _answer(request: Request, act: Any) -> Response:
     """Run `act` in a thread, with the person, the assignment's id and the body; errors become words."""
     try:
-        body = await _body(request) if request.method == "POST" else dict(request.query_params)
+        body = await json_body(request) if request.method == "POST" else dict(request.query_params)
         client = body.get("client")
         if not isinstance(client, str) or not 8 <= len(client) <= LONGEST_CLIENT or not client.isprintable():
             raise InputError("This page load has no usable name. Reload the page.")
@@ -122,7 +122,7 @@ async def _answer(request: Request, act: Any) -> Response:
     return JSONResponse(answer, headers={"Cache-Control": "private, no-store"})
 
 
-async def _body(request: Request) -> dict[str, Any]:
+async def json_body(request: Request) -> dict[str, Any]:
     if request.headers.get("content-type", "").split(";")[0] != "application/json":
         raise InputError("Send JSON.")
     content = bytearray()

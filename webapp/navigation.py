@@ -25,6 +25,7 @@ PAGES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("train", "Train", ("lead",)),
     ("compare", "Compare", REVIEWING),
     ("agreement", "Agreement", REVIEWING),
+    ("review", "Review", REVIEWING),
     ("export", "Export", ("lead",)),
     ("people", "People", ("lead",)),
 )

@@ -119,13 +119,15 @@ def add_decision(
     mask: Mask | None = None,
     comment: str = "",
     undoes: int | None = None,
+    picked: int | None = None,
 ) -> int:
-    """`sources` are [assignment, object, annotation] of every mark of the cluster."""
+    """`sources`: [assignment, object, annotation] of every mark there; `picked`: the assignment of one."""
     row = {
         "review_id": review_id,
         "cluster_id": cluster_id,
         "kind": kind,
         "sources": json.dumps([list(source) for source in sources]),
+        "picked_assignment_id": picked,
         "class_id": class_id,
         **_mask_columns(mask),
         "comment": comment,

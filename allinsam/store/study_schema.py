@@ -323,6 +323,7 @@ CREATE TABLE review_decision (
         kind IN ('pick', 'consensus', 'edited', 'class', 'rejected', 'added', 'undo')
     ),
     sources TEXT NOT NULL CHECK (json_valid(sources)),
+    picked_assignment_id INTEGER REFERENCES assignment(id),
     class_id INTEGER REFERENCES cell_class(id),
     mask_height_px INTEGER,
     mask_width_px INTEGER,
@@ -332,6 +333,7 @@ CREATE TABLE review_decision (
     person_id TEXT NOT NULL REFERENCES person(id),
     decided_at TEXT NOT NULL,
     CHECK ((kind = 'undo') = (undoes IS NOT NULL)),
+    CHECK ((kind = 'pick') = (picked_assignment_id IS NOT NULL)),
     CHECK (kind IN ('undo', 'rejected') OR (class_id IS NOT NULL AND mask_counts IS NOT NULL))
 ) STRICT;
 CREATE INDEX review_decisions ON review_decision (review_id, id);

@@ -27,6 +27,7 @@ from allinsam.workflow.annotating import read_patch
 from allinsam.workflow.export_columns import COLUMNS
 from allinsam.workflow.labels import LabelRecipe, read_labels
 from allinsam.workflow.learning import START_SETTINGS, read_prediction
+from allinsam.workflow.reviewed import decisions_table, reviews_table
 
 PEOPLES_PURPOSES = ("production",)
 
@@ -484,6 +485,8 @@ EXPORTS: dict[str, Callable[[Study], pd.DataFrame]] = {
     "classes": lambda study: class_agreement(ratings(study)),
     "consensus": lambda study: consensus_table(study, ratings(study)),
     "reliability": lambda study: reliability_table(study, ratings(study)),
+    "reviews": reviews_table,
+    "decisions": decisions_table,
     "settled": settled_table,
     "scores": scores_table,
 }

@@ -72,6 +72,7 @@ class Decision:
     class_id: int | None  # None and no mask: rejected
     class_name: str | None
     mask: Mask | None
+    letter: str | None  # of a pick: whose outline it is
     comment: str
     person_id: str
     version: int
@@ -374,7 +375,7 @@ def _clusters(study: Study, db: Database, patch_id: int) -> list[Cluster]:
                 _mask_of(candidate.pixels, size_hw),
                 candidate.lowest_iou,
                 candidate.reasons,
-                _decision(decided.get(cluster_id)),
+                _decision(decided.get(cluster_id), members),
                 _box_of(drawn, size_hw),
             )
         )
@@ -408,15 +409,17 @@ def _added(db: Database, row: Mapping[str, Any], size_hw: tuple[int, int]) -> Cl
     )
 
 
-def _decision(row: Mapping[str, Any] | None) -> Decision | None:
+def _decision(row: Mapping[str, Any] | None, members: Sequence[Member] = ()) -> Decision | None:
     if row is None:
         return None
+    letter_of = {member.source.assignment_id: member.letter for member in members}
     return Decision(
         row["id"],
         row["kind"],
         row["class_id"],
         row["class_name"],
         _mask(row) if row["mask_counts"] is not None else None,
+        letter_of.get(row["picked_assignment_id"]),
         row["comment"],
         row["person_id"],
         row["version"],
@@ -474,9 +477,20 @@ def decide(
             cluster = _named_cluster(_clusters(study, db, patch_id), cluster_id)
         settled = _outcome(cluster, kind, letter, class_id, mask, images.get_patch(db, patch_id))
         cluster_id = cluster.cluster_id if cluster else str(uuid4())
-        sources = [member.source.as_list() for member in cluster.members] if cluster else []
-        review_id = _open_review(db, patch_id, reviewer_id)
-        reviews.add_decision(db, review_id, cluster_id, kind, reviewer_id, sources, *settled, comment=comment)
+        members = cluster.members if cluster else ()
+        reviews.add_decision(
+            db,
+            _open_review(db, patch_id, reviewer_id),
+            cluster_id,
+            kind,
+            reviewer_id,
+            [member.source.as_list() for member in members],
+            *settled,
+            comment,
+            picked=next(
+                (m.source.assignment_id for m in members if (kind, m.letter) == ("pick", letter)), None
+            ),
+        )
     return cluster_id
 
 

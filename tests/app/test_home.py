@@ -76,13 +76,13 @@ def test_what_is_stuck_is_named_with_the_way_there(open_page: OpenPage, study: S
 
 def test_a_reviewer_sees_what_ten_minutes_would_settle(open_page: OpenPage, study: Study) -> None:
     app = open_page("home", role="reviewer")
-    assert "16 nuclei in dispute" in texts(app) and button(app, "Ten minutes: 16 wait, about 2 min")
+    assert "14 nuclei in dispute" in texts(app) and button(app, "Ten minutes: 14 wait, about 2 min")
     with study.science.write() as db:
         images.add_registration(db, 1, identity_matrix(), "grid and ECC on WT1", False)
         images.add_slide(db, "new", "normal")
         db["patch"].update(2, {"slide_id": 5})
     app = open_page("home", role="reviewer")
-    assert "2 thresholds to sign, 1 registration to settle, 16 nuclei" in texts(app)
+    assert "2 thresholds to sign, 1 registration to settle, 14 nuclei" in texts(app)
     assert "What is stuck" not in texts(app) and not app.dataframe
 
 

@@ -14,7 +14,16 @@ from webapp.navigation import PAGES, page_names
 
 EXPECTED = {
     "annotator": {"home", "annotate"},
-    "reviewer": {"home", "minutes", "annotate", "registration", "thresholds", "compare", "agreement"},
+    "reviewer": {
+        "home",
+        "minutes",
+        "annotate",
+        "registration",
+        "thresholds",
+        "compare",
+        "agreement",
+        "review",
+    },
     "lead": {
         "home",
         "minutes",
@@ -24,6 +33,7 @@ EXPECTED = {
         "train",
         "compare",
         "agreement",
+        "review",
         "export",
         "people",
     },

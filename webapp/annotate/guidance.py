@@ -11,6 +11,7 @@ from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
 from allinsam.workflow.annotating import next_assignment, why_closed
 from webapp.guide_pictures import EXAMPLES, PANE_PX
+from webapp.page_parts import as_typed
 from webapp.surfaces.dual_pane import STRINGS
 
 STEPS = (
@@ -44,6 +45,16 @@ def first_steps(study: Study, person_id: str, assignment: dict[str, Any], in_bot
         steps = "".join(f"<span>{step}</span>" for step in told)
         st.html(f'<div class="steps">{steps}</div>')
         st.button("Got it", key="steps_done", on_click=lambda: st.session_state.update(steps_read=True))
+
+
+def sent_back(why: str | None) -> None:
+    """What the reviewer asks for, above a patch that is to be done again."""
+    if why is not None:
+        st.warning(
+            f"**A reviewer sent this patch back:** {as_typed(why)}  \n"
+            "All you drew is still here. Mend it, then hand the patch in again.",
+            icon=":material/reply:",
+        )
 
 
 def steps_for(assignment: dict[str, Any]) -> tuple[str, ...]:
