@@ -17,7 +17,7 @@ STYLE = """<style>
 .st-key-outlook .stVerticalBlock { padding-top: .5rem; padding-bottom: .5rem; }
 .st-key-outlook p { margin-bottom: 0; }
 .st-key-steps, .st-key-stuck { gap: .35rem; padding-top: .5rem; padding-bottom: .6rem; }
-.st-key-steps h3, .st-key-stuck h3 { padding-bottom: .5rem !important; }
+.st-key-steps h3, .st-key-stuck h3 { padding-bottom: .75rem !important; }
 .st-key-stuck p { line-height: 1.3; }
 .st-key-steps button, .st-key-stuck button { min-height: 1.9rem; padding: .1rem .6rem; }
 </style>"""
@@ -62,11 +62,9 @@ def main() -> None:
         with right:
             if leads:
                 parts.show_stuck(study, person)
-            else:
-                parts.show_own_work(study, person)
+            parts.show_own_work(study, person)
         if leads:
             parts.show_people(study, progress)
-            parts.show_own_work(study, person)
     simulated_note(study)
 
 

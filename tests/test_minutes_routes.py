@@ -10,11 +10,14 @@ from starlette.testclient import TestClient
 from allinsam.accounts import SignedIn
 from allinsam.registration import identity_matrix
 from allinsam.store import Study, images, runs, settled, thresholds
+from allinsam.workflow.settling import DECISIONS
+from allinsam.worth import KINDS
 from tests.raters import hand_in_all
 from tests.studies import LEAD, small_study
 from tests.test_image_routes import SIGNER, STUDENT, SignedInAs
 from webapp import image_routes, minutes_routes, session
-from webapp.minutes_parts import RATER_COLOURS
+from webapp.home_parts import KIND_WORDS
+from webapp.minutes_parts import PRESENT, RATER_COLOURS
 from webapp.views import rgb
 
 REVIEWER = SignedIn(LEAD, "A reviewer", "reviewer", "expert")
@@ -77,6 +80,10 @@ def test_every_kind_has_a_question_pictures_and_keys(visit: Visit) -> None:
                 assert answer.status_code == 200 and answer.headers["content-type"] == "image/png"
 
 
+def test_every_kind_can_be_shown_and_settled() -> None:
+    assert set(KINDS) == set(PRESENT) == set(DECISIONS) == set(KIND_WORDS)
+
+
 def test_the_outline_of_a_value_is_a_picture_too(visit: Visit) -> None:
     client = visit()
     item = next(i for i in items_of(client).values() if i["kind"] == "threshold")
@@ -137,6 +144,7 @@ def test_annotators_get_nothing(visit: Visit, study: Study, path: str) -> None:
     ("path", "body"),
     [
         ("next", {"leave_out": "all"}),
+        ("next", {"count": 1000}),
         ("settle", {}),
         ("settle", {"client_key": "p:1", "kind": "threshold", "key": "1:WT1", "decision": "sign"}),
         ("settle", {"client_key": "p:1", "kind": "x", "key": "1", "decision": "sign", "seconds": 1.0}),

@@ -5,9 +5,9 @@ from allinsam.store import assignments as queue
 from allinsam.store import study as study_rows
 from allinsam.workflow.expert_queue import gold_need, open_items
 from allinsam.workflow.planning import apply_plan
-from tests.finished import finish
+from tests.finished import finish, finished_study
 from tests.practising import add_gold
-from tests.studies import LEAD, PODOCYTES, THRESHOLD, small_study
+from tests.studies import LEAD, MESANGIAL, PODOCYTES, THRESHOLD, small_study
 
 
 def test_nothing_waits(tmp_path) -> None:
@@ -66,3 +66,24 @@ def test_a_test_patch_without_an_expert_is_asked_for(tmp_path) -> None:
     finish(study, "e1", "expert", 2, {1: PODOCYTES})
     finish(study, "s9", "student", 3, {1: PODOCYTES})
     assert [one.name for one in open_items(study, LEAD)] == ["reference:3"]
+
+
+def test_a_patch_takes_what_this_expert_took_before(tmp_path) -> None:
+    study = finished_study(tmp_path / "study", scored=False)
+    with study.science.write() as db:
+        slide_id = images.list_slides(db)[0]["id"]
+        first = images.list_patches(db)[0]
+        new = images.add_patch(
+            db,
+            name="new",
+            slide_id=slide_id,
+            condition="normal",
+            image_sha256=first["image_sha256"],
+        )
+        runs.add_split(db, "patch", 1, {new: "test"})
+    seconds = {
+        person: next(one.seconds for one in open_items(study, person) if one.kind == "reference")
+        for person in ("e1", LEAD)
+    }
+    # One nucleus every five seconds and one more second; the lead has outlined nothing yet.
+    assert seconds == {"e1": 5.0 * (len(PODOCYTES) + len(MESANGIAL)) + 1.0, LEAD: 600.0}

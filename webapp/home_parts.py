@@ -55,6 +55,9 @@ WAYS_ON = {
 def show_own_work(study: Study, person: SignedIn) -> None:
     """The next patch, and what this person has done; nobody else's figures."""
     mine = person_progress(study, person.person_id)
+    if not mine.assigned and person.role == "lead":
+        st.caption(_no_patches(study, person))
+        return
     following = next_assignment(study, person.person_id)
     with st.container(border=True):
         st.subheader("Your patches", anchor=False)
@@ -121,9 +124,15 @@ def minutes_of(items: Sequence[Item]) -> str:
     return f"about {max(1, round(sum(item.seconds for item in items) / 60))} min"
 
 
+def items_of(study: Study, person: SignedIn) -> list[Item]:
+    """After a start of the server, what raters disagree about is looked for on every patch once."""
+    with st.spinner("Looking for what waits ..."):
+        return open_items(study, person.person_id)
+
+
 def show_ten_minutes(study: Study, person: SignedIn) -> None:
     """What waits for an expert, what it would cost, and the button."""
-    items = open_items(study, person.person_id)
+    items = items_of(study, person)
     with st.container(border=True):
         st.subheader("Ten minutes", anchor=False)
         if not items:
@@ -155,11 +164,11 @@ def show_outlook(study: Study, person: SignedIn, progress: StudyProgress) -> Non
     found = forecast_of(
         str(study.folder), annotation_state(study), len(progress.people), progress.assigned, today
     )
-    items = open_items(study, person.person_id)
+    items = items_of(study, person)
     hours = sum(item.seconds for item in items) / 3600
     spent = f"{hours:.1f} h" if hours >= 1 else minutes_of(items)
     days = days_of_ten_minutes(items)
-    done, until, expert = st.columns([5, 9, 8], border=True)
+    done, until, expert = st.columns([5, 8, 9], border=True)
     with done:
         share = progress.finished / progress.assigned if progress.assigned else 0.0
         st.progress(share, text=f"**{progress.finished} of {progress.assigned}** assigned patches finished")

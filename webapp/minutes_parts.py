@@ -88,7 +88,7 @@ def _threshold(study: Study, item: Item) -> dict[str, Any]:
     return {
         "question": "Does the white line follow the bright nuclei, and no more?",
         "note": f"Patch {patch['name']} stands for the slide's {item.detail['patches']} with {marker}. "
-        f"The start value is {start.method.capitalize()}'s; bright means above it.",
+        f"The start value is {start.method.capitalize()}'s; bright means above it. Arrow keys move it, too.",
         "panes": [
             _pane("Stained tissue", View(start.patch_id, "pas", window).url()),
             _pane(f"{marker} marker", View(start.patch_id, "marker", window, marker).url()),

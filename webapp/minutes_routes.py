@@ -28,7 +28,7 @@ NEEDED |= dict.fromkeys(("dispute", "doubt", "finish"), "review")
 
 
 async def next_route(request: Request) -> Response:
-    """POST /api/minutes/next {leave_out: names}: what waits, the most useful first, ready to be shown."""
+    """POST /api/minutes/next {leave_out: names, count}: what waits, most useful first, ready to be shown."""
     return await _answer(request, _next)
 
 
@@ -96,11 +96,14 @@ def _next(study: Study, person: SignedIn, body: dict[str, Any]) -> dict[str, Any
     left_out = body.get("leave_out", [])
     if not isinstance(left_out, list) or len(left_out) > MOST_LEFT_OUT:
         raise InputError(f"leave_out must be a list of at most {MOST_LEFT_OUT} names.")
+    count = body.get("count", MOST_AT_ONCE)
+    if type(count) is not int or not 1 <= count <= MOST_AT_ONCE:
+        raise InputError(f"count is {count!r}. Give 1 to {MOST_AT_ONCE}.")
     items = open_items(study, person.person_id)
     names = {name for name in left_out if isinstance(name, str)}
     waiting = [item for item in items if item.name not in names]
     return {
-        "items": shown(study, waiting[:MOST_AT_ONCE]),
+        "items": shown(study, waiting[:count]),
         "waiting": [[item.name, round(item.seconds, 1)] for item in waiting],
     }
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from sqlite_utils import Database
@@ -10,11 +11,13 @@ from sqlite_utils import Database
 from allinsam.planning import wanted_gold
 from allinsam.records import SHOWN_TO
 from allinsam.store import Study, images, runs, settled, thresholds
+from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
 from allinsam.workflow.nuclei_in_doubt import nucleus_items
 from allinsam.workflow.planning import newest_plan, plan_patches
-from allinsam.worth import KINDS, UNDO, Item, expected_seconds, rank
+from allinsam.workflow.reporting import work_times
+from allinsam.worth import ENOUGH, KINDS, UNDO, Item, expected_seconds, rank
 
 # ------------------------------------------------------------------------------------- what waits
 
@@ -24,14 +27,27 @@ def open_items(study: Study, person_id: str) -> list[Item]:
     with study.science.read() as db:
         rows = settled.list_settled(db)
         seconds = {kind: value for kind, (value, _) in expected_seconds(rows).items()}
-        test = test_patches(db)
+        test, state = test_patches(db), act_store.last_change(db)
         found = [
             *_threshold_items(db, seconds["threshold"], _taken_back(rows)),
             *_registration_items(db, seconds["registration"], _kept_waiting(rows)),
         ]
+    if own := _own_seconds_per_patch(study, person_id, state):
+        seconds |= {"gold": own, "reference": own}
     found += nucleus_items(study, person_id, seconds, test)
     found += _patch_items(study, person_id, seconds, test)
     return rank(found)
+
+
+@lru_cache(maxsize=16)
+def _own_seconds_per_patch(study: Study, person_id: str, state: tuple[int, ...]) -> float | None:
+    """Median active seconds of the patches this person has handed in, once there are ENOUGH.
+
+    `state` stands for what people drew.
+    """
+    by_patch, _ = work_times(study, person_id)
+    done = by_patch.loc[(by_patch["state"] == "submitted") & (by_patch["active_s"] > 0), "active_s"]
+    return float(done.median()) if len(done) >= ENOUGH else None
 
 
 def waiting_on_thresholds(db: Database) -> dict[tuple[int, str], set[int]]:

@@ -5,7 +5,9 @@
 
 const AHEAD = 5;              // items whose pictures are fetched before they are shown
 const REFILL_BELOW = 9;       // items left when more are asked for
+const ALL = 12;               // items in one answer
 const TEN_MINUTES_S = 600;
+const NUDGES = { "[": -1, "-": -1, ArrowLeft: -1, "]": 1, "+": 1, ArrowRight: 1 };
 const RETRY_MS = [500, 1000, 2000, 4000];
 const TICK_MS = 1000;
 const HALO = "rgba(16,16,24,0.75)";
@@ -116,8 +118,11 @@ class Minutes {
   async _fill() {
     if (this.filling) return;
     this.filling = true;
+    let told = null;
     try {
-      const told = await this._post("next", { leave_out: [...this.settled] });
+      // The first item is not to wait for the pictures of the others.
+      const count = this.items.length ? ALL : 2;
+      told = await this._post("next", { leave_out: [...this.settled], count });
       const known = new Set(this.items.map((item) => item.name));
       this.waiting = told.waiting;
       for (const item of told.items) {
@@ -129,6 +134,11 @@ class Minutes {
     }
     this.filling = false;
     this._show();
+    if (told?.items.length && this.items.length && this._wantsMore()) this._fill();
+  }
+
+  _wantsMore() {
+    return this.items.length < REFILL_BELOW && this._left().length > this.items.length;
   }
 
   // Decisions go one after another, in the order of the keys.
@@ -202,7 +212,7 @@ class Minutes {
     });
     // What was decided may bring up new items, a review to finish say: asked for once it is settled.
     if (this.items.length === 0) this._fillSoon();
-    else if (this.items.length < REFILL_BELOW && this._left().length > this.items.length) this._fill();
+    else if (this._wantsMore()) this._fill();
     this._show();
   }
 
@@ -249,7 +259,9 @@ class Minutes {
   // ------------------------------------------------------------ keys
 
   _key(event) {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
+    // Some keyboards write [ and ] with AltGr, which comes as Ctrl and Alt.
+    const written = event.getModifierState("AltGraph");
+    if ((!written && (event.ctrlKey || event.altKey)) || event.metaKey || event.isComposing) return;
     const target = event.composedPath()[0];
     if (target instanceof HTMLElement && target.matches("input, textarea, select, [contenteditable]")) return;
     const key = event.key.length === 1 ? event.key.toUpperCase() : event.key;
@@ -266,7 +278,7 @@ class Minutes {
       return false;
     }
     const item = this.item;
-    if (item.adjust && (key === "[" || key === "]")) { this._nudge(key === "]" ? 1 : -1); return true; }
+    if (item.adjust && NUDGES[key]) { this._nudge(NUDGES[key]); return true; }
     if (repeated) return ["S", "U", ...item.keys.map((one) => one.key)].includes(key);
     if (this.then) {
       const second = this.then.find((one) => one.key === key);
