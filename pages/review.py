@@ -76,7 +76,8 @@ def show_list(rows: Rows) -> None:
         seconds = sum(row["expected_seconds"] for row in disputed)
         words = f"**{len(disputed)}** of {len(rows)} patches have nuclei in dispute"
         words += f", about **{duration(seconds)}** of work" if disputed else ""
-        st.markdown(f"{words}. **{len(rows) - len(left)}** are reviewed.", width="content")
+        done = len(rows) - len(left)
+        st.markdown(f"{words}. **{done}** {'is' if done == 1 else 'are'} reviewed.", width="content")
     order = [row["patch_id"] for row in rows]
 
     def clicked() -> None:

@@ -11,7 +11,7 @@ from allinsam.consensus import RULES
 from allinsam.errors import AllinsamError
 from allinsam.store import Study, runs
 from allinsam.training.settings import TrainingSettings
-from allinsam.workflow.labels import LABEL_RULES, MASK_SOURCES, reference_recipe
+from allinsam.workflow.labels import LABEL_RULES, MASK_SOURCES, recipe_of, reference_recipe
 from allinsam.workflow.progress import estimate_training, label_standing, study_progress
 from webapp.forms import settings_arguments, settings_form
 from webapp.job_parts import duration, show_jobs
@@ -148,6 +148,7 @@ def show_step_by_step(study: Study, person: SignedIn) -> None:
             if rule == "consensus":
                 arguments |= {"rule": rule, "method": method} | ({"quorum": int(quorum)} if quorum else {})
             if rule == "adjudicated":
+                recipe_of(rule, masks=masks)  # says now what cannot be
                 arguments |= {"labels": rule, "rule": rule}
             arguments |= settings_arguments(values) | ({"shuffle_classes": True} if shuffle else {})
         except AllinsamError as error:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from allinsam.__main__ import _recipe, build_parser
 from allinsam.errors import InputError, NotAllowedError
 from allinsam.masks import decode_rle
 from allinsam.store import Study, reviews, runs
@@ -296,6 +297,11 @@ def test_adjudicated_labels_hold_finished_reviews_only(study: Study) -> None:
     assert np.array_equal(labels[1]["podocyte"] > 0, np.any([disc(c) for c in PODOCYTES], axis=0))
     with study.science.read() as db:
         assert runs.label_set_people(db, label_set) == {*RATERS, LEAD}
+
+
+@pytest.mark.parametrize("words", [["--labels", "adjudicated"], ["--rule", "adjudicated"]])
+def test_the_command_line_takes_adjudicated_labels(words: list[str]) -> None:
+    assert _recipe(build_parser().parse_args(["train", *words])) == LabelRecipe(rule="adjudicated")
 
 
 def test_a_class_that_was_not_looked_for_is_missing_not_empty(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from allinsam.acts import LONGEST_TEXT
 from allinsam.disputes import Candidate, find_candidates, letters
 from allinsam.errors import InputError
 from allinsam.marks import rated_patch
-from allinsam.masks import decode_rle, encode_rle
+from allinsam.masks import decode_rle, encode_rle, encode_window
 from allinsam.records import Mask
 from allinsam.store import Study, images, reviews
 from allinsam.store import acts as act_store
@@ -428,9 +428,11 @@ def _decision(row: Mapping[str, Any] | None, members: Sequence[Member] = ()) -> 
 
 
 def _mask_of(pixels: np.ndarray, size_hw: tuple[int, int]) -> Mask:
-    mask = np.zeros(size_hw, bool)
-    mask.flat[pixels] = True
-    return Mask.from_rle(encode_rle(mask))
+    x0, y0, x1, y1 = _box_of(pixels, size_hw)
+    window = np.zeros((y1 - y0, x1 - x0), bool)
+    y, x = np.divmod(pixels, size_hw[1])
+    window[y - y0, x - x0] = True
+    return Mask.from_rle(encode_window(window, y0, x0, size_hw))
 
 
 def _box_of(pixels: np.ndarray, size_hw: tuple[int, int]) -> tuple[int, int, int, int]:

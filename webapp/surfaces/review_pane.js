@@ -186,7 +186,16 @@ class ReviewPane {
     if (!cluster) { this._whole(); return; }
     const [x0, y0, x1, y1] = cluster.box;
     const side = Math.max(SMALLEST_SIDE_PX, CONTEXT * Math.max(x1 - x0, y1 - y0));
-    this.view = { x: (x0 + x1) / 2, y: (y0 + y1) / 2, side };
+    const { width_px, height_px } = this.desk.patch;
+    const { clientWidth, clientHeight } = this.stages[0].canvas;
+    const least = Math.min(clientWidth, clientHeight) || 1;
+    // Not beyond the patch, where that leaves the nucleus in view.
+    const inside = (at, seen, length) => (seen >= length ? length / 2 : Math.min(Math.max(at, seen / 2), length - seen / 2));
+    this.view = {
+      x: inside((x0 + x1) / 2, (side * clientWidth) / least, width_px),
+      y: inside((y0 + y1) / 2, (side * clientHeight) / least, height_px),
+      side,
+    };
     this.markerName = this.desk.classes.find((c) => c.id === cluster.class_id)?.marker ?? this.markerName;
   }
 
@@ -204,6 +213,11 @@ class ReviewPane {
   _otherMarker() {
     const names = this.desk.channels.map((c) => c.name);
     this.markerName = names[(names.indexOf(this._marker()) + 1) % names.length];
+    this._show();
+  }
+
+  _toggleEverybody() {
+    this.everybody = !this.everybody;
     this._show();
   }
 
@@ -248,33 +262,40 @@ class ReviewPane {
   }
 
   _drawCluster(c, cluster, s) {
-    const mine = cluster.id === this.selected;
-    const thin = 1.2 / s;
     const decision = cluster.decision;
-    if (!mine) {
+    if (cluster.id !== this.selected) {
+      const thin = 1.2 / s;
+      if (this.everybody) { this._drawMembers(c, cluster, s, 0.7); return; }
       const settled = decision && !decision.rings.length ? null : decision ?? cluster;
       const colour = this._classOf((settled ?? cluster).class_id)?.colour ?? "#ffffff";
       c.globalAlpha = settled ? 0.9 : 0.45;
       this._line(c, pathOf((settled ?? cluster).rings), settled ? colour : "#9aa0a6", thin, cluster.open ? [3 / s, 2 / s] : []);
       c.globalAlpha = 1;
-      if (cluster.open) this._frame(c, cluster.box, s, "#ffffff", 1 / s);
+      if (cluster.open && this._isWide()) this._frame(c, cluster.box, s, "#ffffff", 1 / s);
       return;
     }
-    const shown = cluster.members.filter((m) => !this.hidden.has(m.letter));
-    for (const member of shown) this._stroke(c, pathOf(member.rings), HALO, 3.4 / s);
-    // In turn along the line, so that where outlines lie on each other all are seen.
-    const dash = 5 / s;
-    shown.forEach((member, i) => {
-      const dashes = i ? [dash, dash * (shown.length - 1)] : [];
-      this._stroke(c, pathOf(member.rings), this._raterColour(member.letter), 1.9 / s, dashes, -dash * i);
-    });
-    const strong = shown.find((m) => m.letter === this.hovered);
-    if (strong) this._line(c, pathOf(strong.rings), this._raterColour(strong.letter), 3 / s);
+    this._drawMembers(c, cluster, s, 1);
     if (this.hovered === "consensus") this._line(c, pathOf(cluster.rings), "#ffffff", 2.6 / s, [4 / s, 3 / s]);
     if (decision?.rings.length && !this.hovered) {
       this._line(c, pathOf(decision.rings), this._classOf(decision.class_id)?.colour ?? "#ffffff", 3 / s);
     }
     this._frame(c, cluster.box, s, "#ffffff", 1 / s, 5);
+  }
+
+  _isWide() { return this.view.side > 0.6 * Math.max(this.desk.patch.width_px, this.desk.patch.height_px); }
+
+  // What each rater drew, in the rater's colour.
+  _drawMembers(c, cluster, s, strength) {
+    const shown = cluster.members.filter((m) => !this.hidden.has(m.letter));
+    for (const member of shown) this._stroke(c, pathOf(member.rings), HALO, (3.4 * strength) / s);
+    // In turn along the line, so that where outlines lie on each other all are seen.
+    const dash = 5 / s;
+    shown.forEach((member, i) => {
+      const dashes = i ? [dash, dash * (shown.length - 1)] : [];
+      this._stroke(c, pathOf(member.rings), this._raterColour(member.letter), (1.9 * strength) / s, dashes, -dash * i);
+    });
+    const strong = cluster.id === this.selected && shown.find((m) => m.letter === this.hovered);
+    if (strong) this._line(c, pathOf(strong.rings), this._raterColour(strong.letter), 3 / s);
   }
 
   _line(c, path, colour, width, dash = []) {
@@ -321,8 +342,12 @@ class ReviewPane {
     `Rater ${letter}${this.desk.own.includes(letter) ? " (you)" : ""}`));
     this.bar.replaceChildren(...chips, h("span", { class: "stretch" }),
       this.desk.channels.length > 1 && h("button", { onclick: () => this._otherMarker() }, "Marker", key("M")),
+      h("button", {
+        class: this.everybody ? "pressed" : "", "aria-pressed": String(!!this.everybody),
+        title: "Every rater's outline of every nucleus, or only what they come to", onclick: () => this._toggleEverybody(),
+      }, "All outlines", key("O")),
       h("button", { onclick: () => { this._whole(); this._draw(); } }, "Whole patch", key("W")),
-      h("span", { class: "note" }, "Hide outlines: hold ", key("H")));
+      h("span", { class: "note" }, "Hide: hold ", key("H")));
     for (const child of [...this.bar.childNodes]) if (child.textContent === "false") child.remove();
   }
 
@@ -451,6 +476,7 @@ class ReviewPane {
       KeyC: () => this._cluster()?.members.length && this._decide("consensus"), KeyX: () => this._decide("rejected"),
       KeyU: () => this._undo(), KeyN: () => this._step(1), KeyB: () => this._step(-1), KeyE: () => this._take("edit"),
       KeyA: () => this._take("add"), KeyM: () => this._otherMarker(), KeyW: () => { this._whole(); this._draw(); },
+      KeyO: () => this._toggleEverybody(),
       KeyH: () => { this.hideAll = true; this._draw(); },
       Escape: () => { this.tool = null; this.stroke = null; this._show(); },
     }[event.code];
