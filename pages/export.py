@@ -17,6 +17,7 @@ from webapp.page_parts import (
     row_counts,
     score_state,
     scores_of,
+    settled_count,
     simulated_note,
     suggestion_counts,
     times_of,
@@ -38,6 +39,7 @@ def rows_of(study: Study) -> dict[str, int]:
         **suggestion_counts(folder, state),
         "learning": len(learning_table(study)),
         "consents": len(consents_table(study)),
+        "settled": settled_count(study),
         "scores": len(scores_of(folder, score_state(study))),
     }
 

@@ -24,6 +24,7 @@ from allinsam.workflow.labels import LabelRecipe, freeze_labels, make_split, rea
 from allinsam.workflow.learning import SCORED_METRICS, keep_prediction
 from allinsam.workflow.reviewing import clusters, decide
 from allinsam.workflow.reviewing import finish as finish_review
+from allinsam.workflow.settling import settle
 from allinsam.workflow.touring import note_tour
 from tests.studies import LEAD, MESANGIAL, PERSON, PODOCYTES, disc, small_study
 
@@ -62,6 +63,7 @@ def _make(folder: Path, scored: bool) -> None:
         finish(study, "s1", "student", patch_id, {PODOCYTE: PODOCYTES[:-1], MESANGIAL_ID: MESANGIAL})
         finish(study, "s2", "student", patch_id, {PODOCYTE: PODOCYTES, MESANGIAL_ID: MESANGIAL[:-1]})
     review(study, patch_ids[-1])
+    settle(study, EXPERT, "page:1", "threshold", "1:WT1", "skip", {}, 2.0)
     if scored:
         add_scored_run(study, LabelRecipe(group="expert"), {PODOCYTE: PODOCYTES, MESANGIAL_ID: MESANGIAL})
         fewer = {PODOCYTE: PODOCYTES[:2], MESANGIAL_ID: MESANGIAL[:2]}

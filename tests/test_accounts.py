@@ -264,6 +264,7 @@ EXPECTED = {
     "view_agreement": ("any", "any", "none"),
     "review": ("any", "any", "none"),
     "compare": ("any", "any", "none"),
+    "settle_items": ("any", "any", "none"),
     "train": ("any", "none", "none"),
     "export": ("any", "none", "none"),
     "manage_people": ("any", "none", "none"),

@@ -285,6 +285,24 @@ CREATE TABLE withdrawn_assignment (
 ) STRICT;
 """
 
+# What somebody settled item by item, and how long each took; `client_key` names the key press, so that one
+# sent twice is kept once.
+SETTLED = """
+CREATE TABLE settled (
+    id INTEGER PRIMARY KEY,
+    client_key TEXT NOT NULL UNIQUE,
+    person_id TEXT NOT NULL REFERENCES person(id),
+    kind TEXT NOT NULL,
+    key TEXT NOT NULL,
+    decision TEXT NOT NULL,
+    detail TEXT NOT NULL CHECK (json_valid(detail)),
+    seconds REAL NOT NULL CHECK (seconds >= 0),
+    undoes INTEGER UNIQUE REFERENCES settled(id),
+    at TEXT NOT NULL
+) STRICT;
+CREATE INDEX settled_person ON settled (person_id, id);
+"""
+
 # A review settles what several raters marked on a patch, version after version. Its decisions are the way
 # there, its objects what it came to: they stay as they were when the raters' work goes on.
 REVIEWS = """
@@ -501,3 +519,9 @@ def m006_suggestions(db: Database) -> None:
     _run_script(db, SUGGESTIONS)
     for table in ("suggestion_set", "suggestion"):
         _run_script(db, _append_only_triggers(table))
+
+
+@migrations()
+def m008_settled(db: Database) -> None:
+    _run_script(db, SETTLED)
+    _run_script(db, _append_only_triggers("settled"))

@@ -28,6 +28,7 @@ TITLES = {
     "automation_bias": "How many planted and real suggestions were kept as they were, patches handed in.",
     "learning": "The tour, practice, qualification, hidden gold and reminders: scores, and time to learn.",
     "consents": "Every answer to the consent text, with the version and the hash of what was read.",
+    "settled": "Every decision of an expert's ten minutes, with the seconds it took.",
     "scores": "Every score of a model or of people's labels, per patch, class and metric.",
 }
 
@@ -233,6 +234,18 @@ COLUMNS: dict[str, dict[str, str]] = {
         "sha256": "hash of the text that was read",
         "agreed": "1 agreed, 0 did not; the last answer to a version holds",
         "at": "when it was answered, UTC",
+    },
+    "settled": {
+        "id": "order of the decisions",
+        "person_id": "pseudonym of the expert",
+        "kind": "threshold, registration, dispute, doubt, finish, gold or reference",
+        "key": "which one: slide and marker, patch and version, or patch and nucleus",
+        "decision": "what was decided; skip put it aside, open went to the patch, undo took one back",
+        "detail": "what belongs to it, JSON: the value signed, the reason, whose outline",
+        "seconds": "seconds the item was on the screen, without those the page was hidden",
+        "undone": "1 where a later row took it back",
+        "undoes": "id of the row that this one took back",
+        "at": "when it was saved, UTC",
     },
     "scores": {
         "kind": "model (from PAS alone) or people (labels as drawn)",

@@ -16,7 +16,7 @@ from allinsam.errors import InputError, NotFoundError
 from allinsam.files import write_file
 from allinsam.masks import decode_rle, instances_to_labels, rle_area
 from allinsam.records import Mask
-from allinsam.store import Study, images, learning, runs
+from allinsam.store import Study, images, learning, runs, settled
 from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
@@ -503,6 +503,12 @@ def consents_table(study: Study) -> pd.DataFrame:
         return pd.DataFrame(learning.list_consents(db), columns=list(COLUMNS["consents"]))
 
 
+def settled_table(study: Study) -> pd.DataFrame:
+    with study.science.read() as db:
+        rows = [{**row, "detail": json.dumps(row["detail"])} for row in settled.list_settled(db)]
+    return pd.DataFrame(rows, columns=list(COLUMNS["settled"]))
+
+
 EXPORTS: dict[str, Callable[[Study], pd.DataFrame]] = {
     "objects": objects_table,
     "acts": acts_table,
@@ -515,6 +521,7 @@ EXPORTS: dict[str, Callable[[Study], pd.DataFrame]] = {
     "consents": consents_table,
     "reviews": reviews_table,
     "decisions": decisions_table,
+    "settled": settled_table,
     "scores": scores_table,
     "suggestions": suggestions_table,
     "automation_bias": automation_bias_table,

@@ -245,6 +245,7 @@ def patches_to_review(study: Study, reviewer_id: str | None = None) -> list[dict
     """A row for each patch that somebody has handed in, the most disputed first, the reviewed ones last.
 
     Keys: patch_id, patch, slide, condition, raters, nuclei, disputed, open (in dispute and not decided),
+    open_ids (their clusters),
     disagreement (share of the nuclei in dispute), state (see ReviewState), version, is_gold, own (whether
     `reviewer_id` is one of the raters), reviewer_id (who began it), expected_seconds (a guess).
     """
@@ -270,6 +271,7 @@ def patches_to_review(study: Study, reviewer_id: str | None = None) -> list[dict
                     "nuclei": nuclei,
                     "disputed": len(disputed),
                     "open": 0 if finished else len(still),
+                    "open_ids": () if finished else tuple(still),
                     "disagreement": len(disputed) / nuclei if nuclei else 0.0,
                     **stands,
                     "own": reviewer_id in work.person_of.values(),

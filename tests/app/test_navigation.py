@@ -14,9 +14,20 @@ from webapp.navigation import PAGES, page_names
 
 EXPECTED = {
     "annotator": {"home", "annotate", "tour"},
-    "reviewer": {"home", "annotate", "tour", "registration", "thresholds", "compare", "agreement", "review"},
+    "reviewer": {
+        "home",
+        "minutes",
+        "annotate",
+        "tour",
+        "registration",
+        "thresholds",
+        "compare",
+        "agreement",
+        "review",
+    },
     "lead": {
         "home",
+        "minutes",
         "annotate",
         "tour",
         "registration",
