@@ -55,7 +55,9 @@ def show_split(study: Study, seed: int) -> None:
     told = [gap.replace("val:", "validation:") for gap in planned.gaps]
     of = f"The split by {planned.rule.split()[0]}, seed {seed}"
     if all(gap.startswith("validation:") for gap in told):  # it only chooses between epochs
-        st.caption(f"{of}, lacks something. {'; '.join(told).capitalize()}." if told else f"{of}, is filled.")
+        st.caption(
+            f"{of}: {'; '.join(told)}." if told else f"{of}, has every class and condition in each part."
+        )
         return
     lines = "\n".join(f"- {gap}" for gap in told)
     st.warning(

@@ -11,6 +11,7 @@ from allinsam.sam.segmenter import open_segmenter
 from allinsam.store import Study
 from allinsam.store.study import get_study
 from allinsam.workflow.annotating import read_patch
+from allinsam.workflow.suggesting import predict_ahead
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,19 @@ def embed_ahead(study: Study, cache: EmbeddingCache, patch_ids: list[int]) -> No
                 continue
             _ahead.add((str(study.folder), patch_id))
         _background().submit(_embed, study, cache, patch_id)
+
+
+def suggest_ahead(study: Study, assignment_id: int) -> None:
+    """Have a run look at a patch in the background, where it is to make its suggestions."""
+    _background().submit(_suggest, study, assignment_id)
+
+
+def _suggest(study: Study, assignment_id: int) -> None:
+    try:
+        predict_ahead(study, assignment_id)
+    except (AllinsamError, OSError, RuntimeError) as error:
+        # Opening the patch will tell the person.
+        log.warning("Suggestions of assignment %s could not be made ahead: %s", assignment_id, error)
 
 
 def _embed(study: Study, cache: EmbeddingCache, patch_id: int) -> None:
