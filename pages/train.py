@@ -62,12 +62,18 @@ def show_split(study: Study, seed: int) -> None:
     except AllinsamError as error:
         st.warning(str(error))
         return
-    if planned.gaps:
-        lines = "\n".join(f"- {gap}" for gap in planned.gaps)
-        st.warning(
-            f"The split by {planned.rule.split()[0]}, seed {seed}, cannot be filled. What the test part "
-            f"lacks is not scored; what the train part lacks is not learned.\n{lines}"
+    told = [gap.replace("val:", "validation:") for gap in planned.gaps]
+    of = f"The split by {planned.rule.split()[0]}, seed {seed}"
+    if all(gap.startswith("validation:") for gap in told):  # it only chooses between epochs
+        st.caption(
+            f"{of}: {'; '.join(told)}." if told else f"{of}, has every class and condition in each part."
         )
+        return
+    lines = "\n".join(f"- {gap}" for gap in told)
+    st.warning(
+        f"{of}, cannot be filled. What the test part lacks is not scored; what the train part lacks is not "
+        f"learned.\n{lines}"
+    )
 
 
 def show_one_click(study: Study, person: SignedIn, standing: list[dict[str, Any]]) -> None:

@@ -27,7 +27,7 @@ from allinsam.workflow.suggesting import propose
 from webapp.annotate import bench
 from webapp.annotate.desk_view import Telling
 from webapp.image_routes import LARGEST_PANE_PX, View, refusal
-from webapp.resources import embed_ahead, embedding_cache
+from webapp.resources import embed_ahead, embedding_cache, suggest_ahead
 from webapp.session import study_from_environment
 from webapp.surfaces.scene import Window
 from webapp.views import smoothed
@@ -305,6 +305,8 @@ def _following(mine: list[dict[str, Any]], assignment_id: int) -> dict[str, Any]
 
 
 def _embed_ahead(study: Study, desk: Desk, following: dict[str, Any] | None) -> None:
+    if following and following["guidance"] == "suggestion":
+        suggest_ahead(study, following["id"])
     try:
         cache = embedding_cache(study)
     except AllinsamError:
