@@ -192,9 +192,18 @@ def gold_for(db: Database, person_id: str) -> list[tuple[int, tuple[int, ...]]]:
 def add_learning(
     db: Database, person_id: str, patches: Sequence[tuple[int, tuple[int, ...]]], purpose: str
 ) -> list[int]:
-    """Assignments for practice or qualification; they come before the work that waits."""
+    """Assignments for practice or qualification; they come before the work that waits.
+
+    Who works in one arm learns in it: a marker that they must not see is not shown to them here either.
+    """
+    arms = {
+        (row["guidance"], row["tool"])
+        for row in queue.list_assignments(db, person_id)
+        if row["purpose"] in CLOSED_UNTIL_PASSED
+    }
+    arm = dict(zip(("guidance", "tool"), arms.pop(), strict=True)) if len(arms) == 1 else {}
     given = [
-        queue.add_assignment(db, person_id, patch_id, class_ids, purpose=purpose)
+        queue.add_assignment(db, person_id, patch_id, class_ids, purpose=purpose, **arm)
         for patch_id, class_ids in patches
     ]
     queue.put_learning_first(db, person_id)
