@@ -13,6 +13,7 @@ from allinsam.store.study import get_study
 from allinsam.workflow.annotating import ActLog, next_assignment, why_closed
 from allinsam.workflow.desk import Desk
 from allinsam.workflow.refreshing import refresh_for
+from allinsam.workflow.suggesting import propose
 from webapp.annotate import bar, bench, guidance, look, panel
 from webapp.annotate.bench import Bench
 from webapp.image_routes import View
@@ -179,6 +180,11 @@ def simple(study: Study, person_id: str, assignment: dict[str, Any], mine: list[
         guidance.reminder(study, person_id, assignment, refresh)
         return
     opened = st.session_state.setdefault("opened", set())
+    try:
+        propose(study, assignment["id"], lambda: embedding_cache(study))
+    except AllinsamError as error:
+        st.error(str(error))
+        return
     desk = open_desk(study, person_id, assignment["id"])
     if assignment["id"] not in opened and not desk.state.submitted:
         desk.do("load")

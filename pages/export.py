@@ -18,6 +18,7 @@ from webapp.page_parts import (
     score_state,
     scores_of,
     simulated_note,
+    suggestion_counts,
     times_of,
 )
 from webapp.session import current_study, require
@@ -35,6 +36,7 @@ def rows_of(study: Study) -> dict[str, int]:
         **consensus_counts(folder, state),
         "learning": len(learning_table(study)),
         "consents": len(consents_table(study)),
+        **suggestion_counts(folder, state),
         "scores": len(scores_of(folder, score_state(study))),
     }
 

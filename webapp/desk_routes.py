@@ -17,12 +17,13 @@ from allinsam.masks import mask_to_polygons
 from allinsam.practice import mark
 from allinsam.records import SHOWN_TO
 from allinsam.store import Study, assignments, images, thresholds
-from allinsam.workflow.annotating import closed_purposes, marker_evidence, waits_for_registration, why_closed
+from allinsam.workflow.annotating import closed, marker_evidence, why_closed
 from allinsam.workflow.consenting import demand_consent
 from allinsam.workflow.desk import Desk
 from allinsam.workflow.gestures import OBSERVATIONS, Gesture, open_desk, take_gestures
 from allinsam.workflow.practising import practice_feedback
 from allinsam.workflow.refreshing import Refresh, dismiss_refresh, refresh_for
+from allinsam.workflow.suggesting import propose
 from webapp.annotate import bench
 from webapp.annotate.desk_view import Telling
 from webapp.image_routes import LARGEST_PANE_PX, View, refusal
@@ -152,14 +153,13 @@ def _demand_own(study: Study, person: SignedIn, assignment_id: int, opening: boo
         assignment = assignments.get_assignment(db, assignment_id)
         # What was begun before is still taken in: nothing that was drawn is lost.
         asks = opening or assignment["state"] == "waiting"
-        is_own = assignment["person_id"] == person.person_id
-        closed = why_closed(db, assignment) if asks and is_own else None
+        why = why_closed(db, assignment) if asks and assignment["person_id"] == person.person_id else None
     if not may(person, "annotate", assignment) or assignment["person_id"] != person.person_id:
         raise NotAllowedError("This patch is not in your queue.")
     with study.science.read() as db:
         demand_consent(db, person.person_id)  # by every route: the browser keeps what is refused
-    if closed:
-        raise NotAllowedError(closed)
+    if why:
+        raise NotAllowedError(why)
 
 
 def _knows(body: dict[str, Any]) -> int | None:
@@ -168,6 +168,7 @@ def _knows(body: dict[str, Any]) -> int | None:
 
 
 def _open(study: Study, person: SignedIn, assignment_id: int, client: str, body: dict) -> dict[str, Any]:
+    propose(study, assignment_id, lambda: embedding_cache(study))
     desk = open_desk(study, assignment_id, person.person_id, client)
     with study.science.read() as db:
         patch = images.get_patch(db, desk.assignment["patch_id"])
@@ -279,14 +280,9 @@ def _verdicts(study: Study, person: SignedIn, assignment_id: int, client: str, b
 def _queue(study: Study, person_id: str) -> list[dict[str, Any]]:
     """A person's assignments in order, with the state "held" where one must not be opened now."""
     with study.science.read() as db:
-        mine, on_hold = assignments.list_assignments(db, person_id), images.patches_on_hold(db)
-        closed = closed_purposes(db, person_id)
-    return [
-        {**row, "state": "held"}
-        if row["state"] != "submitted" and (row["purpose"] in closed or waits_for_registration(row, on_hold))
-        else row
-        for row in mine
-    ]
+        mine = assignments.list_assignments(db, person_id)
+        waits = closed(db, mine)
+    return [{**row, "state": "held"} if row["id"] in waits else row for row in mine]
 
 
 def _queue_json(mine: list[dict[str, Any]]) -> list[dict[str, Any]]:

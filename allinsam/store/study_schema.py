@@ -307,12 +307,40 @@ CREATE TABLE lesson (
 CREATE INDEX lesson_person ON lesson (person_id, id);
 """
 
+# What was proposed on a patch before anybody looked. Which of it is wrong on purpose stands here alone: acts
+# and annotations do not tell it.
+SUGGESTIONS = """
+CREATE TABLE suggestion_set (
+    assignment_id INTEGER PRIMARY KEY REFERENCES assignment(id),
+    source TEXT NOT NULL CHECK (source IN ('sam', 'run')),
+    run_id INTEGER REFERENCES run(id),
+    backbone TEXT NOT NULL,
+    weights_sha256 TEXT NOT NULL,
+    planted_share REAL NOT NULL CHECK (planted_share BETWEEN 0 AND 0.5),
+    seed INTEGER NOT NULL,
+    made_at TEXT NOT NULL,
+    CHECK ((source = 'run') = (run_id IS NOT NULL))
+) STRICT;
+
+CREATE TABLE suggestion (
+    id INTEGER PRIMARY KEY,
+    assignment_id INTEGER NOT NULL REFERENCES suggestion_set(assignment_id),
+    object_id TEXT NOT NULL,
+    class_id INTEGER NOT NULL REFERENCES cell_class(id),
+    mask_counts TEXT NOT NULL,
+    planted TEXT CHECK (planted IN ('shifted', 'wrong_class', 'merged', 'extra')),
+    UNIQUE (assignment_id, object_id)
+) STRICT;
+"""
+
 APPEND_ONLY = ("act", "annotation", "threshold", "registration")
 
 # A withdrawal row that is open lets that person's acts and annotations be removed, and nothing else.
 WITHDRAWN = {
     "act": "assignment_id",
     "annotation": "assignment_id",
+    "suggestion": "assignment_id",
+    "suggestion_set": "assignment_id",
 }
 
 
@@ -369,4 +397,11 @@ def m003_reason_of_a_registration(db: Database) -> None:
 def m005_consent(db: Database) -> None:
     _run_script(db, LEARNING)
     for table in ("consent", "lesson"):
+        _run_script(db, _append_only_triggers(table))
+
+
+@migrations()
+def m006_suggestions(db: Database) -> None:
+    _run_script(db, SUGGESTIONS)
+    for table in ("suggestion_set", "suggestion"):
         _run_script(db, _append_only_triggers(table))

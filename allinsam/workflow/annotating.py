@@ -15,7 +15,7 @@ from allinsam.errors import InputError, NotAllowedError, NotFoundError
 from allinsam.files import write_file
 from allinsam.imaging import encode_png, read_channel, read_rgb
 from allinsam.masks import clean_mask, encode_rle
-from allinsam.records import PURPOSES, Act
+from allinsam.records import SHOWN_TO, Act
 from allinsam.registration import identity_matrix, warp_to_pas
 from allinsam.sam.embeddings import EmbeddingCache
 from allinsam.sam.prompting import Prompt
@@ -257,42 +257,56 @@ def why_closed(db: Any, assignment: Mapping[str, Any]) -> str | None:
     """
     if why := why_no_consent(db, assignment["person_id"]):
         return why
-    if assignment["state"] == "submitted":
+    return closed(db, [assignment]).get(assignment["id"])
+
+
+def closed(db: Any, mine: Sequence[Mapping[str, Any]]) -> dict[int, str]:
+    """Of the assignments of one person, each that is not to be opened now, and why.
+
+    One whose registration was not accepted waits on, unless it is annotated on the stain alone; one that is
+    shown where a marker is bright waits until all its thresholds are signed; production waits until a
+    qualification is passed, where the study asks for one. Of somebody who is paused everything waits.
+    """
+    left = [row for row in mine if row["state"] != "submitted"]
+    if not left:
+        return {}
+    if is_paused(db, left[0]["person_id"]):
+        return {row["id"]: "Your work is paused. Talk to the study lead." for row in left}
+    on_hold = images.patches_on_hold(db)
+    unsigned = thresholds.unsigned_markers(db, SHOWN_TO["bright"], [row["id"] for row in left])
+    unqualified = _why_unqualified(db, left[0]["person_id"])
+    why = {}
+    for row in left:
+        if waits_for_registration(row, on_hold):
+            why[row["id"]] = "This patch waits until its registration is settled."
+        elif row["id"] in unsigned:
+            markers = " and ".join(unsigned[row["id"]])
+            why[row["id"]] = f"This patch waits until the study lead has signed how bright {markers} must be."
+        elif unqualified and row["purpose"] in CLOSED_UNTIL_PASSED:
+            why[row["id"]] = unqualified
+    return why
+
+
+def _why_unqualified(db: Any, person_id: str) -> str | None:
+    stands = qualification(db, person_id)
+    if stands.is_open:
         return None
-    if is_paused(db, assignment["person_id"]):
-        return "Your work is paused. Talk to the study lead."
-    if waits_for_registration(assignment, images.patches_on_hold(db)):
-        return "This patch waits until its registration is settled."
-    if assignment["purpose"] in CLOSED_UNTIL_PASSED:
-        stands = qualification(db, assignment["person_id"])
-        if not stands.is_open and len(stands.marks) >= stands.needed.attempts:
-            return "Your qualification has not been passed. Talk to the study lead."
-        if not stands.is_open:
-            return "Your qualification comes first. Hand that patch in; the study lead gives it to you."
-    return None
-
-
-def closed_purposes(db: Any, person_id: str) -> tuple[str, ...]:
-    """What a person may not open now, whatever the patch."""
-    if is_paused(db, person_id):
-        return PURPOSES
-    return () if qualification(db, person_id).is_open else CLOSED_UNTIL_PASSED
+    if len(stands.marks) >= stands.needed.attempts:
+        return "Your qualification has not been passed. Talk to the study lead."
+    return "Your qualification comes first. Hand that patch in; the study lead gives it to you."
 
 
 def next_assignment(study: Study, person_id: str) -> dict[str, Any] | None:
     """The first patch of a person's queue that is open, else the first that waits; `place` counts from 1.
 
-    One whose registration was not accepted waits on, unless it is annotated on the stain alone; production
-    waits until a qualification is passed, where the study asks for one.
+    One that is `closed` is passed over.
     """
     with study.science.read() as db:
-        on_hold = images.patches_on_hold(db)
-        closed = closed_purposes(db, person_id)
         mine = queue.list_assignments(db, person_id)
+        waits = closed(db, mine)
     for wanted in ("open", "waiting"):
         for place, assignment in enumerate(mine, 1):
-            waits = assignment["purpose"] in closed or waits_for_registration(assignment, on_hold)
-            if assignment["state"] == wanted and not waits:
+            if assignment["state"] == wanted and assignment["id"] not in waits:
                 return {**assignment, "place": place}
     return None
 

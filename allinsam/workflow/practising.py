@@ -196,7 +196,8 @@ def add_learning(
     arms = {
         (row["guidance"], row["tool"])
         for row in queue.list_assignments(db, person_id)
-        if row["purpose"] in CLOSED_UNTIL_PASSED
+        # Nobody learns on outlines that may be wrong on purpose.
+        if row["purpose"] in CLOSED_UNTIL_PASSED and row["guidance"] != "suggestion"
     }
     arm = dict(zip(("guidance", "tool"), arms.pop(), strict=True)) if len(arms) == 1 else {}
     given = [

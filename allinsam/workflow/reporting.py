@@ -25,8 +25,9 @@ from allinsam.timing import active_seconds, model_wait_seconds, seconds_per_obje
 from allinsam.workflow.agreed import consensus_table, reliability_table
 from allinsam.workflow.annotating import read_patch
 from allinsam.workflow.export_columns import COLUMNS
-from allinsam.workflow.labels import LabelRecipe, read_labels
+from allinsam.workflow.labels import LabelRecipe, read_labels, split_sentence
 from allinsam.workflow.learning import START_SETTINGS, read_prediction
+from allinsam.workflow.suggesting import automation_bias_table, suggestions_table
 from allinsam.workflow.taught import learning_table
 
 PEOPLES_PURPOSES = ("production",)
@@ -108,12 +109,12 @@ def work_times(
     with study.science.read() as db:
         cutoff = idle_cutoff_s or float(study_store.get_study(db)["plan"]["idle_cutoff_s"])
         assignments = [a for a in queue.list_assignments(db, person_id) if a["group"] != "truth"]
-        # What came as a file took nobody's time.
+        # What came as a file or from a model took nobody's time.
         acts = {
             a["id"]: [
                 asdict(act)
                 for act in act_store.list_acts(db, a["id"])
-                if act.surface != act_store.IMPORT_SURFACE
+                if act.surface not in act_store.NOBODYS_SURFACES
             ]
             for a in assignments
         }
@@ -273,6 +274,14 @@ def _baseline_of(
     start = [chosen[0]["settings"].get(name) for name in START_SETTINGS]
     alike = [run for run in of_split if [run["settings"].get(name) for name in START_SETTINGS] == start]
     return (alike or of_split)[-1:]
+
+
+def split_sentences(study: Study, run_ids: Sequence[int]) -> str:
+    """The split behind these runs' scores, in words; of runs on several splits each of them."""
+    with study.science.read() as db:
+        of_run = {run["id"]: run["split_id"] for run in runs.list_runs(db)}
+    splits = sorted({of_run[int(run_id)] for run_id in run_ids} - {None})
+    return " ".join(split_sentence(study, split_id) for split_id in splits)
 
 
 def run_differences(study: Study, a: int, b: int) -> list[str]:
@@ -465,6 +474,8 @@ def _object_row(row: dict[str, Any], um_per_px: float | None) -> dict[str, Any]:
         **{key: row[key] for key in keys},
         "class": row["class_name"],
         "origin": row["origin"],
+        "suggested": bool(row["suggested"]),
+        "planted": row["planted"],
         **dict(zip(("x0_px", "y0_px", "x1_px", "y1_px"), box, strict=True)),
         "area_px": area_px,
         "area_um2": round(area_px * um_per_px**2, 3) if um_per_px else None,
@@ -502,6 +513,8 @@ EXPORTS: dict[str, Callable[[Study], pd.DataFrame]] = {
     "learning": learning_table,
     "consents": consents_table,
     "scores": scores_table,
+    "suggestions": suggestions_table,
+    "automation_bias": automation_bias_table,
 }
 
 

@@ -37,6 +37,16 @@ STEPS_BY_HAND_WITHOUT_MARKER = (
 )
 STEPS_BY_HAND = (STEPS[0], "<b>2.</b> <b>Draw round</b> it in one stroke in the left picture.", STEPS[2])
 
+STEPS_SUGGESTED = (
+    "<b>1.</b> Outlines are <b>there already</b>. Some are wrong: look at each of them.",
+    "<b>2.</b> <b>Keep</b> it (A), mend it, or drop it (X).",
+    "<b>3.</b> Then <b>drag a box</b> round each nucleus that was missed.",
+)
+STEPS_SUGGESTED_BY_HAND = (
+    *STEPS_SUGGESTED[:2],
+    "<b>3.</b> Then <b>draw round</b> each nucleus that was missed.",
+)
+
 
 def first_steps(study: Study, person_id: str, assignment: dict[str, Any], in_both: bool) -> None:
     """Three sentences for who has never drawn here; gone for good after the first nucleus."""
@@ -61,6 +71,8 @@ def tour_comes_first(study: Study, person_id: str, assignment: dict[str, Any]) -
 
 def steps_for(assignment: dict[str, Any]) -> tuple[str, ...]:
     on_stain_alone = assignment["guidance"] == "pas_only"
+    if assignment["guidance"] == "suggestion":
+        return STEPS_SUGGESTED_BY_HAND if assignment["tool"] == "contour" else STEPS_SUGGESTED
     if assignment["tool"] == "contour":
         return STEPS_BY_HAND_WITHOUT_MARKER if on_stain_alone else STEPS_BY_HAND
     return STEPS_WITHOUT_MARKER if on_stain_alone else STEPS

@@ -1839,10 +1839,12 @@ class Surface {
     const things = this._listed();
     const count = (state) => things.filter((t) => t.state === state).length;
     const clear = things.filter((t) => t.state === "proposed" && t.rings.length && !t.doubts.length && !t.pending).length;
+    // Nothing was looked for that could make a suggestion a clear one.
+    const keep = this.desk.assignment.guidance === "suggestion" ? this.text.keep_all : this.text.keep_clear;
     const counts = ["proposed", "accepted", "rejected"].filter(count).map((s) => `${count(s)} ${this.text.states[s]}`).join(", ");
     return h("div", { class: "list" },
       counts && h("div", { class: "counts" }, counts),
-      clear > 1 && !this.readOnly && this._button(this.text.keep_clear.replace("{n}", clear), "Shift A", () => this.acceptClear()),
+      clear > 1 && !this.readOnly && this._button(keep.replace("{n}", clear), "Shift A", () => this.acceptClear()),
       h("div", { class: "chips" }, things.map((thing) => h("button", {
         type: "button", class: `chip ${thing.id === this.selected ? "pressed" : ""}`, "aria-pressed": String(thing.id === this.selected),
         style: { borderLeftColor: this.classOf(thing).colour }, onclick: () => this.select(thing.id, true),
@@ -2013,7 +2015,8 @@ class Surface {
     const keys = this._keys().filter(([key]) => key !== "Ctrl+Z");
     const held = [["Space", t.keys.pan], ["Q", t.keys.blink], ["H", t.keys.hide], [t.keys.wheel_key, t.keys.wheel]];
     const kind = this.desk.assignment.tool === "contour" ? "contour" : "box";
-    const steps = t.steps[this._hasMarker() ? kind : `${kind}_plain`];
+    const suggested = this.desk.assignment.guidance === "suggestion";
+    const steps = t.steps[suggested ? `${kind}_suggested` : this._hasMarker() ? kind : `${kind}_plain`];
     const shown = (key) => (key === "A" ? "Shift A" : key.replace("Ctrl+z", "Ctrl Z").replace("Ctrl+y", "Ctrl Y"));
     return h("div", { class: `sheet wide ${this._hasMarker() ? "" : "stain-only"}` },
       h("h3", {}, t.help_title),
