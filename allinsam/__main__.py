@@ -78,16 +78,28 @@ def demo(args: argparse.Namespace) -> Result:
 
 
 def import_(args: argparse.Namespace) -> Result:
-    """Bring PAS and IF files from a folder or a CSV manifest into a study."""
-    from allinsam.importing import FolderRules
+    """Bring PAS and IF files from a folder, a ZIP or a CSV manifest into a study."""
+    from allinsam.importing import Fallback, FolderRules, ImportLimits
     from allinsam.workflow.importing import import_study
+    from allinsam.workflow.uploads import used_up
 
+    source = args.source or args.from_job
+    if source is None:
+        raise InputError("Name what to import: a folder of images, a ZIP of one, or a CSV manifest.")
     given = {"marker_name": args.marker_name, "slide_pattern": args.slide_pattern}
     given |= {"condition": args.condition, "um_per_px": args.um_per_px}
-    rules = FolderRules(**{key: value for key, value in given.items() if value is not None})
-    return import_study(
-        args.study, args.source, args.on_problem, args.name, report=Printer().report, rules=rules
-    )
+    with progress_of(args) as progress, used_up(args.study, source):
+        return import_study(
+            args.study,
+            source,
+            args.on_problem,
+            args.name,
+            report=progress.report,
+            rules=FolderRules(**{key: value for key, value in given.items() if value is not None}),
+            fallback=Fallback(args.missing_um_per_px, args.missing_condition),
+            limits=ImportLimits(patch_mpx=args.patch_mpx),
+            should_stop=progress.should_stop,
+        )
 
 
 def import_annotations(args: argparse.Namespace) -> Result:
@@ -469,7 +481,10 @@ def _demo_arguments(sub: argparse.ArgumentParser) -> None:
 def _import_arguments(sub: argparse.ArgumentParser) -> None:
     from allinsam.records import CONDITIONS
 
-    sub.add_argument("source", type=Path, help="a folder of images or a CSV manifest")
+    sub.add_argument(
+        "source", type=Path, nargs="?", help="a folder of images, a ZIP of one, or a CSV manifest"
+    )
+    sub.add_argument("--from-job", type=Path, default=None, help=argparse.SUPPRESS)
     sub.add_argument("--on-problem", choices=("stop", "skip"), default="stop")
     sub.add_argument("--name", default=None, help="name of a new study")
     sub.add_argument("--marker-name", default=None, help="folders: what the `_marker` files show")
@@ -478,6 +493,11 @@ def _import_arguments(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument("--condition", choices=CONDITIONS, default=None, help="folders: condition of all")
     sub.add_argument("--um-per-px", type=float, default=None, help="folders: pixel size of all")
+    sub.add_argument("--missing-um-per-px", type=float, default=None, help="pixel size where nothing says it")
+    sub.add_argument(
+        "--missing-condition", choices=CONDITIONS, default="unknown", help="condition where nothing says it"
+    )
+    sub.add_argument("--patch-mpx", type=float, default=64.0, help="largest image of a patch, million pixels")
 
 
 def _import_annotations_arguments(sub: argparse.ArgumentParser) -> None:

@@ -132,6 +132,8 @@ def _one_clear_line(path: Path) -> Iterator[None]:
         yield
     except InputError:
         raise
+    except PermissionError as error:
+        raise InputError(f"{path} may not be read. Give this program the right to read it.") from error
     except Exception as error:  # parsers fail on damaged bytes with errors of nearly every kind
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
         raise InputError(f"{path} cannot be read as an image: {reason}. Export it again.") from error
@@ -189,6 +191,8 @@ CHANNELS_OF_MODE = {"1": 1, "L": 1, "LA": 1, "I;16": 1, "P": 3, "RGB": 3, "RGBA"
 def _pillow_header(path: Path, image: Image.Image) -> ImageHeader:
     if image.mode not in CHANNELS_OF_MODE:
         raise InputError(f"{path} has colours of kind {image.mode}. Export it as RGB or grey.")
+    if getattr(image, "is_animated", False):
+        raise InputError(f"{path} has {image.n_frames} pictures in turn (animated). Export one of them.")
     um_per_px = None
     if "dpi" in image.info:
         um_per_px = _microscope_um_per_px(*(UM_PER_INCH / dpi if dpi else None for dpi in image.info["dpi"]))

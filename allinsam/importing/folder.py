@@ -31,7 +31,9 @@ def read_folder(folder: Path, rules: FolderRules) -> tuple[list[PlannedPatch], l
     """The patches a folder's file names tell, no image opened yet, and its problems."""
     condition = check_condition(rules.condition)
     um_per_px = check_um_per_px("" if rules.um_per_px is None else str(rules.um_per_px))
-    stained, channels, problems = _pair_up(_list_images(folder))
+    inside, problems = _inside(folder, _list_images(folder))
+    stained, channels, unpaired = _pair_up(inside)
+    problems += unpaired
     patches = []
     for stem, (path, tag) in stained.items():
         try:
@@ -53,6 +55,14 @@ def _list_images(folder: Path) -> list[Path]:
     if not images:
         raise InputError(f"{folder} holds no PNG, JPEG or TIFF image. Give another folder or a CSV manifest.")
     return images
+
+
+def _inside(folder: Path, images: list[Path]) -> tuple[list[Path], list[Problem]]:
+    """The images that lie in the folder itself, and those that a link brings in from elsewhere."""
+    top = folder.resolve()
+    outside = [path for path in images if not path.resolve().is_relative_to(top)]
+    problems = [Problem(p.name, "links out of the folder. Put the file itself there.") for p in outside]
+    return [path for path in images if path not in outside], problems
 
 
 Tagged = tuple[Path, str]  # a file, and what its name says after the last underscore

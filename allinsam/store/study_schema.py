@@ -341,3 +341,10 @@ def m002_plans(db: Database) -> None:
 def m003_reason_of_a_registration(db: Database) -> None:
     """Why the gate did not believe it, or why a person did all the same."""
     db.execute("ALTER TABLE registration ADD COLUMN reason TEXT")
+
+
+@migrations()
+def m007_slides(db: Database) -> None:
+    """The fluorescence slide that patches of a slide were cut from."""
+    db.execute("ALTER TABLE slide ADD COLUMN if_path TEXT")
+    db.execute("ALTER TABLE slide ADD COLUMN if_sha256 TEXT CHECK (length(if_sha256) = 64)")
