@@ -452,6 +452,8 @@ def write_patches(
                 for channel, plane in zip(patch.channels, planes, strict=True)
             )
             stored.append(StoredPatch(patch, store.put(pas, patch.pas.name), channels))
+        if report:
+            report(len(new), len(new), "saving", {})
         total = _write_rows(study, stored, classes, slide_files or {})
     except BaseException:
         store.take_back()
