@@ -102,6 +102,44 @@ def import_(args: argparse.Namespace) -> Result:
         )
 
 
+def import_slide(args: argparse.Namespace) -> Result:
+    """Cut a whole slide, and its IF slide, into patches of a study; the slide stays where it is."""
+    from allinsam.importing.slide import SlideRules
+    from allinsam.workflow.importing_slides import SlideSource, import_slide
+
+    slide = args.slide or args.from_job
+    if slide is None:
+        raise InputError("Name the stained slide that is to be cut.")
+    source = SlideSource(
+        slide,
+        args.if_slide,
+        dict(_channels(args.channels)),
+        args.glomeruli,
+        args.slide_name,
+        args.condition,
+        args.slide_um_per_px,
+        args.if_um_per_px,
+        args.register,
+    )
+    with progress_of(args) as progress:
+        return import_slide(
+            args.study,
+            source,
+            SlideRules(**_given_settings(args)),
+            args.name,
+            progress.report,
+            progress.should_stop,
+        )
+
+
+def _channels(given: list[str]) -> Iterator[tuple[str, int]]:
+    for text in given:
+        marker, _, index = text.partition("=")
+        if not marker or not index.isdecimal():
+            raise InputError(f"--channels {text!r} is not MARKER=CHANNEL. Give for instance WT1=0.")
+        yield marker, int(index)
+
+
 def import_annotations(args: argparse.Namespace) -> Result:
     """Bring nuclei of one patch from ImageJ, COCO, QuPath, ... into a study, as gold or to be checked."""
     from allinsam.store import open_study
@@ -415,6 +453,7 @@ MODEL_VERBS = ("demo", "embed", "segment", "train", "evaluate", "experiment", "p
 VERBS: dict[str, Callable[[argparse.Namespace], Result]] = {
     "demo": demo,
     "import": import_,
+    "import-slide": import_slide,
     "import-annotations": import_annotations,
     "register": register,
     "threshold": threshold,
@@ -446,6 +485,7 @@ def build_parser() -> argparse.ArgumentParser:
     own = {
         "demo": _demo_arguments,
         "import": _import_arguments,
+        "import-slide": _import_slide_arguments,
         "import-annotations": _import_annotations_arguments,
         "register": _register_arguments,
         "threshold": _threshold_arguments,
@@ -498,6 +538,26 @@ def _import_arguments(sub: argparse.ArgumentParser) -> None:
         "--missing-condition", choices=CONDITIONS, default="unknown", help="condition where nothing says it"
     )
     sub.add_argument("--patch-mpx", type=float, default=64.0, help="largest image of a patch, million pixels")
+
+
+def _import_slide_arguments(sub: argparse.ArgumentParser) -> None:
+    from allinsam.importing.slide import SlideRules
+    from allinsam.records import CONDITIONS
+
+    sub.add_argument("slide", type=Path, nargs="?", help="the stained slide: TIFF, OME-TIFF, SVS, NDPI, ...")
+    sub.add_argument("--from-job", type=Path, default=None, help=argparse.SUPPRESS)
+    sub.add_argument("--if", type=Path, default=None, dest="if_slide", help="its fluorescence slide")
+    sub.add_argument(
+        "--channels", nargs="+", default=[], metavar="MARKER=N", help="channels of the IF slide, from 0"
+    )
+    sub.add_argument("--register", action="store_true", help="find how the IF lies; otherwise: as the stain")
+    sub.add_argument("--glomeruli", type=Path, default=None, help="GeoJSON of outlines, in px of the slide")
+    sub.add_argument("--slide-name", default=None, help="in the study; the file's name by default")
+    sub.add_argument("--condition", choices=CONDITIONS, default="unknown")
+    sub.add_argument("--slide-um-per-px", type=float, default=None, help="if the slide lacks it")
+    sub.add_argument("--if-um-per-px", type=float, default=None, help="if the IF slide lacks it")
+    sub.add_argument("--name", default=None, help="name of a new study")
+    _add_fields(sub, SlideRules, {})
 
 
 def _import_annotations_arguments(sub: argparse.ArgumentParser) -> None:

@@ -1,6 +1,8 @@
 """Images that cannot be imported: one clear line says which and why, and the study stays as it is."""
 
 import hashlib
+import io
+import json
 import os
 import struct
 import zipfile
@@ -15,8 +17,10 @@ from PIL import Image
 
 from allinsam.errors import AllinsamError
 from allinsam.importing import FolderRules, ImportLimits
+from allinsam.importing.slide import SlideRules
 from allinsam.store import Study, open_study
 from allinsam.workflow.importing import ImportRefusedError, import_study
+from allinsam.workflow.importing_slides import SlideSource, import_slide
 from tests.bad_inputs import (
     SIZE_HW,
     encoded,
@@ -27,6 +31,7 @@ from tests.bad_inputs import (
     write_all,
     zip_bytes,
 )
+from tests.slides import circle, feature, write_slide
 
 Make = Callable[[Path], Path]  # fills a folder and returns what is to be imported
 LIMITS = ImportLimits(patch_mpx=1.0, zip_entries=20, zip_file_mb=2, zip_mb=5)
@@ -65,8 +70,6 @@ def files(**changed: bytes | None) -> Make:
 
 
 def tiff(pixels: np.ndarray, **options: object) -> bytes:
-    import io
-
     buffer = io.BytesIO()
     tifffile.imwrite(buffer, pixels, **options)
     return buffer.getvalue()
@@ -333,6 +336,153 @@ ZIPS: dict[str, tuple[Make, str]] = {
     ),
 }
 
+# What a slide is given with, beside the name of its file: a folder -> a source and its rules.
+MakeSlide = Callable[[Path], tuple[SlideSource, SlideRules]]
+SMALL = SlideRules(patch_px=64)
+
+
+def a_slide(seed: int = 0, hw: tuple[int, int] = (256, 320)) -> np.ndarray:
+    stain = np.full((*hw, 3), 244, np.uint8)
+    stain[64:192, 64:256] = (220, 160, 200)
+    return stain - noise(seed, stain.shape) // 64
+
+
+def slide(
+    pixels: np.ndarray | None = None,
+    rules: SlideRules = SMALL,
+    spoil: Callable[[Path], object] = lambda path: None,
+    given: dict | None = None,
+    options: dict | None = None,
+) -> MakeSlide:
+    def make(folder: Path) -> tuple[SlideSource, SlideRules]:
+        path = folder / "s9.ome.tif"
+        write_slide(
+            path, a_slide() if pixels is None else pixels, levels=1, **{"tile": (64, 64)} | (options or {})
+        )
+        spoil(path)
+        return SlideSource(path, **(given or {})), rules
+
+    return make
+
+
+def fluorescence(pixels: np.ndarray, channels: dict[str, int], **given: object) -> MakeSlide:
+    def make(folder: Path) -> tuple[SlideSource, SlideRules]:
+        source, rules = slide()(folder)
+        path = write_slide(folder / "s9_if.ome.tif", pixels, levels=0, tile=(64, 64))
+        return SlideSource(source.path, path, channels, **given), rules
+
+    return make
+
+
+def outlines(content: object) -> MakeSlide:
+    def make(folder: Path) -> tuple[SlideSource, SlideRules]:
+        source, rules = slide()(folder)
+        path = folder / "glomeruli.geojson"
+        path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+        return SlideSource(source.path, glomeruli=path), rules
+
+    return make
+
+
+def collection(*features: dict) -> dict:
+    return {"type": "FeatureCollection", "features": list(features)}
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def garbled(path: Path) -> None:
+    whole = bytearray(path.read_bytes())
+    whole[1000:] = bytes(b ^ 0x5A for b in whole[1000:])
+    path.write_bytes(whole)
+
+
+IF = np.full((2, 256, 320), 300, np.uint16)
+SLIDES: dict[str, tuple[MakeSlide, str]] = {
+    "not there": (slide(spoil=lambda path: path.unlink()), "s9.ome.tif is not there. Give the slide's file"),
+    "empty": (slide(spoil=lambda path: path.write_bytes(b"")), "s9.ome.tif is empty"),
+    "text": (slide(spoil=lambda path: path.write_text("hello")), "OpenSlide"),
+    "cut off": (slide(spoil=cut_short), "s9.ome.tif is cut off|cannot be read as a slide"),
+    "garbled": (slide(spoil=garbled), "s9.ome.tif"),
+    "no pixel size": (slide(options={"um_per_px": None}), "does not say its pixel size. Give it with"),
+    "pixel size no number": (slide(given={"um_per_px": float("nan")}), "um_per_px 'nan' is not between"),
+    "coarser than its patches": (
+        slide(options={"um_per_px": 1.0}),
+        "has 1 um per px; patches of 0.25 cannot",
+    ),
+    "smaller than a patch": (slide(rules=SlideRules()), "is 320x256 px; a patch of 512 px at 0.25 um"),
+    "no tissue": (slide(np.full((256, 320, 3), 244, np.uint8)), "shows no patch with so much tissue"),
+    "too many patches": (
+        slide(rules=SlideRules(patch_px=64, most_patches=3)),
+        "gives 6 patches, more than 3",
+    ),
+    "fluorescence as the stain": (slide(IF), "a stained slide is 8-bit RGB. Give the stained slide first"),
+    "float pixels": (slide(np.ones((1, 256, 320), np.float32)), "has float32 pixels"),
+    "patch of no size": (slide(rules=SlideRules(patch_px=0)), "Patches of 0 px cannot be cut. Give 64 to"),
+    "share beyond one": (slide(rules=SlideRules(tissue_share=50)), "tissue_share 50 is not between 0 and 1"),
+    "unknown place": (slide(rules=SlideRules(place="middle")), "Unknown place 'middle'. Choose one of grid"),
+    "unknown condition": (slide(given={"condition": "sick"}), "condition 'sick' is unknown"),
+    "channels of nothing": (slide(given={"channels": {"WT1": 0}}), "Channels WT1 of what.* with --if"),
+    "IF without channels": (fluorescence(IF, {}), "has 2 channel.s.. Say which marker is where"),
+    "channel out of range": (fluorescence(IF, {"WT1": 2}), "has no channel 2 for 'WT1'. It has 2, from 0"),
+    "one marker twice": (fluorescence(IF, {"WT1": 0, "wt1": 1}), "Channel 'WT1' is given twice"),
+    "no marker among the channels": (fluorescence(IF, {"DAPI": 0}), "no marker among DAPI. Add one"),
+    "IF of another frame": (fluorescence(IF[:, :128], {"WT1": 0}), "does not show the frame of"),
+    "IF that cannot be registered": (
+        fluorescence(IF, {"WT1": 0}, register=True),
+        "could not be registered on .*s9.ome.tif",
+    ),
+    "GeoJSON missing": (slide(given={"glomeruli": Path("/nowhere/g.geojson")}), "g.geojson cannot be opened"),
+    "GeoJSON that is no JSON": (outlines(b"{"), "glomeruli.geojson cannot be read as JSON"),
+    "GeoJSON empty": (outlines(b""), "glomeruli.geojson is empty"),
+    "JSON that is no GeoJSON": (outlines({"a": 1}), "is no GeoJSON with features"),
+    "GeoJSON without outlines": (outlines(collection()), "holds no outline. Outline the glomeruli"),
+    "GeoJSON of a point": (
+        outlines(collection({"type": "Feature", "geometry": {"type": "Point", "coordinates": [1, 2]}})),
+        "outline 1 is a Point, no area",
+    ),
+    "GeoJSON without a geometry": (outlines(collection({"type": "Feature"})), "outline 1 is a None, no area"),
+    "GeoJSON with not-a-number": (
+        outlines(b'{"type":"Feature","geometry":{"type":"Polygon","coordinates":[[[NaN,1],[2,2],[3,1]]]}}'),
+        "holds NaN, which is no number",
+    ),
+    "GeoJSON with broken corners": (
+        outlines(collection(feature([[1, 1], ["x", 2], [3, 3], [1, 1]]))),
+        "outline 1 has no usable corners",
+    ),
+    "GeoJSON of an outline without area": (
+        outlines(collection(feature([[1, 1], [2, 2], [3, 3], [1, 1]]))),
+        "outline 1 has no usable corners",
+    ),
+    "GeoJSON of another slide": (
+        outlines(collection(feature(circle(9000, 9000, 50)))),
+        "outline 1 lies outside the slide of 320x256 px",
+    ),
+    "GeoJSON with one name twice": (
+        outlines(collection(feature(circle(90, 90, 50), "g1"), feature(circle(200, 90, 50), "g1"))),
+        "the name 'g1' is there twice",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", SLIDES, ids=lambda value: value.replace(" ", "_"))
+def test_a_slide_that_cannot_be_used_is_refused_in_one_line(what: str, study: Study, tmp_path: Path) -> None:
+    make, words = SLIDES[what]
+    folder = tmp_path / "source"
+    folder.mkdir()
+    source, rules = make(folder)
+    before = content(study)
+    with pytest.raises(AllinsamError, match=words) as refused:
+        import_slide(study.folder, source, rules)
+    said = str(refused.value)
+    assert "\n" not in said and len(said) < 600 and said.rstrip().endswith(".")
+    assert content(study) == before
+    with pytest.raises(AllinsamError):
+        import_slide(tmp_path / "new", source, rules)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
+
+
 ALL = {"image": IMAGES, "folder": FOLDERS, "manifest": MANIFESTS, "zip": ZIPS}
 CASES = [(of, what) for of, cases in ALL.items() for what in cases]
 
@@ -364,4 +514,4 @@ def test_what_cannot_be_used_is_refused_in_one_line(of: str, what: str, study: S
 
 
 def test_there_are_many_kinds() -> None:
-    assert len(CASES) >= 40
+    assert len(CASES) + len(SLIDES) >= 100

@@ -74,8 +74,9 @@ class PlannedPatch:
     um_per_px: float | None
     channels: tuple[PlannedChannel, ...]
     pixels_sha256: str = ""
-    x0: float = 0.0  # where it lies on its slide, in px of the slide
+    x0: float = 0.0  # of a patch to be cut: where it lies on its slide, in px of the slide
     y0: float = 0.0
+    size_px: int = 0  # and its side, in px of the patch
 
 
 class PlacedError(Exception):
