@@ -80,7 +80,7 @@ def demo(args: argparse.Namespace) -> Result:
 def import_(args: argparse.Namespace) -> Result:
     """Bring PAS and IF files from a folder, a ZIP or a CSV manifest into a study."""
     from allinsam.importing import Fallback, FolderRules, ImportLimits
-    from allinsam.workflow.importing import import_study
+    from allinsam.workflow.importing import import_study, what_came
     from allinsam.workflow.uploads import used_up
 
     source = args.source or args.from_job
@@ -89,7 +89,7 @@ def import_(args: argparse.Namespace) -> Result:
     given = {"marker_name": args.marker_name, "slide_pattern": args.slide_pattern}
     given |= {"condition": args.condition, "um_per_px": args.um_per_px}
     with progress_of(args) as progress, used_up(args.study, source):
-        return import_study(
+        done = import_study(
             args.study,
             source,
             args.on_problem,
@@ -100,11 +100,14 @@ def import_(args: argparse.Namespace) -> Result:
             limits=ImportLimits(patch_mpx=args.patch_mpx),
             should_stop=progress.should_stop,
         )
+        progress.report(1, 1, what_came(done))
+    return done
 
 
 def import_slide(args: argparse.Namespace) -> Result:
     """Cut a whole slide, and its IF slide, into patches of a study; the slide stays where it is."""
     from allinsam.importing.slide import SlideRules
+    from allinsam.workflow.importing import what_came
     from allinsam.workflow.importing_slides import SlideSource, import_slide
 
     slide = args.slide or args.from_job
@@ -122,7 +125,7 @@ def import_slide(args: argparse.Namespace) -> Result:
         args.register,
     )
     with progress_of(args) as progress:
-        return import_slide(
+        done = import_slide(
             args.study,
             source,
             SlideRules(**_given_settings(args)),
@@ -130,6 +133,8 @@ def import_slide(args: argparse.Namespace) -> Result:
             progress.report,
             progress.should_stop,
         )
+        progress.report(1, 1, what_came(done))
+    return done
 
 
 def _channels(given: list[str]) -> Iterator[tuple[str, int]]:

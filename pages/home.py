@@ -171,7 +171,8 @@ def main() -> None:
         left, right = st.columns([3, 2])
         with left:
             if not progress.patches:
-                st.info("This study has no images. Bring some in with `python -m allinsam import SOURCE`.")
+                st.info("This study has no images yet.")
+                page_button(person, "import", "Import images", primary=True)
             show_steps(study, person, progress)
         with right:
             show_own_work(study, person)

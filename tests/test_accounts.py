@@ -241,6 +241,7 @@ EXPECTED = {
     "compare": ("any", "any", "none"),
     "train": ("any", "none", "none"),
     "export": ("any", "none", "none"),
+    "import_images": ("any", "none", "none"),
     "manage_people": ("any", "none", "none"),
 }
 

@@ -18,6 +18,7 @@ REVIEWING = ("lead", "reviewer")
 # File in pages/, title, roles that see it. Each page asks for the role again: a URL can be typed.
 PAGES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("home", "Home", EVERYONE),
+    ("import", "Import", ("lead",)),
     ("annotate", "Annotate", EVERYONE),
     ("registration", "Registration", REVIEWING),
     ("thresholds", "Thresholds", REVIEWING),

@@ -20,7 +20,7 @@ from starlette.staticfiles import StaticFiles
 from allinsam.accounts import DEFAULT_SETTINGS, AccountSettings
 from allinsam.errors import AllinsamError
 from allinsam.store.study import get_study
-from webapp import desk_routes, export_routes, guide_routes, image_routes
+from webapp import desk_routes, export_routes, guide_routes, image_routes, import_routes
 from webapp.gate import Gate
 from webapp.session import study_from_environment
 from webapp.sign_in import sign_in_routes
@@ -70,6 +70,7 @@ def create_app(settings: AccountSettings = DEFAULT_SETTINGS) -> st.App:
             *guide_routes.routes,
             *desk_routes.routes,
             *export_routes.routes,
+            *import_routes.routes,
         ],
         middleware=[Middleware(Gate)],
     )

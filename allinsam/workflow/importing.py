@@ -173,6 +173,14 @@ def summary_of(
     }
 
 
+def what_came(done: Mapping[str, Any]) -> str:
+    """What an import brought, in one line."""
+    parts = [f"{done['patches']} patches of {done['slides']} slides with {done['channels']} IF channels came"]
+    parts += [f"{done['already_there']} were there already"] if done["already_there"] else []
+    parts += [f"{len(done['problems'])} problems left something out"] if done["problems"] else []
+    return "; ".join(parts) + "."
+
+
 def stoppable(report: Report | None, should_stop: Callable[[], bool]) -> Report:
     """A report that ends the import between two patches if somebody asked for it."""
 
@@ -348,6 +356,11 @@ def _free_look(name: str, taken: list[dict[str, Any]]) -> dict[str, str]:
     return {"colour": colour, "key": key}
 
 
+def begin_study(folder: Path, name: str) -> Study:
+    """An empty study for real images."""
+    return create_study(folder, name, BACKBONE, BACKBONES[BACKBONE].weights_sha256)
+
+
 @contextmanager
 def study_to_fill(study: Study | None, folder: Path, name: str) -> Iterator[Study]:
     """The study itself; or a new one that appears under its folder's name only once it is filled."""
@@ -357,7 +370,7 @@ def study_to_fill(study: Study | None, folder: Path, name: str) -> Iterator[Stud
     folder.parent.mkdir(parents=True, exist_ok=True)
     building = folder.with_name(f".{folder.name}.importing-{os.getpid()}")
     try:
-        yield create_study(building, name, BACKBONE, BACKBONES[BACKBONE].weights_sha256)
+        yield begin_study(building, name)
         if folder.exists():
             folder.rmdir()
         building.rename(folder)

@@ -110,6 +110,19 @@ def import_annotations(
     }
 
 
+def preview_annotations(study: Study, path: Path, patch: str, format: str) -> dict[str, Any]:
+    """What a file holds for a patch, nothing written: objects by class (None: it has none), and notes.
+
+    Raises:
+        InputError: the file cannot be used.
+        NotFoundError: no such patch.
+    """
+    target = _patch_named(study, patch)
+    found = read_annotations(Path(path), format, (target["height_px"], target["width_px"]), patch)
+    counts = Counter(thing.class_name for thing in found.objects)
+    return {"objects": len(found.objects), "classes": dict(counts), "notes": list(found.notes)}
+
+
 def _patch_named(study: Study, name: str) -> dict[str, Any]:
     with study.science.read() as db:
         patches = {patch["name"]: patch for patch in images.list_patches(db)}

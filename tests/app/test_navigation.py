@@ -17,6 +17,7 @@ EXPECTED = {
     "reviewer": {"home", "annotate", "registration", "thresholds", "compare", "agreement"},
     "lead": {
         "home",
+        "import",
         "annotate",
         "registration",
         "thresholds",
