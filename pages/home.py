@@ -73,7 +73,9 @@ def steps_of(study: StudyProgress, working: bool) -> list[tuple[str, str, str, b
     trained = f"{study.trained} finished runs" if study.trained else "no model yet"
     lying = [f"{study.held} {'waits' if study.held == 1 else 'wait'}"] if study.held else []
     lying += [f"{study.unregistered} not registered"] if study.unregistered else []
+    images = [] if study.patches else [("import", "Bring in images", "there is none yet", False)]
     return [
+        *images,
         (
             "registration",
             "Check how the IF lies on the stain",
@@ -111,6 +113,7 @@ def show_steps(study: Study, person: SignedIn, progress: StudyProgress) -> None:
 
 def may_see(person: SignedIn, page: str) -> bool:
     needed = {
+        "import": "import_images",
         "registration": "register",
         "thresholds": "view_thresholds",
         "train": "train",
@@ -170,9 +173,6 @@ def main() -> None:
     else:
         left, right = st.columns([3, 2])
         with left:
-            if not progress.patches:
-                st.info("This study has no images yet.")
-                page_button(person, "import", "Import images", primary=True)
             show_steps(study, person, progress)
         with right:
             show_own_work(study, person)

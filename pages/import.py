@@ -48,7 +48,10 @@ PURPOSES = {"gold": "Gold: right as it is, to score against", "prior": "Outlines
 def main() -> None:
     person, study = require("lead"), current_study()
     st.html(STYLE)
-    page_head("Import", "Bring in images, then see what came before anybody draws on it.")
+    page_head(
+        "Import",
+        "See what a file would bring, then bring it in. What the study has stays as it is.",
+    )
     drop_old(study)
     images_tab, annotations_tab = st.tabs(["Images", "Annotations"])
     with images_tab:
@@ -160,10 +163,8 @@ def show_found(found: dict[str, Any] | str, name: str) -> bool:
     classes = ", ".join(f"{row['name']} ({row['marker']})" for row in found["classes"])
     columns[3].metric("New classes", classes or NO_CHOICE)
     columns[4].metric("Pixel size, um", parts.sizes_text(found["um_per_px"]))
-    if found["already_there"]:
-        st.caption(
-            f"{parts.plural(found['already_there'], 'patch', 'patches')} of it are in the study already."
-        )
+    if there := found["already_there"]:
+        st.caption(f"In the study already: {parts.plural(there, 'patch', 'patches')} of it.")
     if problems := found["problems"]:
         st.warning(
             f"**{parts.plural(len(problems), 'problem')}.** What has a problem is left out; correct it and "
@@ -232,38 +233,40 @@ def show_next(study: Study, person: SignedIn) -> None:
 def show_slide(study: Study, person: SignedIn, path: Path) -> None:
     with st.form("slide", border=True):
         st.markdown(f"**{as_typed(path.name)}** is cut into patches; the slide stays where it is.")
-        first, second, third = st.columns(3)
+        columns = st.columns(5)
         others = [name for name in parts.inbox_files(*SLIDE_SUFFIXES) if name != path.name]
-        if_name = first.selectbox("IF slide", [NO_CHOICE, *others], key="if_slide")
-        channels = second.text_input("Its channels", placeholder="WT1=0, DAPI=1", key="if_channels")
-        register = third.selectbox(
-            "The IF slide",
+        if_name = columns[0].selectbox("IF slide", [NO_CHOICE, *others], key="if_slide")
+        channels = columns[1].text_input("Channels of the IF", placeholder="WT1=0, DAPI=1", key="if_channels")
+        register = columns[2].selectbox(
+            "How the IF lies",
             [False, True],
-            format_func=lambda one: "is to be registered" if one else "shows the same frame",
+            format_func=lambda one: "find out" if one else "as the stain",
             key="if_register",
         )
-        outlines = first.selectbox(
-            "Outlines of glomeruli", [NO_CHOICE, *parts.inbox_files(".geojson", ".json")], key="glomeruli"
+        outlines = columns[3].selectbox(
+            "Outlined glomeruli", [NO_CHOICE, *parts.inbox_files(".geojson", ".json")], key="glomeruli"
         )
-        place = second.selectbox(
-            "Patches of glomeruli",
+        place = columns[4].selectbox(
+            "Patches of them",
             ["grid", "centred"],
             format_func={"grid": "all that touch one", "centred": "one on each"}.__getitem__,
             key="place",
         )
-        condition = third.selectbox(
+        columns = st.columns(5)
+        um_per_px = columns[0].number_input("Pixel size, um", 0.01, 10.0, 0.25, 0.01, key="um_of_patch")
+        tissue = columns[1].number_input("Least share of tissue", 0.0, 1.0, 0.5, 0.05, key="tissue")
+        condition = columns[2].selectbox(
             "Condition", CONDITIONS, index=CONDITIONS.index("unknown"), key="of_slide"
         )
-        um_per_px = first.number_input("Pixel size of patches, um", 0.01, 10.0, 0.25, 0.01, key="um_of_patch")
-        tissue = second.number_input("Least share of tissue", 0.0, 1.0, 0.5, 0.05, key="tissue")
-        own_um = third.number_input(
-            "Pixel size of the slide, um",
+        own_um = columns[3].number_input(
+            "The slide's own, um",
             0.01,
             10.0,
             None,
             0.01,
-            placeholder="as the file says",
+            placeholder="as it says",
             key="um_of_slide",
+            help="Pixel size of the slide, where its file does not say it.",
         )
         looked = st.form_submit_button("Preview", type="primary")
     try:
@@ -382,13 +385,11 @@ def show_annotation_preview(
             return
         nuclei = parts.plural(found["objects"], "nucleus", "nuclei")
         st.markdown(f"**{as_typed(path.name)}** holds **{nuclei}** of {as_typed(patch)}")
-        renames, class_name = show_classes(found["classes"], classes)
+        renames, class_name, all_chosen = show_classes(found["classes"], classes)
         for note in found["notes"]:
             st.caption(as_typed(note))
         choices = ImportChoices(purpose, who, class_name, renames)
-        ready = not (None in found["classes"] and class_name is None) and not (
-            purpose == "prior" and who is None
-        )
+        ready = all_chosen and not (purpose == "prior" and who is None)
         if st.button("Bring in", type="primary", key="bring_in", disabled=not ready):
             bring_in(lambda: import_annotations(study, path, patch, format, choices), study, person, key)
 
@@ -405,8 +406,8 @@ def person_for(study: Study, place: Any, purpose: str) -> str | None:
     return chosen
 
 
-def show_classes(found: dict[str | None, int], classes: list[str]) -> tuple[dict[str, str], str | None]:
-    """Counts by class, and for each class that the study has not, which of its own it is."""
+def show_classes(found: dict[str | None, int], classes: list[str]) -> tuple[dict[str, str], str | None, bool]:
+    """Counts by class, and for each that the study has not a choice; True at the end if all are chosen."""
     known = {name: count for name, count in found.items() if name in classes}
     strange = {name: count for name, count in found.items() if name not in classes}
     if known:
@@ -415,10 +416,12 @@ def show_classes(found: dict[str | None, int], classes: list[str]) -> tuple[dict
     chosen: dict[str | None, str | None] = {}
     columns = st.columns(min(3, len(strange)) or 1)
     for number, (name, count) in enumerate(strange.items()):
-        label = f"{count} without a class are" if name is None else f"{as_typed(name)} ({count}) is"
-        chosen[name] = columns[number % len(columns)].selectbox(label, classes, key=f"class_{number}_{name}")
+        label = f"Those without a class ({count}) are" if name is None else f"{as_typed(name)} ({count}) is"
+        chosen[name] = columns[number % len(columns)].selectbox(
+            label, classes, index=None, placeholder="Choose its class", key=f"class_{number}_{name}"
+        )
     renames = {name: new for name, new in chosen.items() if name is not None and new is not None}
-    return renames, chosen.get(None)
+    return renames, chosen.get(None), None not in chosen.values()
 
 
 def bring_in(do: Callable[[], dict[str, Any]], study: Study, person: SignedIn, key: str) -> None:

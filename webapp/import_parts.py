@@ -32,6 +32,10 @@ UPLOAD_CSS = """
 .upload .name { font-weight: 600; }
 .upload .hint { font-size: .9rem; opacity: .75; }
 .upload input { flex-basis: 100%; font: inherit; padding: .2rem 0; }
+.upload input::file-selector-button { font: inherit; color: var(--st-primary-color); background: #fff;
+  border: 1px solid #b9cdd1; border-radius: .35rem; padding: .3rem .75rem; margin-right: .75rem;
+  cursor: pointer; }
+.upload input:disabled::file-selector-button { color: #8a989c; cursor: default; }
 .upload progress { width: 100%; height: .6rem; accent-color: var(--st-primary-color); }
 .upload .state { font-size: .95rem; min-height: 1.3em; overflow-wrap: anywhere; }
 .upload .wrong { color: #a3261d; font-weight: 600; }

@@ -24,7 +24,8 @@ async def upload_route(request: Request) -> Response:
         demand(request.state.person, "import_images")
         study = study_from_environment()
         name = request.query_params.get("name", "")
-        _check_size(name, int(request.headers.get("content-length") or 0))
+        said = request.headers.get("content-length", "")
+        _check_size(name, int(said) if said.isdecimal() else 0)
         key, path = new_upload(study, name)
         written = 0
         with path.open("xb") as file:

@@ -9,16 +9,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from allinsam.errors import InputError, NotFoundError
-from allinsam.store import Study
+from allinsam.store import Study, jobs
 
 FOLDER = "uploads"
 KEY = re.compile(r"[0-9a-f]{32}")
-KEPT_S = 24 * 3600.0
+KEPT_S = 2 * 3600.0
 LONGEST_NAME = 100
 
 
 def new_upload(study: Study, name: str) -> tuple[str, Path]:
-    """A key that nobody can guess, and where the file's bytes go; what was left lying for a day is removed.
+    """A key that nobody can guess, and where the file's bytes go.
 
     Args:
         name: the file's own; of it, what makes a plain file name is kept.
@@ -51,8 +51,12 @@ def drop_upload(study: Study, key: str) -> None:
 
 def drop_old(study: Study, older_than_s: float = KEPT_S) -> None:
     """Remove uploads that nobody imported, so that images of patients do not lie about."""
+    with study.server.read() as db:
+        waiting = [row["arguments"] for row in jobs.list_jobs(db) if row["state"] in ("queued", "running")]
+    wanted = {Path(str(arguments.get("from_job", ""))).parent.name for arguments in waiting}
     for folder in (study.folder / FOLDER).glob("*"):
-        if KEY.fullmatch(folder.name) and time.time() - folder.stat().st_mtime > older_than_s:
+        age_s = time.time() - folder.stat().st_mtime
+        if KEY.fullmatch(folder.name) and folder.name not in wanted and age_s > older_than_s:
             shutil.rmtree(folder, ignore_errors=True)
 
 

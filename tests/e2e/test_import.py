@@ -85,9 +85,11 @@ def test_outlines_of_another_program_are_brought_in_as_gold(
     page.get_by_label("File with annotations").set_input_files(path)
     expect(page.get_by_text("4 nuclei")).to_be_visible(timeout=PATIENT)
     # The file's class is not one of the study's: the page asks which it is.
-    expect(page.get_by_label("Podo (4) is")).to_be_visible()
+    expect(page.get_by_role("button", name="Bring in")).to_be_disabled()
+    page.get_by_label("Podo (4) is").click()
+    page.get_by_role("option", name="podocyte").click()
     page.get_by_role("button", name="Bring in").click()
-    expect(page.get_by_text("s1_g4: 4")).to_be_visible(timeout=PATIENT)
+    expect(page.get_by_text("s1_g4: 4 podocyte came in as gold")).to_be_visible(timeout=PATIENT)
 
 
 def test_a_file_too_large_is_refused_before_it_is_sent(live: LiveServer, page: Page, tmp_path: Path) -> None:
