@@ -158,6 +158,10 @@ def import_annotations(args: argparse.Namespace) -> Result:
         dict(_renames(args.rename)),
         tuple(args.complete),
     )
+    if args.all:
+        return interchange.import_annotations_of_all(study, args.file, args.format, choices)
+    if args.patch is None:
+        raise InputError("Name the patch the file is for with --patch, or --all: every patch it names.")
     return interchange.import_annotations(study, args.file, args.patch, args.format, choices)
 
 
@@ -569,7 +573,8 @@ def _import_annotations_arguments(sub: argparse.ArgumentParser) -> None:
     from allinsam.records import IMPORT_PURPOSES
 
     sub.add_argument("file", type=Path)
-    sub.add_argument("--patch", required=True, help="name of the patch the file is for")
+    sub.add_argument("--patch", default=None, help="name of the patch the file is for")
+    sub.add_argument("--all", action="store_true", help="every patch that a COCO or CSV file names")
     sub.add_argument("--format", required=True, help=f"{FORMATS_WRITTEN} or monuseg")
     sub.add_argument(
         "--purpose",

@@ -19,7 +19,13 @@ from allinsam.store import accounts as account_rows
 from allinsam.store import study as study_store
 from allinsam.workflow.importing import preview_import
 from allinsam.workflow.importing_slides import SlideSource, preview_slide
-from allinsam.workflow.interchange import ImportChoices, import_annotations, preview_annotations
+from allinsam.workflow.interchange import (
+    ImportChoices,
+    import_annotations,
+    import_annotations_of_all,
+    preview_annotations,
+    preview_annotations_of_all,
+)
 from allinsam.workflow.uploads import drop_old
 from webapp import import_parts as parts
 from webapp.job_parts import show_jobs
@@ -42,6 +48,7 @@ OWN_STUDY = (
     "and start it with `python -m webapp --study data/studies/mine --new`."
 )
 NO_CHOICE = "-"
+EVERY_PATCH = "Every patch that the file names (COCO, CSV)"
 PURPOSES = {"gold": "Gold: right as it is, to score against", "prior": "Outlines for somebody to check"}
 
 
@@ -343,7 +350,7 @@ def show_annotations(study: Study, person: SignedIn) -> None:
             ".zip,.json,.geojson,.png,.csv,.xml",
         )
     with right:
-        patch = st.selectbox("Patch", patches, key="of_patch")
+        patch = st.selectbox("Patch", [EVERY_PATCH, *patches], index=1, key="of_patch")
         purpose = st.selectbox("What for", list(PURPOSES), format_func=PURPOSES.__getitem__, key="purpose")
     sent = parts.file_of(study, key)
     if sent is not None:
@@ -379,19 +386,30 @@ def show_annotation_preview(
         )
         who = person_for(study, right, purpose)
         try:
-            found = preview_annotations(study, path, patch, format)
+            found = (
+                preview_annotations_of_all(study, path, format)
+                if patch == EVERY_PATCH
+                else preview_annotations(study, path, patch, format)
+            )
         except AllinsamError as error:
             st.error(as_typed(str(error).replace(f"{path.parent}/", "")))
             return
         nuclei = parts.plural(found["objects"], "nucleus", "nuclei")
-        st.markdown(f"**{as_typed(path.name)}** holds **{nuclei}** of {as_typed(patch)}")
+        of = parts.plural(len(found["patches"]), "patch", "patches") if patch == EVERY_PATCH else patch
+        st.markdown(f"**{as_typed(path.name)}** holds **{nuclei}** of {as_typed(of)}")
         renames, class_name, all_chosen = show_classes(found["classes"], classes)
         for note in found["notes"]:
             st.caption(as_typed(note))
         choices = ImportChoices(purpose, who, class_name, renames)
         ready = all_chosen and not (purpose == "prior" and who is None)
         if st.button("Bring in", type="primary", key="bring_in", disabled=not ready):
-            bring_in(lambda: import_annotations(study, path, patch, format, choices), study, person, key)
+
+            def bring() -> dict[str, Any]:
+                if patch == EVERY_PATCH:
+                    return import_annotations_of_all(study, path, format, choices)
+                return import_annotations(study, path, patch, format, choices)
+
+            bring_in(bring, study, person, key, of)
 
 
 def person_for(study: Study, place: Any, purpose: str) -> str | None:
@@ -424,7 +442,7 @@ def show_classes(found: dict[str | None, int], classes: list[str]) -> tuple[dict
     return renames, chosen.get(None), None not in chosen.values()
 
 
-def bring_in(do: Callable[[], dict[str, Any]], study: Study, person: SignedIn, key: str) -> None:
+def bring_in(do: Callable[[], dict[str, Any]], study: Study, person: SignedIn, key: str, of: str) -> None:
     try:
         demand(person, "import_images")
         done = do()
@@ -433,7 +451,7 @@ def bring_in(do: Callable[[], dict[str, Any]], study: Study, person: SignedIn, k
         return
     counted = ", ".join(f"{count} {name}" for name, count in done["classes"].items())
     st.session_state["brought"] = as_typed(
-        f"{done['patch']}: {counted} came in as {done['purpose']}. " + " ".join(done["notes"])
+        f"{of}: {counted} came in as {done['purpose']}. " + " ".join(done["notes"])
     )
     parts.clear_file(study, "outlines", key)
     st.rerun()
