@@ -125,6 +125,11 @@ def cut(slide: Slide, matrix: np.ndarray, size_px: int, channel: int | None = No
     around = move_points(invert(matrix), corners) / (times_x, times_y)
     low = np.floor(around.min(axis=0) / whole).astype(int) * whole - whole
     count = np.ceil((around.max(axis=0) - low) / whole).astype(int) + 1
+    if np.prod(count * whole, dtype=float) > MOST_OVERVIEW_PX:
+        raise InputError(
+            f"{slide.path} has no level coarse enough for patches of {size_px} px at this pixel size. "
+            "Save it as a pyramidal TIFF, or ask for a finer pixel size."
+        )
     fill = WHITE if channel is None and slide.is_stain else BLACK
     pixels = _read_anywhere(slide, level, low, count * whole, channel, fill)
     if whole > 1:

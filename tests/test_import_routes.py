@@ -1,5 +1,6 @@
 """Sending a file: for the lead alone, from our own pages, up to a size, and never half kept."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -137,8 +138,11 @@ def test_a_file_goes_with_its_import_or_after_a_while(empty_study: Study, tmp_pa
     drop_old(empty_study, older_than_s=-1)
     assert uploaded(empty_study, key) == path
     jobs.cancel(empty_study, job_id)
+    left = empty_study.folder / ".unpacking-abc"
+    left.mkdir()
+    os.utime(left, (0, 0))
     drop_old(empty_study, older_than_s=-1)
-    assert not path.exists()
+    assert not path.exists() and not left.exists()
 
 
 @pytest.mark.parametrize("role", ["lead", "annotator"])

@@ -14,6 +14,9 @@ from allinsam.store import Study, jobs
 FOLDER = "uploads"
 KEY = re.compile(r"[0-9a-f]{32}")
 KEPT_S = 2 * 3600.0
+# What a ZIP was unpacked to and a killed process could not remove; none is in use for so long.
+UNPACKED = ".unpacking-*"
+UNPACKED_KEPT_S = 24 * 3600.0
 LONGEST_NAME = 100
 
 
@@ -57,6 +60,9 @@ def drop_old(study: Study, older_than_s: float = KEPT_S) -> None:
     for folder in (study.folder / FOLDER).glob("*"):
         age_s = time.time() - folder.stat().st_mtime
         if KEY.fullmatch(folder.name) and folder.name not in wanted and age_s > older_than_s:
+            shutil.rmtree(folder, ignore_errors=True)
+    for folder in study.folder.glob(UNPACKED):
+        if time.time() - folder.stat().st_mtime > UNPACKED_KEPT_S:
             shutil.rmtree(folder, ignore_errors=True)
 
 

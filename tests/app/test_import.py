@@ -201,7 +201,7 @@ def outlines(class_name: str) -> bytes:
 
 def test_outlines_come_in_as_gold(open_page: OpenPage, study: Study, tmp_path: Path) -> None:
     import_study(study.folder, write_all(tmp_path / "first", pair()))
-    page = send(open_page("import"), study, "a.geojson", outlines("Podo"), "outlines_0")
+    page = send(open_page("import"), study, "s1_a.geojson", outlines("Podo"), "outlines_0")
     assert not page.exception
     assert page.button(key="bring_in").disabled  # until it is said what Podo is
     page.selectbox(key="class_0_Podo").set_value("podocyte").run()
@@ -216,6 +216,9 @@ def test_outlines_come_in_as_gold(open_page: OpenPage, study: Study, tmp_path: P
 def test_outlines_that_cannot_be_used(open_page: OpenPage, study: Study, tmp_path: Path) -> None:
     import_study(study.folder, write_all(tmp_path / "first", pair()))
     page = send(open_page("import"), study, "a.geojson", b"{", "outlines_0")
+    # The file is called as no patch: which it is for must be said.
+    assert not page.error and not any(one.label == "Bring in" for one in page.button)
+    next(one for one in page.selectbox if one.label == "Patch").set_value("s1_a").run()
     said = page.error[0].value.replace("\\", "")
     assert "a.geojson cannot be read as JSON" in said and "uploads" not in said
     with study.science.read() as db:
