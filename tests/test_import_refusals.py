@@ -178,6 +178,18 @@ FOLDERS: dict[str, tuple[Make, str]] = {
         files(s0_x_pas__png=encoded(noise(3)), s0_x_WT1__png=encoded(noise(4, SIZE_HW))),
         "'s0_x' is in the study with another image. Rename",
     ),
+    "images only in folders below": (
+        lambda folder: write_all(folder, {"pas/s1_a_pas.png": b"x", "if/s1_a_WT1.png": b"x"}),
+        "holds images only in folders below. Put all of them into one folder",
+    ),
+    "images in a folder below": (
+        lambda folder: write_all(folder, pair() | {"more/deep/s2_b_pas.png": b"x"}),
+        "more: images in a folder below are not read. Put them beside",
+    ),
+    "an image of another kind": (
+        files(s3_c_pas__bmp=encoded(noise(7), "BMP")),
+        "s3_c_pas.bmp: .bmp is not read here. Export it as PNG or TIFF",
+    ),
     "IF alone": (files(s2_b_pas__png=None), "missing pair: no s2_b_pas image beside it"),
     "PAS alone": (files(s2_b_WT1__png=None), "missing pair: s2_b_pas.png has no marker channel. Add one"),
     "no underscore": (files(overview__png=encoded(noise(3))), "no pair. Images of a patch are named x_pas"),

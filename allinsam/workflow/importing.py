@@ -175,9 +175,11 @@ def summary_of(
 
 def what_came(done: Mapping[str, Any]) -> str:
     """What an import brought, in one line."""
-    parts = [f"{done['patches']} patches of {done['slides']} slides with {done['channels']} IF channels came"]
-    parts += [f"{done['already_there']} were there already"] if done["already_there"] else []
-    parts += [f"{len(done['problems'])} problems left something out"] if done["problems"] else []
+    slides = "1 slide" if done["slides"] == 1 else f"{done['slides']} slides"
+    patches = "1 patch" if done["patches"] == 1 else f"{done['patches']} patches"
+    parts = [f"{patches} of {slides} with {done['channels']} IF channels came in"]
+    parts += [f"{done['already_there']} there already"] if done["already_there"] else []
+    parts += [f"left out because of problems: {len(done['problems'])}"] if done["problems"] else []
     return "; ".join(parts) + "."
 
 

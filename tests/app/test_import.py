@@ -8,6 +8,7 @@ from streamlit.testing.v1 import AppTest
 
 from allinsam import jobs
 from allinsam.__main__ import main
+from allinsam.errors import InputError
 from allinsam.store import Study, images
 from allinsam.store import jobs as job_rows
 from allinsam.workflow.importing import begin_study, import_study
@@ -19,6 +20,7 @@ from tests.people import signed_in_token
 from tests.slides import circle, draw_slide, feature, write_slide
 from tests.studies import small_study
 from webapp import session
+from webapp.import_parts import in_inbox
 
 
 @pytest.fixture
@@ -157,6 +159,14 @@ def test_a_folder_of_the_inbox(open_page: OpenPage, study: Study, inbox: Path) -
     assert run_job(study) == 0
     assert [patch["name"] for patch in patches_of(study)] == ["s1_a"]
     assert (inbox / "batch" / "s1_a_pas.png").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["../study", "..", "way out", "batch/s1_a_pas.png", "gone", "/etc/passwd", ""]
+)
+def test_nothing_but_the_inbox_can_be_chosen(inbox: Path, name: str) -> None:
+    with pytest.raises(InputError, match="is not in the inbox"):
+        in_inbox(name)
 
 
 def test_a_slide_of_the_inbox(open_page: OpenPage, study: Study, inbox: Path) -> None:
