@@ -9,11 +9,19 @@ from allinsam.store import Study
 from allinsam.store import accounts as account_rows
 from allinsam.store.study import get_study
 from allinsam.workflow.annotating import next_assignment
-from allinsam.workflow.progress import PersonProgress, StudyProgress, person_progress, study_progress
+from allinsam.workflow.progress import (
+    PersonProgress,
+    StudyProgress,
+    Waiting,
+    person_progress,
+    study_progress,
+    waiting_for_thresholds,
+)
 from webapp.navigation import EVERYONE
 from webapp.page_parts import annotation_state, own_minutes, page_button, page_head, simulated_note
 from webapp.session import current_study, require
 
+FEW = 3
 DONE, NEXT, LATER = (
     ":green[:material/check_circle:]",
     ":primary[:material/arrow_circle_right:]",
@@ -55,13 +63,18 @@ def show_own_work(study: Study, person: SignedIn) -> None:
                     "A patch is a small picture of stained kidney tissue. You mark cell nuclei, the dark "
                     "spots, in it. The page says how, and every step is saved at once."
                 )
-            page_button(person, "annotate", label, primary=True)
+            with st.container(horizontal=True):
+                page_button(person, "annotate", label, primary=True)
+                if not mine.finished:
+                    page_button(person, "tour", "Take the five-minute tour")
         st.progress(mine.finished / mine.assigned, text=f"{mine.finished} of {mine.assigned} patches done")
         minutes = own_minutes(str(study.folder), person.person_id, annotation_state(study))
         left, right = st.columns(2)
         left.metric("Patches done", mine.finished)
         right.metric(
-            "Active minutes so far", f"{minutes:.0f}", help="Pauses and waiting for masks are not counted."
+            "Active minutes so far",
+            f"{minutes:.0f}",
+            help="Without pauses, waiting for masks, and practice.",
         )
 
 
@@ -107,8 +120,21 @@ def show_steps(study: Study, person: SignedIn, progress: StudyProgress) -> None:
             left.markdown(f"{mark} **{number}. {title}** - :gray[{standing}]")
             with right:
                 page_button(person, page, "Open", primary=page == current, key=f"step-{page}")
+        if may_see(person, "thresholds") and (waits := waiting_for_thresholds(study)):
+            st.caption(waiting_note(waits))
         for view in active:
             st.progress(view.share, text=f"Job {view.id}, {view.verb}: {view.message or view.state}")
+
+
+def waiting_note(waits: list[Waiting]) -> str:
+    """What keeps patches closed, in a line."""
+    told = [
+        f"{one.slide}, {one.marker} ({one.assignments} {'patch' if one.assignments == 1 else 'patches'} of "
+        f"{one.people} {'person' if one.people == 1 else 'people'})"
+        for one in waits[:FEW]
+    ]
+    more = f"; and {len(waits) - FEW} more" if len(waits) > FEW else ""
+    return f"Patches wait for thresholds: {'; '.join(told)}{more}."
 
 
 def may_see(person: SignedIn, page: str) -> bool:

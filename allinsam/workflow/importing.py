@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import os
 import shutil
-import string
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -34,6 +33,7 @@ from allinsam.registration import identity_matrix
 from allinsam.sam.backbones import BACKBONES
 from allinsam.store import Study, create_study, images, open_study
 from allinsam.store import study as study_store
+from allinsam.workflow.classes import CLASS_KEYS
 from allinsam.workflow.registering import ASSUMED
 
 Report = Callable[[float, float, str, dict[str, Any]], None]
@@ -45,7 +45,7 @@ BACKBONE = "compact"
 CLASS_OF_MARKER = {"WT1": "podocyte", "GATA3": "mesangial", "Ki67": "positive"}
 CLASS_LOOK = {"podocyte": ("#F0E442", "1"), "mesangial": ("#56B4E9", "2")}
 COLOURS = ("#009E73", "#E69F00", "#0072B2", "#D55E00", "#CC79A7", "#F0E442", "#56B4E9")
-KEYS = "1234567890" + string.ascii_lowercase
+KEYS = CLASS_KEYS
 
 
 class ImportRefusedError(InputError):

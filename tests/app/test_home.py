@@ -10,7 +10,9 @@ from allinsam.workflow.registering import ASSUMED
 from tests.app.conftest import OpenPage
 from tests.app.finished_pages import button, texts
 from tests.finished import finished_study
-from tests.studies import PERSON
+from tests.people import signed_in_token
+from tests.studies import LEAD, PERSON, small_study
+from webapp import session
 
 
 @pytest.fixture
@@ -79,3 +81,16 @@ def test_a_demo_that_grows_is_told(open_page: OpenPage, study: Study) -> None:
 
 def test_the_page_says_that_data_are_simulated(open_page: OpenPage, study: Study) -> None:
     assert "no evidence for real tissue" in texts(open_page("home", role="reviewer"))
+
+
+def test_a_lead_is_told_what_patches_wait_for(
+    open_page: OpenPage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unsigned = small_study(tmp_path / "unsigned", slides=2, signed=False)
+    monkeypatch.setenv(session.STUDY_VARIABLE, str(unsigned.folder))
+    token = signed_in_token(unsigned, "lead", LEAD)
+    app = open_page("home", token=token)
+    assert not app.exception
+    written = " ".join(caption.value for caption in app.caption)
+    assert "Patches wait for thresholds: slide-1, GATA3 (1 patch of 1 person)" in written
+    assert "; and 1 more." in written

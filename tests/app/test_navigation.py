@@ -13,12 +13,13 @@ from webapp import session
 from webapp.navigation import PAGES, page_names
 
 EXPECTED = {
-    "annotator": {"home", "annotate"},
-    "reviewer": {"home", "annotate", "registration", "thresholds", "compare", "agreement"},
+    "annotator": {"home", "annotate", "tour"},
+    "reviewer": {"home", "annotate", "tour", "registration", "thresholds", "compare", "agreement"},
     "lead": {
         "home",
         "import",
         "annotate",
+        "tour",
         "registration",
         "thresholds",
         "train",

@@ -8,11 +8,16 @@ from allinsam.store import assignments as queue
 from allinsam.store import study as study_rows
 from tests.app.conftest import OpenPage
 from tests.app.finished_pages import button, texts
+from tests.finished import finish
 from tests.people import CHEAP, PASSWORD, signed_in_token
 from tests.practising import add_gold
-from tests.studies import PERSON
+from tests.studies import PERSON, PODOCYTES
 
 LINK = re.compile(r"/set-password\?token=([\w-]+)")
+
+
+def toggle(app, label: str):
+    return next(found for found in app.toggle if found.label.startswith(label))
 
 
 def invite(app, name: str) -> None:
@@ -170,8 +175,48 @@ def test_practice_is_given_and_the_pass_mark_closes_production(open_page: OpenPa
         assert [row["purpose"] for row in queue.list_assignments(db, "p-new")] == ["practice"]
     button(app, "Give").click().run()
     assert "0 patches with finished gold are left" in app.error[0].value
-    app.toggle[-1].set_value(True)
+    toggle(app, "Students must pass").set_value(True)
     button(app, "Save").click().run()
     assert not app.exception
     table = next(frame.value for frame in app.dataframe if "Production" in frame.value)
     assert set(table["Production"]) == {"closed"} and set(table["Tries (F1 / class)"]) == {"none yet"}
+
+
+def test_new_students_learn_first_and_too_little_gold_is_said(open_page: OpenPage, study: Study) -> None:
+    add_gold(study, 1)
+    app = open_page("people")
+    toggle(app, "New students").set_value(True)
+    by_label = {widget.label: widget for widget in app.number_input}
+    by_label["Practice patches"].set_value(1)
+    by_label["Qualification patches"].set_value(1)
+    button(app, "Set").click().run()
+    assert app.success[0].value == "New students learn first."
+    invite(app, "Ada")
+    assert "Too little gold for the training: 1 of 2 patches" in texts(app)
+    table = next(frame.value for frame in app.dataframe if "Training" in frame.value)
+    assert table.set_index("Name").loc["Ada", "Training"] == "too little gold: 1 of 2 patches"
+    add_gold(study, 2)
+    invite(app, "Ben")
+    assert "2 patches to learn on are in the queue already" in texts(app)
+
+
+def test_gold_scores_reminders_and_a_pause(open_page: OpenPage, study: Study) -> None:
+    for patch_id in (1, 2):
+        add_gold(study, patch_id)
+    for patch_id, found in ((1, PODOCYTES), (2, PODOCYTES[:1])):
+        finish(study, "p-new", "student", patch_id, {1: found, 2: ()}, "gold")
+    app = open_page("people")
+    table = next(frame.value for frame in app.dataframe if "Trend" in frame.value).set_index("Name")
+    assert table.loc["p-new", "Last 3 gold"] == "0.73, 0.25"
+    toggle(app, "Remind who").set_value(True)
+    {w.label: w for w in app.number_input}["Gold patches looked at"].set_value(1)
+    button(app, "Keep this rule").click().run()
+    assert app.success[0].value == "The reminder is on."
+    table = next(frame.value for frame in app.dataframe if "Trend" in frame.value).set_index("Name")
+    assert table.loc["p-new", ["Last 1 gold", "Trend"]].tolist() == ["0.25", "worse"]
+    app.selectbox(key="pause_whom").set_value("p-new").run()
+    app.button(key="pause").click().run()
+    assert app.success[0].value == "p-new is paused."
+    table = next(frame.value for frame in app.dataframe if "Trend" in frame.value).set_index("Name")
+    assert table.loc["p-new", "Production"] == "paused"
+    assert button(app, "Let them go on")
