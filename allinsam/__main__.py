@@ -78,16 +78,71 @@ def demo(args: argparse.Namespace) -> Result:
 
 
 def import_(args: argparse.Namespace) -> Result:
-    """Bring PAS and IF files from a folder or a CSV manifest into a study."""
-    from allinsam.importing import FolderRules
-    from allinsam.workflow.importing import import_study
+    """Bring PAS and IF files from a folder, a ZIP or a CSV manifest into a study."""
+    from allinsam.importing import Fallback, FolderRules, ImportLimits
+    from allinsam.workflow.importing import import_study, what_came
+    from allinsam.workflow.uploads import used_up
 
+    source = args.source or args.from_job
+    if source is None:
+        raise InputError("Name what to import: a folder of images, a ZIP of one, or a CSV manifest.")
     given = {"marker_name": args.marker_name, "slide_pattern": args.slide_pattern}
     given |= {"condition": args.condition, "um_per_px": args.um_per_px}
-    rules = FolderRules(**{key: value for key, value in given.items() if value is not None})
-    return import_study(
-        args.study, args.source, args.on_problem, args.name, report=Printer().report, rules=rules
+    with progress_of(args) as progress, used_up(args.study, source):
+        done = import_study(
+            args.study,
+            source,
+            args.on_problem,
+            args.name,
+            report=progress.report,
+            rules=FolderRules(**{key: value for key, value in given.items() if value is not None}),
+            fallback=Fallback(args.missing_um_per_px, args.missing_condition),
+            limits=ImportLimits(patch_mpx=args.patch_mpx),
+            should_stop=progress.should_stop,
+        )
+        progress.report(1, 1, what_came(done))
+    return done
+
+
+def import_slide(args: argparse.Namespace) -> Result:
+    """Cut a whole slide, and its IF slide, into patches of a study; the slide stays where it is."""
+    from allinsam.importing.slide import SlideRules
+    from allinsam.workflow.importing import what_came
+    from allinsam.workflow.importing_slides import SlideSource, import_slide
+
+    slide = args.slide or args.from_job
+    if slide is None:
+        raise InputError("Name the stained slide that is to be cut.")
+    source = SlideSource(
+        slide,
+        args.if_slide,
+        dict(_channels(args.channels)),
+        args.glomeruli,
+        args.slide_name,
+        args.condition,
+        args.slide_um_per_px,
+        args.if_um_per_px,
+        args.register,
     )
+    with progress_of(args) as progress:
+        done = import_slide(
+            args.study,
+            source,
+            SlideRules(**_given_settings(args)),
+            args.name,
+            progress.report,
+            progress.should_stop,
+        )
+        progress.report(1, 1, what_came(done))
+    return done
+
+
+def _channels(given: list[str]) -> Iterator[tuple[str, int]]:
+    for text in given:
+        marker, _, index = text.partition("=")
+        if not marker or not index.isdecimal():
+            raise InputError(f"--channels {text!r} is not MARKER=CHANNEL. Give for instance WT1=0.")
+        yield marker, int(index)
 
 
 def import_annotations(args: argparse.Namespace) -> Result:
@@ -103,6 +158,10 @@ def import_annotations(args: argparse.Namespace) -> Result:
         dict(_renames(args.rename)),
         tuple(args.complete),
     )
+    if args.all:
+        return interchange.import_annotations_of_all(study, args.file, args.format, choices)
+    if args.patch is None:
+        raise InputError("Name the patch the file is for with --patch, or --all: every patch it names.")
     return interchange.import_annotations(study, args.file, args.patch, args.format, choices)
 
 
@@ -418,6 +477,7 @@ MODEL_VERBS = ("demo", "embed", "segment", "train", "evaluate", "experiment", "p
 VERBS: dict[str, Callable[[argparse.Namespace], Result]] = {
     "demo": demo,
     "import": import_,
+    "import-slide": import_slide,
     "import-annotations": import_annotations,
     "register": register,
     "threshold": threshold,
@@ -449,6 +509,7 @@ def build_parser() -> argparse.ArgumentParser:
     own = {
         "demo": _demo_arguments,
         "import": _import_arguments,
+        "import-slide": _import_slide_arguments,
         "import-annotations": _import_annotations_arguments,
         "register": _register_arguments,
         "threshold": _threshold_arguments,
@@ -484,7 +545,10 @@ def _demo_arguments(sub: argparse.ArgumentParser) -> None:
 def _import_arguments(sub: argparse.ArgumentParser) -> None:
     from allinsam.records import CONDITIONS
 
-    sub.add_argument("source", type=Path, help="a folder of images or a CSV manifest")
+    sub.add_argument(
+        "source", type=Path, nargs="?", help="a folder of images, a ZIP of one, or a CSV manifest"
+    )
+    sub.add_argument("--from-job", type=Path, default=None, help=argparse.SUPPRESS)
     sub.add_argument("--on-problem", choices=("stop", "skip"), default="stop")
     sub.add_argument("--name", default=None, help="name of a new study")
     sub.add_argument("--marker-name", default=None, help="folders: what the `_marker` files show")
@@ -493,13 +557,39 @@ def _import_arguments(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument("--condition", choices=CONDITIONS, default=None, help="folders: condition of all")
     sub.add_argument("--um-per-px", type=float, default=None, help="folders: pixel size of all")
+    sub.add_argument("--missing-um-per-px", type=float, default=None, help="pixel size where nothing says it")
+    sub.add_argument(
+        "--missing-condition", choices=CONDITIONS, default="unknown", help="condition where nothing says it"
+    )
+    sub.add_argument("--patch-mpx", type=float, default=64.0, help="largest image of a patch, million pixels")
+
+
+def _import_slide_arguments(sub: argparse.ArgumentParser) -> None:
+    from allinsam.importing.slide import SlideRules
+    from allinsam.records import CONDITIONS
+
+    sub.add_argument("slide", type=Path, nargs="?", help="the stained slide: TIFF, OME-TIFF, SVS, NDPI, ...")
+    sub.add_argument("--from-job", type=Path, default=None, help=argparse.SUPPRESS)
+    sub.add_argument("--if", type=Path, default=None, dest="if_slide", help="its fluorescence slide")
+    sub.add_argument(
+        "--channels", nargs="+", default=[], metavar="MARKER=N", help="channels of the IF slide, from 0"
+    )
+    sub.add_argument("--register", action="store_true", help="find how the IF lies; otherwise: as the stain")
+    sub.add_argument("--glomeruli", type=Path, default=None, help="GeoJSON of outlines, in px of the slide")
+    sub.add_argument("--slide-name", default=None, help="in the study; the file's name by default")
+    sub.add_argument("--condition", choices=CONDITIONS, default="unknown")
+    sub.add_argument("--slide-um-per-px", type=float, default=None, help="if the slide lacks it")
+    sub.add_argument("--if-um-per-px", type=float, default=None, help="if the IF slide lacks it")
+    sub.add_argument("--name", default=None, help="name of a new study")
+    _add_fields(sub, SlideRules, {})
 
 
 def _import_annotations_arguments(sub: argparse.ArgumentParser) -> None:
     from allinsam.records import IMPORT_PURPOSES
 
     sub.add_argument("file", type=Path)
-    sub.add_argument("--patch", required=True, help="name of the patch the file is for")
+    sub.add_argument("--patch", default=None, help="name of the patch the file is for")
+    sub.add_argument("--all", action="store_true", help="every patch that a COCO or CSV file names")
     sub.add_argument("--format", required=True, help=f"{FORMATS_WRITTEN} or monuseg")
     sub.add_argument(
         "--purpose",

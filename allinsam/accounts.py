@@ -98,6 +98,7 @@ ACTIONS: dict[str, dict[str, Rule]] = {
     "settle_items": _LEAD_AND_REVIEWER,
     "train": _LEAD_ONLY,
     "export": _LEAD_ONLY,
+    "import_images": _LEAD_ONLY,
     "manage_people": _LEAD_ONLY,
 }
 

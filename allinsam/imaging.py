@@ -132,6 +132,8 @@ def _one_clear_line(path: Path) -> Iterator[None]:
         yield
     except InputError:
         raise
+    except PermissionError as error:
+        raise InputError(f"{path} may not be read. Give this program the right to read it.") from error
     except Exception as error:  # parsers fail on damaged bytes with errors of nearly every kind
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
         raise InputError(f"{path} cannot be read as an image: {reason}. Export it again.") from error
@@ -170,7 +172,7 @@ def _checked(path: Path, header: ImageHeader) -> ImageHeader:
     return header
 
 
-def _microscope_um_per_px(x: float | None, y: float | None) -> float | None:
+def microscope_um_per_px(x: float | None, y: float | None) -> float | None:
     """The pixel's side, or None where it is not stated, not square, or not a microscope's."""
     if x is None or y is None or not (math.isfinite(x) and math.isfinite(y)):
         return None
@@ -189,9 +191,11 @@ CHANNELS_OF_MODE = {"1": 1, "L": 1, "LA": 1, "I;16": 1, "P": 3, "RGB": 3, "RGBA"
 def _pillow_header(path: Path, image: Image.Image) -> ImageHeader:
     if image.mode not in CHANNELS_OF_MODE:
         raise InputError(f"{path} has colours of kind {image.mode}. Export it as RGB or grey.")
+    if getattr(image, "is_animated", False):
+        raise InputError(f"{path} has {image.n_frames} pictures in turn (animated). Export one of them.")
     um_per_px = None
     if "dpi" in image.info:
-        um_per_px = _microscope_um_per_px(*(UM_PER_INCH / dpi if dpi else None for dpi in image.info["dpi"]))
+        um_per_px = microscope_um_per_px(*(UM_PER_INCH / dpi if dpi else None for dpi in image.info["dpi"]))
     dtype = "uint16" if image.mode == "I;16" or _is_deep_colour(image) else "uint8"
     header = ImageHeader(image.height, image.width, CHANNELS_OF_MODE[image.mode], dtype, um_per_px)
     return _checked(path, header)
@@ -248,7 +252,7 @@ def _tiff_header(path: Path, file: TiffFile, series: TiffPageSeries) -> ImageHea
         channels = 3
     elif _has_alpha(series):
         channels -= 1
-    um_per_px = _tiff_um_per_px(file, series)
+    um_per_px = tiff_um_per_px(file, series)
     dtype = "uint8" if series.dtype == np.bool_ else str(series.dtype.newbyteorder("="))
     header = _checked(path, ImageHeader(sizes["Y"], sizes["X"], channels, dtype, um_per_px))
     _check_segments(path, file, series)
@@ -309,7 +313,7 @@ def _tiff_pixels(path: Path) -> np.ndarray:
     return pixels
 
 
-def _tiff_um_per_px(file: TiffFile, series: TiffPageSeries) -> float | None:
+def tiff_um_per_px(file: TiffFile, series: TiffPageSeries) -> float | None:
     """Pixel size from OME metadata, else ImageJ's, else the resolution tags."""
     ome = _ome_um_per_px(file.ome_metadata) if file.ome_metadata else None
     if ome is not None:
@@ -322,7 +326,7 @@ def _tiff_um_per_px(file: TiffFile, series: TiffPageSeries) -> float | None:
         unit = UM_PER_UNIT.get(name, unit)
     if unit is None or not all(per_unit):
         return None
-    return _microscope_um_per_px(*(unit / value for value in per_unit))
+    return microscope_um_per_px(*(unit / value for value in per_unit))
 
 
 def _ratio(value: tuple[int, int] | None) -> float | None:
@@ -341,4 +345,4 @@ def _ome_um_per_px(xml: str) -> float | None:
         unit = UM_PER_UNIT.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
         value = pixels.get(f"PhysicalSize{axis}")
         sides.append(float(value) * unit if unit and value else None)
-    return _microscope_um_per_px(*sides)
+    return microscope_um_per_px(*sides)

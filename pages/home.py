@@ -55,7 +55,8 @@ def main() -> None:
         left, right = st.columns([1, 1] if leads else [3, 2])
         with left:
             if not progress.patches:
-                st.info("This study has no images. Bring some in with `python -m allinsam import SOURCE`.")
+                who = "" if leads else " The study lead brings them in."
+                st.info(f"This study has no images yet.{who}")
             if not leads:
                 parts.show_ten_minutes(study, person)
             parts.show_steps(study, person, progress)

@@ -267,6 +267,7 @@ EXPECTED = {
     "settle_items": ("any", "any", "none"),
     "train": ("any", "none", "none"),
     "export": ("any", "none", "none"),
+    "import_images": ("any", "none", "none"),
     "manage_people": ("any", "none", "none"),
 }
 

@@ -208,7 +208,7 @@ def test_a_source_that_cannot_be_one(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no PNG, JPEG or TIFF"):
         plan_import(tmp_path)
     save(tmp_path / "a_pas.png", picture(1))
-    with pytest.raises(InputError, match="neither a folder nor"):
+    with pytest.raises(InputError, match="neither a folder nor a .csv or .zip"):
         plan_import(tmp_path / "a_pas.png")
 
 

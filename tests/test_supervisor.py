@@ -18,6 +18,7 @@ from allinsam import accounts
 from allinsam.errors import InputError
 from allinsam.locking import only_one
 from allinsam.store import Study
+from allinsam.store.study import get_study
 from tests.live import ROOT, LiveServer, free_port, serving, wait_until
 from tests.people import CHEAP, PASSWORD
 from webapp import __main__ as supervisor
@@ -173,3 +174,28 @@ def test_a_lock_has_one_holder_and_goes_with_it(tmp_path: Path) -> None:
         holder.wait()
     with only_one(path, "The x"):
         assert path.read_text("ascii") == str(os.getpid())
+
+
+def test_an_empty_study_is_begun_where_it_is_asked_for(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / supervisor.LOCK_NAME).touch()
+    supervisor.prepare(supervisor.Demo(folder), is_default=False, new=True)
+    with Study(folder).science.read() as db:
+        assert (get_study(db)["name"], get_study(db)["simulated"]) == ("mine", 0)
+    # Asked again, it is the study that is there.
+    supervisor.prepare(supervisor.Demo(folder), is_default=False, new=True)
+    other = tmp_path / "holiday"
+    other.mkdir()
+    (other / "photo.png").write_bytes(b"x")
+    with pytest.raises(InputError, match="holiday is not empty"):
+        supervisor.prepare(supervisor.Demo(other), is_default=False, new=True)
+    assert [path.name for path in other.iterdir()] == ["photo.png"]
+
+
+def test_an_inbox_that_cannot_be_one(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="gone is no folder"):
+        supervisor.check_inbox(tmp_path / "gone", tmp_path / "study")
+    with pytest.raises(InputError, match="holds the study itself"):
+        supervisor.check_inbox(tmp_path, tmp_path / "study")
+    supervisor.check_inbox(None, tmp_path / "study")

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,13 +13,19 @@ import pytest
 import tifffile
 from PIL import Image
 
+from allinsam.__main__ import main
 from allinsam.errors import InputError
 from allinsam.imaging import encode_png, read_channel, read_rgb
-from allinsam.importing import FolderRules
+from allinsam.importing import Fallback, FolderRules
 from allinsam.store import Study, create_study, images, open_study
 from allinsam.store import study as study_store
 from allinsam.workflow.annotating import read_patch, read_registered_channel, write_image
-from allinsam.workflow.importing import ImportRefusedError, import_study
+from allinsam.workflow.importing import (
+    ImportCancelledError,
+    ImportRefusedError,
+    import_study,
+    preview_import,
+)
 
 SHARED = Path(os.environ.get("ALLINSAM_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
@@ -507,3 +514,123 @@ def test_the_deepliif_pair_becomes_a_study(tmp_path: Path) -> None:
     assert registration_id == 1 and np.array_equal(marker, read_channel(folder / "Lung1_marker.png"))
     cd3 = import_study(tmp_path / "cd3", folder, rules=FolderRules(marker_name="CD3"))
     assert cd3["classes"] == [{"name": "CD3 positive", "marker": "CD3"}]
+
+
+def zip_of(folder: Path, top: str = "") -> Path:
+    """The folder as a ZIP beside it, its files under `top`."""
+    packed = folder.with_suffix(".zip")
+    with zipfile.ZipFile(packed, "w") as archive:
+        for path in sorted(folder.iterdir()):
+            archive.write(path, top + path.name)
+    return packed
+
+
+def rows_of(study: Path) -> dict[str, str]:
+    """Every row, without the times at which they were made."""
+    with Study(study).science.read() as db:
+        return {
+            table: re.sub(r"'20\d\d-\d\d-\d\dT[^']*'", "then", str(list(db[table].rows)))
+            for table in db.table_names()
+            if "migration" not in table
+        }
+
+
+@pytest.mark.parametrize("top", ["", "one/", "one/in another/"])
+def test_a_zip_is_imported_as_its_folder(tmp_path: Path, source: Path, top: str) -> None:
+    of_folder = import_study(tmp_path / "by_folder", source, name="Pilot")
+    packed = zip_of(source, top)
+    with zipfile.ZipFile(packed, "a") as archive:
+        archive.writestr("__MACOSX/._s1_a_pas.png", b"resource fork")
+        archive.writestr(top + ".DS_Store", b"x")
+    of_zip = import_study(tmp_path / "by_zip", packed, name="Pilot")
+    assert {**of_zip, "study": ""} == {**of_folder, "study": ""}
+    assert rows_of(tmp_path / "by_zip") == rows_of(tmp_path / "by_folder")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["by_folder", "by_zip", "source", "source.zip"]
+
+
+def test_the_same_zip_twice_adds_nothing(tmp_path: Path, source: Path) -> None:
+    packed = zip_of(source)
+    import_study(tmp_path / "study", packed)
+    before = content(tmp_path / "study")
+    again = import_study(tmp_path / "study", packed)
+    assert (again["patches"], again["already_there"]) == (0, 2)
+    assert content(tmp_path / "study") == before
+
+
+def test_a_preview_tells_what_would_come_and_writes_nothing(tmp_path: Path, source: Path) -> None:
+    seen = preview_import(tmp_path / "study", zip_of(source))
+    assert seen == {
+        "patches": 2,
+        "channels": 4,
+        "slides": ["s1", "s2"],
+        "markers": {"WT1": 2, "GATA3": 1},
+        "other_channels": {"DAPI": 1},
+        "um_per_px": {0.25: 1, 0.5: 1},
+        "conditions": {"normal": 1, "injured": 1},
+        "classes": [{"name": "mesangial", "marker": "GATA3"}, {"name": "podocyte", "marker": "WT1"}],
+        "already_there": 0,
+        "problems": [],
+    }
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source", "source.zip"]
+    import_study(tmp_path / "study", source)
+    before = content(tmp_path / "study")
+    assert preview_import(tmp_path / "study", source)["already_there"] == 2
+    assert content(tmp_path / "study") == before
+
+
+@pytest.mark.parametrize("at", ["unpacking", "checking s2_b", "importing s2_b"])
+def test_a_cancelled_import_leaves_nothing(
+    tmp_path: Path, source: Path, study_of_another_patch: Study, at: str
+) -> None:
+    study = study_of_another_patch
+    before, told = content(study.folder), []
+    with pytest.raises(ImportCancelledError, match="Nothing was imported"):
+        import_study(
+            study.folder,
+            zip_of(source),
+            report=lambda done, total, message, detail: told.append(message),
+            should_stop=lambda: any(message.startswith(at) for message in told),
+        )
+    assert content(study.folder) == before
+    assert not [path for path in study.folder.rglob("*") if "unpacking" in path.name]
+    with pytest.raises(ImportCancelledError):
+        import_study(tmp_path / "new", source, should_stop=lambda: True)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_failure_takes_back_the_images_it_brought(
+    tmp_path: Path, source: Path, study_of_another_patch: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_disk(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    study = study_of_another_patch
+    before = content(study.folder)
+    monkeypatch.setattr("allinsam.workflow.importing._add_patch", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        import_study(study.folder, source)
+    assert content(study.folder) == before
+
+
+def test_what_nothing_says_can_be_said_for_all(tmp_path: Path, source: Path) -> None:
+    rows = good_rows(source)
+    for row in rows[:2]:
+        row["condition"] = row["um_per_px"] = ""
+    write_manifest(source, rows)
+    import_study(tmp_path / "study", source, fallback=Fallback(0.4, "injured"))
+    with open_study(tmp_path / "study").science.read() as db:
+        patches = images.list_patches(db)
+    assert [(patch["um_per_px"], patch["condition"]) for patch in patches] == [
+        (0.4, "injured"),
+        (0.5, "injured"),
+    ]
+    with pytest.raises(InputError, match="um_per_px '40.0' is not between"):
+        import_study(tmp_path / "new", source, fallback=Fallback(40.0))
+
+
+def test_the_command_reads_a_zip(tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["import", str(zip_of(source)), "--study", str(tmp_path / "study"), "--json"]
+    assert main(arguments) == 0
+    assert json.loads(capsys.readouterr().out)["patches"] == 2
+    assert main(["import", "--study", str(tmp_path / "study")]) == 2
+    assert "Name what to import" in capsys.readouterr().err

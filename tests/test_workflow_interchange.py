@@ -21,6 +21,8 @@ from allinsam.workflow.interchange import (
     NOBODYS_GOLD,
     ImportChoices,
     import_annotations,
+    import_annotations_of_all,
+    preview_annotations_of_all,
 )
 from tests.interchange_sets import dump, thing, write_to
 from tests.studies import LEAD, MESANGIAL, PERSON, PODOCYTES, SIZE_PX, disc, small_study
@@ -259,3 +261,87 @@ def test_two_files_that_count_from_1_do_not_meet(study: Study, tmp_path: Path) -
         assert len(rows_of(study, done["assignment"])) == 4
     ids = reporting.objects_table(study)["object_id"]
     assert ids.nunique() == 8
+
+
+# ---------------------------------------------------------------- every patch of a file
+
+
+OTHER = "slide-2-p1"
+
+
+def file_of_two(folder: Path, format: str, *names: str) -> Path:
+    """Three podocytes of the first patch and two of each further one, in one file."""
+    parts = []
+    for number, name in enumerate(names):
+        objects = tuple(thing(disc(centre)) for centre in PODOCYTES[: 3 if number == 0 else 2])
+        path = write_to(folder, AnnotationSet(name, SIZE, objects), format)
+        parts.append(path.read_text())
+    joined = folder / f"all{path.suffix}"
+    if format == "csv":
+        joined.write_text("".join([parts[0], *(part.split("\n", 1)[1] for part in parts[1:])]))
+        return joined
+    whole = json.loads(parts[0])
+    for number, part in enumerate(map(json.loads, parts[1:]), 2):
+        whole["images"].append({**part["images"][0], "id": number})
+        for row in part["annotations"]:
+            whole["annotations"].append({**row, "id": row["id"] + 100 * number, "image_id": number})
+    joined.write_text(json.dumps(whole))
+    return joined
+
+
+@pytest.mark.parametrize("format", ["coco", "csv"])
+def test_a_file_of_several_patches_comes_in_at_once(study: Study, tmp_path: Path, format: str) -> None:
+    path = file_of_two(tmp_path, format, PATCH, OTHER, "elsewhere")
+    seen = preview_annotations_of_all(study, path, format)
+    assert (seen["patches"], seen["objects"]) == ([PATCH, OTHER], 5)
+    assert seen["classes"] == {"podocyte": 5}
+    assert "Not in this study and left out: elsewhere." in seen["notes"]
+    done = import_annotations_of_all(study, path, format, ImportChoices("gold"))
+    assert (done["patches"], done["objects"], done["classes"]) == ([PATCH, OTHER], 5, {"podocyte": 5})
+    assert [len(rows_of(study, number)) for number in done["assignments"]] == [3, 2]
+    assert verify(study)["problems"] == []
+
+
+def test_all_patches_or_none(study: Study, tmp_path: Path, file: Path) -> None:
+    import_annotations(study, file, OTHER, "qupath", ImportChoices("gold"))
+    path = file_of_two(tmp_path, "coco", PATCH, OTHER)
+    before = dump(study)
+    with pytest.raises(InputError, match=f"has gold for patch '{OTHER}' already"):
+        import_annotations_of_all(study, path, "coco", ImportChoices("gold"))
+    whole = json.loads(path.read_text())
+    whole["annotations"][-1]["segmentation"] = []
+    path.write_text(json.dumps(whole))
+    with pytest.raises(InputError, match="has no segmentation"):
+        import_annotations_of_all(study, path, "coco", ImportChoices("gold", person_id=LEAD))
+    assert dump(study) == before
+
+
+def test_classes_of_several_patches_are_renamed(study: Study, tmp_path: Path) -> None:
+    path = file_of_two(tmp_path, "csv", PATCH, OTHER)
+    path.write_text(path.read_text().replace("podocyte", "Podo"))
+    choices = ImportChoices("gold", renames={"Podo": "podocyte"})
+    assert import_annotations_of_all(study, path, "csv", choices)["classes"] == {"podocyte": 5}
+    wrong = ImportChoices("gold", renames={"Mes": "mesangial"})
+    with pytest.raises(InputError, match="has no class 'Mes' to rename"):
+        import_annotations_of_all(study, path, "csv", wrong)
+
+
+def test_a_file_that_names_no_patch_of_the_study(study: Study, tmp_path: Path, file: Path) -> None:
+    with pytest.raises(InputError, match="format 'qupath' holds one patch"):
+        preview_annotations_of_all(study, file, "qupath")
+    with pytest.raises(InputError, match="names elsewhere, none of this study: slide-1-p1"):
+        preview_annotations_of_all(study, file_of_two(tmp_path, "coco", "elsewhere"), "coco")
+    (tmp_path / "a.json").write_text("[]")
+    with pytest.raises(InputError, match="has no list of images"):
+        preview_annotations_of_all(study, tmp_path / "a.json", "coco")
+
+
+def test_the_command_takes_every_patch(
+    study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = file_of_two(tmp_path, "coco", PATCH, OTHER)
+    where = ["import-annotations", str(path), "--study", str(study.folder), "--format", "coco", "--json"]
+    assert main([*where, "--purpose", "gold"]) == 2
+    assert "Name the patch" in capsys.readouterr().err
+    assert main([*where, "--purpose", "gold", "--all"]) == 0
+    assert json.loads(capsys.readouterr().out)["patches"] == [PATCH, OTHER]

@@ -26,6 +26,7 @@ from allinsam.store import Study, open_study
 from allinsam.store.accounts import list_accounts
 from allinsam.store.images import list_patches
 from allinsam.store.study import get_study
+from webapp.session import UPLOAD_MB
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_STUDY = Path("data/studies/demo")
@@ -147,8 +148,11 @@ def has_patches(folder: Path) -> bool:
         return False
 
 
-def prepare(demo: Demo, is_default: bool) -> None:
+def prepare(demo: Demo, is_default: bool, new: bool = False) -> None:
     """See to it that there is a study; begin the demo where the default one is missing.
+
+    Args:
+        new: begin an empty study where there is none, to be filled on the Import page.
 
     Raises:
         InputError: there is no study in a folder that was named.
@@ -162,11 +166,19 @@ def prepare(demo: Demo, is_default: bool) -> None:
             # Nobody has used it yet: the rest of an interrupted first start.
             clear(folder)
             exists = False
+    if not exists and new:
+        if any(path.name != LOCK_NAME for path in folder.iterdir()):
+            raise InputError(f"{folder} is not empty. Choose a new folder for the study.")
+        from allinsam.workflow.importing import begin_study  # brings in torch, which nothing else here needs
+
+        begin_study(folder, folder.name)
+        say(f"An empty study was made in {folder}. Bring images in on the Import page.")
+        return
     if not exists:
         if not is_default:
             raise InputError(
-                f"No study in {folder}. Make one with `python -m allinsam import` or "
-                f"`python -m allinsam demo --study {folder}`."
+                f"No study in {folder}. Begin an empty one with --new, or make one with "
+                f"`python -m allinsam import` or `python -m allinsam demo --study {folder}`."
             )
         demo.begin()
         demo.wait_for_first_slide()
@@ -223,17 +235,20 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace, folder: Path) -> int:
     check_port(args.address, args.port)
+    check_inbox(args.inbox, folder)
     demo = Demo(folder)
     children: list[Child] = []
     try:
-        prepare(demo, args.study == DEFAULT_STUDY)
+        prepare(demo, args.study == DEFAULT_STUDY, args.new)
         study = open_study(folder)
         host = "127.0.0.1" if args.address in ("0.0.0.0", "::") else args.address
         url = f"http://[{host}]:{args.port}" if ":" in host else f"http://{host}:{args.port}"
         where = ("--address", args.address, "--port", str(args.port))
         proxies = ("--trusted-proxies", args.trusted_proxies)
+        imports = ("--upload-mb", str(args.upload_mb))
+        imports += ("--inbox", str(args.inbox.resolve())) if args.inbox else ()
         children = [
-            Child("server", child_command("server", "--study", str(folder), *where, *proxies)),
+            Child("server", child_command("server", "--study", str(folder), *where, *proxies, *imports)),
             Child("worker", child_command("worker", "--study", str(folder))),
         ]
         announced = False
@@ -261,7 +276,21 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--trusted-proxies", default="", help="addresses whose X-Forwarded-For and -Proto are believed"
     )
+    parser.add_argument("--new", action="store_true", help="begin an empty study where there is none")
+    parser.add_argument(
+        "--inbox", type=Path, default=None, help="folder of images and slides that the lead may import"
+    )
+    parser.add_argument(
+        "--upload-mb", type=float, default=UPLOAD_MB, help="largest file that a browser may send"
+    )
     return parser.parse_args(arguments)
+
+
+def check_inbox(folder: Path | None, study: Path) -> None:
+    if folder is not None and not folder.is_dir():
+        raise InputError(f"The inbox {folder} is no folder. Make it, or name another with --inbox.")
+    if folder is not None and study.is_relative_to(folder.resolve()):
+        raise InputError(f"The inbox {folder} holds the study itself. Name a folder of its own.")
 
 
 def check_port(address: str, port: int) -> None:

@@ -15,20 +15,24 @@ from allinsam.compute import cores, use_threads
 from allinsam.errors import AllinsamError
 from allinsam.jobs import run_worker
 from allinsam.store import open_study
-from webapp.session import STUDY_VARIABLE
+from webapp.session import INBOX_VARIABLE, STUDY_VARIABLE, UPLOAD_MB, UPLOAD_VARIABLE
 
 PR_SET_PDEATHSIG = 1
 GRACEFUL_STOP_S = 3
 LARGEST_MESSAGE_BYTES = 200 * 1024 * 1024  # Streamlit's own limit
 
 
-def serve(study: Path, address: str, port: int, trusted_proxies: str) -> int:
+def serve(
+    study: Path, address: str, port: int, trusted_proxies: str, inbox: Path | None, upload_mb: float
+) -> int:
     """Serve the study until told to stop."""
     import uvicorn
 
     # A quarter of the cores for masks: trainings and other visitors need the rest.
     use_threads(max(1, cores() // 4))
     os.environ[STUDY_VARIABLE] = str(study)
+    os.environ[INBOX_VARIABLE] = str(inbox or "")
+    os.environ[UPLOAD_VARIABLE] = str(upload_mb)
     uvicorn.run(
         "webapp.server:app",
         host=address,
@@ -84,11 +88,15 @@ def main() -> int:
     parser.add_argument("--address", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8501)
     parser.add_argument("--trusted-proxies", default="")
+    parser.add_argument("--inbox", type=Path, default=None)
+    parser.add_argument("--upload-mb", type=float, default=UPLOAD_MB)
     args = parser.parse_args()
     end_with_parent()
     try:
         if args.what == "server":
-            return serve(args.study, args.address, args.port, args.trusted_proxies)
+            return serve(
+                args.study, args.address, args.port, args.trusted_proxies, args.inbox, args.upload_mb
+            )
         if args.what == "worker":
             return work(args.study)
         return command_line(["demo", "--study", str(args.study), "--json"])

@@ -29,6 +29,9 @@ OPEN_FOLDER = "/assets/"
 # Paths whose answers hold patient images or annotations: never kept by a proxy or another account.
 PRIVATE_FOLDERS = ("/api/", "/media/")
 
+# Streamlit would take files from anybody who is signed in and keep them in memory; ours has its own route.
+CLOSED_FOLDER = "/_stcore/upload_file"
+
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 WEBSOCKET_RECHECK_S = 5.0
 SIGNED_OUT_CODE = 4401
@@ -60,6 +63,9 @@ class Gate:
             refusal = PlainTextResponse(
                 "This request did not come from this app's own pages. Open the app anew and try again.", 403
             )
+            return await refusal(scope, receive, send)
+        if scope["path"].startswith(CLOSED_FOLDER):
+            refusal = PlainTextResponse("Files are sent on the Import page only.", 403)
             return await refusal(scope, receive, send)
         if person is None and not is_open(scope["path"]):
             return await _turn_away(scope)(scope, receive, send)

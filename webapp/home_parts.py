@@ -218,7 +218,9 @@ def steps_of(study: StudyProgress, working: bool) -> list[tuple[str, str, str, b
     trained = f"{study.trained} finished runs" if study.trained else "no model yet"
     lying = [f"{study.held} {'waits' if study.held == 1 else 'wait'}"] if study.held else []
     lying += [f"{study.unregistered} not registered"] if study.unregistered else []
+    images = [] if study.patches else [("import", "Bring in images", "there is none yet", False)]
     return [
+        *images,
         (
             "registration",
             "Check how the IF lies on the stain",
@@ -256,6 +258,7 @@ def show_steps(study: Study, person: SignedIn, progress: StudyProgress) -> None:
 
 def may_see(person: SignedIn, page: str) -> bool:
     needed = {
+        "import": "import_images",
         "registration": "register",
         "thresholds": "view_thresholds",
         "train": "train",

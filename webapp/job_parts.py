@@ -27,6 +27,8 @@ TITLES = {
     "evaluate": "Score",
     "embed": "Prepare patches",
     "register": "Register the IF",
+    "import": "Import images",
+    "import-slide": "Import a slide",
 }
 LATEST_KNOWN = 50  # jobs among which those of a page are looked for
 WHAT_TO_DO = {
@@ -34,6 +36,10 @@ WHAT_TO_DO = {
     "failed": "Resume tries again from {place}; the log says more.",
     "cancelled": "Resume goes on from {place}.",
 }
+# What they say at their end is what came of them.
+TELLING = ("register", "import", "import-slide")
+# All or nothing: there is nothing to go on from.
+NOT_RESUMED = ("import", "import-slide")
 RESUMES_FROM = {"register": "the patch it was at", "embed": "the patch it was at"}
 
 
@@ -85,9 +91,11 @@ def _show_job(study: Study, view: JobView, open_: bool) -> None:
             st.progress(view.share, text=progress_text(view))
         elif view.error:
             st.error(view.error)
-        if view.state in WHAT_TO_DO and open_:
+        if view.state in WHAT_TO_DO and open_ and view.verb in NOT_RESUMED:
+            st.caption("Nothing was imported.")
+        elif view.state in WHAT_TO_DO and open_:
             st.caption(WHAT_TO_DO[view.state].format(place=RESUMES_FROM.get(view.verb, "the last epoch")))
-        if view.verb == "register" and view.state == "finished":
+        if view.verb in TELLING and view.state == "finished":
             st.caption(view.message)
         if open_:
             show_curves(study, view)
@@ -99,7 +107,7 @@ def _show_job(study: Study, view: JobView, open_: bool) -> None:
 def _show_actions(study: Study, view: JobView) -> None:
     if view.is_active and not view.stopping and st.button("Cancel", key=f"cancel-{view.id}"):
         _act(jobs.cancel, study, view.id)
-    if view.can_resume and st.button("Resume", key=f"resume-{view.id}"):
+    if view.can_resume and view.verb not in NOT_RESUMED and st.button("Resume", key=f"resume-{view.id}"):
         _act(jobs.resume, study, view.id)
 
 

@@ -18,17 +18,18 @@ REVIEWING = ("lead", "reviewer")
 # File in pages/, title, roles that see it. Each page asks for the role again: a URL can be typed.
 PAGES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("home", "Home", EVERYONE),
-    ("minutes", "Ten minutes", REVIEWING),
     ("annotate", "Annotate", EVERYONE),
     ("tour", "Learn", EVERYONE),
+    ("minutes", "Ten minutes", REVIEWING),
+    ("import", "Import", ("lead",)),
     ("registration", "Registration", REVIEWING),
     ("thresholds", "Thresholds", REVIEWING),
-    ("train", "Train", ("lead",)),
-    ("compare", "Compare", REVIEWING),
+    ("people", "People", ("lead",)),
     ("agreement", "Agreement", REVIEWING),
     ("review", "Review", REVIEWING),
+    ("train", "Train", ("lead",)),
+    ("compare", "Compare", REVIEWING),
     ("export", "Export", ("lead",)),
-    ("people", "People", ("lead",)),
 )
 
 

@@ -26,6 +26,7 @@ from webapp import (
     export_routes,
     guide_routes,
     image_routes,
+    import_routes,
     minutes_routes,
     review_routes,
 )
@@ -81,6 +82,7 @@ def create_app(settings: AccountSettings = DEFAULT_SETTINGS) -> st.App:
             *review_routes.routes,
             *export_routes.routes,
             *minutes_routes.routes,
+            *import_routes.routes,
         ],
         middleware=[Middleware(Gate)],
     )

@@ -12,6 +12,9 @@ from allinsam.store import Study, open_study
 
 COOKIE = "allinsam"
 STUDY_VARIABLE = "ALLINSAM_STUDY"
+INBOX_VARIABLE = "ALLINSAM_INBOX"
+UPLOAD_VARIABLE = "ALLINSAM_UPLOAD_MB"
+UPLOAD_MB = 50.0
 
 
 def study_from_environment() -> Study:
@@ -28,6 +31,18 @@ def study_from_environment() -> Study:
 def _opened(folder: str) -> Study:
     """Opening checks the schema, which need not be done for every request."""
     return open_study(Path(folder))
+
+
+def inbox_folder() -> Path | None:
+    """The folder whose images and slides the lead may import; None where the server was given none."""
+    folder = os.environ.get(INBOX_VARIABLE)
+    path = Path(folder).resolve() if folder else None
+    return path if path and path.is_dir() else None
+
+
+def upload_limit_mb() -> float:
+    """How large a file may be that a browser sends."""
+    return float(os.environ.get(UPLOAD_VARIABLE) or UPLOAD_MB)
 
 
 def current_study() -> Study:

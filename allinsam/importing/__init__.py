@@ -1,7 +1,7 @@
 """From a folder of image pairs or a CSV manifest to a plan of patches, and a line for each thing wrong.
 
-Nothing is written here and no study is known. Every image is decoded once, so that what the plan holds can
-be imported.
+A ZIP is unpacked first and then is such a folder. No study is known here. Every image is decoded once, so
+that what the plan holds can be imported.
 
 A manifest has one row per channel of a PAS file, under these column names:
 
@@ -21,7 +21,25 @@ Without a manifest, images of one patch share a name up to their last _: `s1g2_p
 and `s1g2_dapi.png`, or DeepLIIF's `x_hematoxylin.png`, `x_marker.png`, `x_dapi.png`, `x_lap2.png`.
 """
 
+from allinsam.importing.archive import unpack_zip
 from allinsam.importing.plan import ImportPlan, plan_import
-from allinsam.importing.records import FolderRules, PlannedChannel, PlannedPatch, Problem
+from allinsam.importing.records import (
+    Fallback,
+    FolderRules,
+    ImportLimits,
+    PlannedChannel,
+    PlannedPatch,
+    Problem,
+)
 
-__all__ = ["FolderRules", "ImportPlan", "PlannedChannel", "PlannedPatch", "Problem", "plan_import"]
+__all__ = [
+    "Fallback",
+    "FolderRules",
+    "ImportLimits",
+    "ImportPlan",
+    "PlannedChannel",
+    "PlannedPatch",
+    "Problem",
+    "plan_import",
+    "unpack_zip",
+]

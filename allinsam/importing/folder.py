@@ -1,5 +1,6 @@
 """Read a folder without a manifest: images of a patch share a name up to their last underscore."""
 
+import os
 import re
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from allinsam.importing.records import (
 )
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+# Pictures that are not read: somebody meant them to come, so they are told.
+OTHER_SUFFIXES = (".bmp", ".gif", ".webp", ".jp2", ".heic", ".czi", ".lif", ".nd2", ".oib", ".lsm", ".ndpi")
+OTHER_SUFFIXES += (".mrxs", ".svs", ".scn", ".vsi", ".dcm")
 # Truth and pictures that come beside DeepLIIF's channels.
 NO_CHANNEL_TAGS = ("seg", "inst", "class", "ihc")
 # Channels that guide nobody, as a study names them.
@@ -31,7 +35,10 @@ def read_folder(folder: Path, rules: FolderRules) -> tuple[list[PlannedPatch], l
     """The patches a folder's file names tell, no image opened yet, and its problems."""
     condition = check_condition(rules.condition)
     um_per_px = check_um_per_px("" if rules.um_per_px is None else str(rules.um_per_px))
-    stained, channels, problems = _pair_up(_list_images(folder))
+    inside, problems = _inside(folder, _list_images(folder))
+    problems += _left_out(folder)
+    stained, channels, unpaired = _pair_up(inside)
+    problems += unpaired
     patches = []
     for stem, (path, tag) in stained.items():
         try:
@@ -49,10 +56,49 @@ def _list_images(folder: Path) -> list[Path]:
         files = sorted(folder.iterdir())
     except OSError as error:
         raise InputError(f"{folder} cannot be listed: {error.strerror}. Check its permissions.") from error
-    images = [p for p in files if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
+    images = [p for p in files if _is_image(p) and not p.is_dir()]
+    if not images and any(map(_holds_images, files)):
+        raise InputError(
+            f"{folder} holds images only in folders below. Put all of them into one folder, or write a "
+            "CSV manifest that names them."
+        )
     if not images:
         raise InputError(f"{folder} holds no PNG, JPEG or TIFF image. Give another folder or a CSV manifest.")
     return images
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def _holds_images(path: Path) -> bool:
+    """Whether it is a folder with an image somewhere in it; links are not followed."""
+    if path.name.startswith(".") or path.is_symlink() or not path.is_dir():
+        return False
+    return any(_is_image(Path(name)) for _, _, names in os.walk(path) for name in names)
+
+
+def _left_out(folder: Path) -> list[Problem]:
+    """Images that are not read where they lie, or as what they are."""
+    problems = []
+    for path in sorted(folder.iterdir()):
+        if _holds_images(path):
+            line = (
+                "images in a folder below are not read. Put them beside the others, or write a manifest.csv."
+            )
+            problems.append(Problem(path.name, line))
+        elif path.suffix.lower() in OTHER_SUFFIXES and path.is_file() and not path.name.startswith("."):
+            line = f"{path.suffix} is not read here. Export it as PNG or TIFF, or import a slide as a slide."
+            problems.append(Problem(path.name, line))
+    return problems
+
+
+def _inside(folder: Path, images: list[Path]) -> tuple[list[Path], list[Problem]]:
+    """The images that lie in the folder itself, and those that a link brings in from elsewhere."""
+    top = folder.resolve()
+    outside = [path for path in images if not path.resolve().is_relative_to(top)]
+    problems = [Problem(p.name, "links out of the folder. Put the file itself there.") for p in outside]
+    return [path for path in images if path not in outside], problems
 
 
 Tagged = tuple[Path, str]  # a file, and what its name says after the last underscore

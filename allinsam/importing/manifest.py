@@ -70,6 +70,8 @@ def _read_table(manifest: Path) -> tuple[list[str], list[tuple[int, dict[str, st
     """Column names, and (row number as a spreadsheet shows it, cells) of every row that is not blank."""
     try:
         text = manifest.read_bytes().decode("utf-8-sig")
+        if "\0" in text:  # UTF-16 without its mark
+            raise InputError(f"{manifest} is not UTF-8 text. Save it as CSV UTF-8.")
         # A spreadsheet writes ; where the decimal sign is a comma.
         delimiter = max(",;\t", key=text.partition("\n")[0].count)
         rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))

@@ -10,10 +10,20 @@ from typing import Any
 import numpy as np
 
 from allinsam.errors import InputError
-from allinsam.imaging import check_channel_index, image_header, read_image, read_rgb
+from allinsam.imaging import ImageHeader, check_channel_index, image_header, read_image, read_rgb
 from allinsam.importing.folder import read_folder
 from allinsam.importing.manifest import MANIFEST_NAME, MANIFEST_SUFFIXES, read_manifest
-from allinsam.importing.records import FolderRules, PlacedError, PlannedChannel, PlannedPatch, Problem
+from allinsam.importing.records import (
+    Fallback,
+    FolderRules,
+    ImportLimits,
+    PlacedError,
+    PlannedChannel,
+    PlannedPatch,
+    Problem,
+    check_condition,
+    check_um_per_px,
+)
 
 KNOWN_MARKERS = ("WT1", "GATA3", "Ki67", "DAPI")
 
@@ -34,6 +44,8 @@ def plan_import(
     rules: FolderRules | None = None,
     report: Report | None = None,
     known_markers: Iterable[str] = (),
+    limits: ImportLimits | None = None,
+    fallback: Fallback | None = None,
 ) -> ImportPlan:
     """Read and check a manifest, or a folder: by its manifest.csv if it has one, else by file names.
 
@@ -45,18 +57,29 @@ def plan_import(
     """
     source = Path(source)
     if not source.exists():
-        raise InputError(f"{source} is not there. Give a folder of images or a CSV manifest.")
+        raise InputError(f"{source} is not there. Give a folder of images, a ZIP of one, or a CSV manifest.")
     if not source.is_dir() and source.suffix.lower() not in MANIFEST_SUFFIXES:
-        raise InputError(f"{source} is neither a folder nor a .csv. Give a folder or a CSV manifest.")
+        raise InputError(f"{source} is neither a folder nor a .csv or .zip. Give one of these.")
     manifest = source / MANIFEST_NAME if source.is_dir() else source
     if manifest.is_file():
         found, problems = read_manifest(manifest)
     else:
         found, problems = read_folder(source, rules or FolderRules())
     found = _one_spelling(found, (*known_markers, *KNOWN_MARKERS))
-    patches, more = _open_all(found, report)
+    patches, more = _open_all(found, report, limits or ImportLimits())
+    patches = [_with_fallback(patch, fallback) for patch in patches] if fallback else patches
     in_order = sorted([*problems, *more], key=_place)
     return ImportPlan(source, tuple(patches), tuple(in_order))
+
+
+def _with_fallback(patch: PlannedPatch, fallback: Fallback) -> PlannedPatch:
+    um_per_px = check_um_per_px("" if fallback.um_per_px is None else str(fallback.um_per_px))
+    condition = check_condition(fallback.condition)
+    return replace(
+        patch,
+        um_per_px=um_per_px if patch.um_per_px is None else patch.um_per_px,
+        condition=condition if patch.condition == "unknown" else patch.condition,
+    )
 
 
 def _place(problem: Problem) -> list[tuple[int, str]]:
@@ -73,7 +96,9 @@ def _one_spelling(patches: list[PlannedPatch], known: Iterable[str]) -> list[Pla
     return [replace(patch, channels=tuple(map(spelled, patch.channels))) for patch in patches]
 
 
-def _open_all(found: list[PlannedPatch], report: Report | None) -> tuple[list[PlannedPatch], list[Problem]]:
+def _open_all(
+    found: list[PlannedPatch], report: Report | None, limits: ImportLimits
+) -> tuple[list[PlannedPatch], list[Problem]]:
     """Decode every image; keep the patches that are whole and new among themselves."""
     patches: list[PlannedPatch] = []
     problems: list[Problem] = []
@@ -83,7 +108,7 @@ def _open_all(found: list[PlannedPatch], report: Report | None) -> tuple[list[Pl
         if report:
             report(done, len(found), f"checking {patch.name}", {})
         try:
-            opened = _open_patch(patch)
+            opened = _open_patch(patch, limits)
             for seen, key, what in (
                 (by_name, patch.name.casefold(), f"patch name {patch.name!r}"),
                 (by_pixels, opened.pixels_sha256, f"stained image {patch.pas.name!r}"),
@@ -98,11 +123,11 @@ def _open_all(found: list[PlannedPatch], report: Report | None) -> tuple[list[Pl
     return patches, problems
 
 
-def _open_patch(patch: PlannedPatch) -> PlannedPatch:
+def _open_patch(patch: PlannedPatch, limits: ImportLimits) -> PlannedPatch:
     if not any(channel.role == "marker" for channel in patch.channels):
         raise PlacedError(patch.where, f"missing pair: {patch.pas.name} has no marker channel. Add one.")
     try:
-        header = image_header(patch.pas)
+        header = _small_enough(patch.pas, limits)
         pixels = read_rgb(patch.pas)
     except InputError as error:
         raise PlacedError(patch.where, str(error)) from error
@@ -110,7 +135,7 @@ def _open_patch(patch: PlannedPatch) -> PlannedPatch:
     channels = []
     for channel in patch.channels:
         try:
-            opened = _open_channel(channel, size_hw)
+            opened = _open_channel(channel, size_hw, limits)
         except InputError as error:
             raise PlacedError(channel.where, str(error)) from error
         for other in channels:
@@ -127,9 +152,20 @@ def _open_patch(patch: PlannedPatch) -> PlannedPatch:
     return replace(patch, channels=tuple(channels), um_per_px=um_per_px, pixels_sha256=sha256)
 
 
-def _open_channel(channel: PlannedChannel, size_hw: tuple[int, int]) -> PlannedChannel:
+def _small_enough(path: Path, limits: ImportLimits) -> ImageHeader:
+    """The header of an image that may be decoded as a patch."""
+    header = image_header(path)
+    if header.height_px * header.width_px > limits.patch_mpx * 1e6:
+        raise InputError(
+            f"{path} is {header.width_px}x{header.height_px} px, more than the {limits.patch_mpx:g} Mpx of a "
+            "patch. Cut patches from it, or import it as a slide."
+        )
+    return header
+
+
+def _open_channel(channel: PlannedChannel, size_hw: tuple[int, int], limits: ImportLimits) -> PlannedChannel:
     """The channel with its index, once the file has been decoded and fits the stained image."""
-    header = image_header(channel.path)
+    header = _small_enough(channel.path, limits)
     if header.size_hw != size_hw:
         raise InputError(
             f"{channel.path} is {header.width_px}x{header.height_px} px, but its stained image is "

@@ -23,6 +23,24 @@ class FolderRules:
 
 
 @dataclass(frozen=True)
+class Fallback:
+    """What holds for patches of which neither manifest nor file says it."""
+
+    um_per_px: float | None = None
+    condition: str = "unknown"
+
+
+@dataclass(frozen=True)
+class ImportLimits:
+    """How large things may be; told from headers and directories before anything is decoded."""
+
+    patch_mpx: float = 64.0  # pixels of one patch image, in millions
+    zip_entries: int = 10_000
+    zip_file_mb: int = 400  # of one file in a ZIP, unpacked
+    zip_mb: int = 2_000  # of a whole ZIP, unpacked
+
+
+@dataclass(frozen=True)
 class Problem:
     """One thing wrong: where (a row of the manifest, or a file), what it is, and what to do about it."""
 
@@ -56,6 +74,9 @@ class PlannedPatch:
     um_per_px: float | None
     channels: tuple[PlannedChannel, ...]
     pixels_sha256: str = ""
+    x0: float = 0.0  # of a patch to be cut: where it lies on its slide, in px of the slide
+    y0: float = 0.0
+    size_px: int = 0  # and its side, in px of the patch
 
 
 class PlacedError(Exception):

@@ -55,7 +55,7 @@ def read_objects_csv(path: Path, size_hw: tuple[int, int], name: str = "") -> An
     Raises:
         InputError: a column is missing, several people's objects, or a mask that cannot be used.
     """
-    table = _table(path)
+    table = table_of(path)
     notes: tuple[str, ...] = ()
     if "patch" in table and name:
         others = int((table["patch"] != name).sum())
@@ -85,7 +85,7 @@ def read_objects_csv(path: Path, size_hw: tuple[int, int], name: str = "") -> An
     return AnnotationSet(name, size_hw, checked(path, objects), um_per_px, {}, notes)
 
 
-def _table(path: Path) -> pd.DataFrame:
+def table_of(path: Path) -> pd.DataFrame:
     read_bytes(path)
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")

@@ -33,8 +33,20 @@ def list_images(db: Database) -> list[dict[str, Any]]:
     return list(db["image"].rows_where(order_by="sha256"))
 
 
-def add_slide(db: Database, name: str, condition: str, um_per_px: float | None = None) -> int:
-    return int(db["slide"].insert({"name": name, "condition": condition, "um_per_px": um_per_px}).last_pk)
+def add_slide(
+    db: Database,
+    name: str,
+    condition: str,
+    um_per_px: float | None = None,
+    path: str | None = None,
+    sha256: str | None = None,
+    if_path: str | None = None,
+    if_sha256: str | None = None,
+) -> int:
+    """`path` and `if_path` are of the files that patches were cut from; they stay where they are."""
+    row = {"name": name, "condition": condition, "um_per_px": um_per_px}
+    row |= {"path": path, "sha256": sha256, "if_path": if_path, "if_sha256": if_sha256}
+    return int(db["slide"].insert(row).last_pk)
 
 
 def list_slides(db: Database) -> list[dict[str, Any]]:

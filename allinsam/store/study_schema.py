@@ -522,6 +522,13 @@ def m006_suggestions(db: Database) -> None:
 
 
 @migrations()
+def m007_slides(db: Database) -> None:
+    """The fluorescence slide that patches of a slide were cut from."""
+    db.execute("ALTER TABLE slide ADD COLUMN if_path TEXT")
+    db.execute("ALTER TABLE slide ADD COLUMN if_sha256 TEXT CHECK (length(if_sha256) = 64)")
+
+
+@migrations()
 def m008_settled(db: Database) -> None:
     _run_script(db, SETTLED)
     _run_script(db, _append_only_triggers("settled"))

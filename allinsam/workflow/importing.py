@@ -1,24 +1,38 @@
-"""Put the images of a folder or a manifest into a study: all that was planned, or nothing."""
+"""Put the images of a folder, a manifest or a ZIP into a study: all that was planned, or nothing."""
 
+import contextlib
 import hashlib
 import os
 import shutil
+import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from allinsam.errors import InputError
+from allinsam.files import write_file
 from allinsam.imaging import encode_png, read_channel, read_rgb
-from allinsam.importing import FolderRules, PlannedChannel, PlannedPatch, Problem, plan_import
+from allinsam.importing import (
+    Fallback,
+    FolderRules,
+    ImportLimits,
+    ImportPlan,
+    PlannedChannel,
+    PlannedPatch,
+    Problem,
+    plan_import,
+    unpack_zip,
+)
+from allinsam.importing.archive import ARCHIVE_SUFFIXES
 from allinsam.registration import identity_matrix
 from allinsam.sam.backbones import BACKBONES
 from allinsam.store import Study, create_study, images, open_study
 from allinsam.store import study as study_store
-from allinsam.workflow.annotating import write_image
 from allinsam.workflow.classes import CLASS_KEYS
 from allinsam.workflow.registering import ASSUMED
 
@@ -57,6 +71,10 @@ class Known:
         return list({channel["marker"]: None for found in self.channels.values() for channel in found})
 
 
+class ImportCancelledError(InputError):
+    """Somebody stopped the import; nothing of it is kept."""
+
+
 def import_study(
     study_folder: Path,
     source: Path,
@@ -65,8 +83,11 @@ def import_study(
     classes: Mapping[str, str] | None = None,
     report: Report | None = None,
     rules: FolderRules | None = None,
+    fallback: Fallback | None = None,
+    limits: ImportLimits | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
-    """Import a folder or a CSV manifest into a study, which is made if it is not there.
+    """Import a folder, a CSV manifest or a ZIP of either into a study, which is made if it is not there.
 
     A patch that the study holds already is left as it is. On problems, "stop" writes nothing at all, not
     even the study's folder; "skip" imports the patches without problems and lists the rest.
@@ -75,26 +96,30 @@ def import_study(
         name: of a new study; the folder's name by default.
         classes: marker -> class, where CLASS_OF_MARKER and "<marker> positive" do not suit.
         rules: what file names do not say, for a folder without a manifest.
+        fallback: what holds for a patch of which neither manifest nor file says it.
+        should_stop: asked before each patch; an import that is stopped leaves nothing.
 
     Raises:
         ImportRefusedError: problems, and "stop"; or no patch is left to import.
+        ImportCancelledError: `should_stop` said so.
         InputError: the study or the source cannot be used at all.
     """
     if on_problem not in ON_PROBLEM:
         raise InputError(f"Unknown choice {on_problem!r} on problems. Choose stop or skip.")
     study_folder, source = Path(study_folder).resolve(), Path(source)
-    study = _existing_study(study_folder, name)
-    known = _known(study)
-    plan = plan_import(source, rules, report, known.markers)
-    new, already, more = _against_study(study, known, plan.patches)
-    problems = (*plan.problems, *more)
-    if problems and on_problem == "stop":
-        raise ImportRefusedError(source, problems, 'Correct them, or choose "skip" to import the rest.')
-    if not new and not already:
-        raise ImportRefusedError(source, problems, "Correct them and import again.")
-    added_classes = _new_classes(known, new, classes or {})
-    with _study_to_fill(study, study_folder, name or study_folder.name) as filled:
-        counts = _write(filled, new, added_classes, report)
+    study = existing_study(study_folder, name)
+    known = known_in(study)
+    report = stoppable(report, should_stop)
+    with _planned(study_folder, source, known, report, rules, fallback, limits) as plan:
+        new, already, more = _against_study(study, known, plan.patches)
+        problems = (*plan.problems, *more)
+        if problems and on_problem == "stop":
+            raise ImportRefusedError(source, problems, 'Correct them, or choose "skip" to import the rest.')
+        if not new and not already:
+            raise ImportRefusedError(source, problems, "Correct them and import again.")
+        added_classes = new_classes(known, new, classes or {})
+        with study_to_fill(study, study_folder, name or study_folder.name) as filled:
+            counts = write_patches(filled, new, added_classes, report)
     return {
         "study": str(study_folder),
         "new_study": study is None,
@@ -105,7 +130,115 @@ def import_study(
     }
 
 
-def _existing_study(folder: Path, name: str | None) -> Study | None:
+def preview_import(
+    study_folder: Path,
+    source: Path,
+    rules: FolderRules | None = None,
+    limits: ImportLimits | None = None,
+    report: Report | None = None,
+) -> dict[str, Any]:
+    """What `import_study` would bring, with every problem; nothing is written.
+
+    Returns:
+        counts of patches, of channels and slides, patches by marker and by pixel size (None: not said) and
+        by condition, the classes that would be new, the patches that are there already, and the problems.
+
+    Raises:
+        InputError: the study or the source cannot be used at all.
+    """
+    study_folder, source = Path(study_folder).resolve(), Path(source)
+    study = existing_study(study_folder, None)
+    known = known_in(study)
+    report = stoppable(report, lambda: False)
+    with _planned(study_folder, source, known, report, rules, None, limits) as plan:
+        new, already, more = _against_study(study, known, plan.patches)
+    return summary_of(known, new, already, [*plan.problems, *more])
+
+
+def summary_of(
+    known: Known, new: list[PlannedPatch], already: int, problems: Iterable[Problem]
+) -> dict[str, Any]:
+    channels = [channel for patch in new for channel in patch.channels]
+    return {
+        "patches": len(new),
+        "channels": len(channels),
+        "slides": sorted({patch.slide for patch in new}),
+        "markers": dict(Counter(one.marker for one in channels if one.role == "marker")),
+        "other_channels": dict(Counter(one.marker for one in channels if one.role != "marker")),
+        "um_per_px": dict(Counter(patch.um_per_px for patch in new)),
+        "conditions": dict(Counter(patch.condition for patch in new)),
+        "classes": [{"name": row["name"], "marker": row["marker"]} for row in new_classes(known, new, {})],
+        "already_there": already,
+        "problems": [str(problem) for problem in problems],
+    }
+
+
+def what_came(done: Mapping[str, Any]) -> str:
+    """What an import brought, in one line."""
+    slides = "1 slide" if done["slides"] == 1 else f"{done['slides']} slides"
+    patches = "1 patch" if done["patches"] == 1 else f"{done['patches']} patches"
+    parts = [f"{patches} of {slides} with {done['channels']} IF channels came in"]
+    parts += [f"{done['already_there']} there already"] if done["already_there"] else []
+    parts += [f"left out because of problems: {len(done['problems'])}"] if done["problems"] else []
+    return "; ".join(parts) + "."
+
+
+def stoppable(report: Report | None, should_stop: Callable[[], bool]) -> Report:
+    """A report that ends the import between two patches if somebody asked for it."""
+
+    def tell(done: float, total: float, message: str, detail: dict[str, Any]) -> None:
+        if should_stop():
+            raise ImportCancelledError("The import was cancelled. Nothing was imported.")
+        if report:
+            report(done, total, message, detail)
+
+    return tell
+
+
+@contextmanager
+def _planned(
+    study_folder: Path,
+    source: Path,
+    known: Known,
+    report: Report,
+    rules: FolderRules | None,
+    fallback: Fallback | None,
+    limits: ImportLimits | None,
+) -> Iterator[ImportPlan]:
+    """The plan of a source; what a ZIP was unpacked to is there inside the `with` block only."""
+    limits = limits or ImportLimits()
+    if not (source.is_file() and source.suffix.lower() in ARCHIVE_SUFFIXES):
+        yield plan_import(source, rules, report, known.markers, limits, fallback)
+        return
+    # On the study's disk, where there is to be room for the images; never where other accounts may look.
+    beside = study_folder if study_folder.exists() else _first_there(study_folder)
+    unpacked = Path(tempfile.mkdtemp(dir=beside, prefix=".unpacked-"))
+    try:
+        report(0, 1, f"unpacking {source.name}", {})
+        top, left_out = unpack_zip(source, unpacked, limits)
+        try:
+            plan = plan_import(top, rules, report, known.markers, limits, fallback)
+        except ImportCancelledError:
+            raise
+        except InputError as error:
+            raise InputError(_without_folder(str(error), top, source)) from error
+        problems = [*left_out, *plan.problems]
+        told = tuple(replace(one, message=_without_folder(one.message, top, source)) for one in problems)
+        yield replace(plan, source=source, problems=told)
+    finally:
+        shutil.rmtree(unpacked, ignore_errors=True)
+
+
+def _first_there(folder: Path) -> Path:
+    return next(parent for parent in folder.parents if parent.exists())
+
+
+def _without_folder(text: str, folder: Path, source: Path) -> str:
+    """Files of a ZIP by their names in it: the folder they lay in will be gone."""
+    return text.replace(f"{folder}{os.sep}", "").replace(str(folder), str(source))
+
+
+def existing_study(folder: Path, name: str | None) -> Study | None:
     """The study in this folder, if there is one, that takes imported images."""
     if not (folder / "study.sqlite").exists():
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -124,7 +257,7 @@ def _existing_study(folder: Path, name: str | None) -> Study | None:
     return study
 
 
-def _known(study: Study | None) -> Known:
+def known_in(study: Study | None) -> Known:
     if study is None:
         return Known({}, {}, [])
     with study.science.read() as db:
@@ -185,7 +318,7 @@ def _pixels(channel: PlannedChannel) -> np.ndarray:
     return read_channel(channel.path, channel.index or 0)
 
 
-def _new_classes(known: Known, new: list[PlannedPatch], wanted: Mapping[str, str]) -> list[dict[str, str]]:
+def new_classes(known: Known, new: list[PlannedPatch], wanted: Mapping[str, str]) -> list[dict[str, str]]:
     """A class for each marker that has none yet, with a colour and a key that are free."""
     planned = {channel.marker for patch in new for channel in patch.channels if channel.role == "marker"}
     class_of_marker = {row["marker"]: row["name"] for row in known.classes}
@@ -225,8 +358,13 @@ def _free_look(name: str, taken: list[dict[str, Any]]) -> dict[str, str]:
     return {"colour": colour, "key": key}
 
 
+def begin_study(folder: Path, name: str) -> Study:
+    """An empty study for real images."""
+    return create_study(folder, name, BACKBONE, BACKBONES[BACKBONE].weights_sha256)
+
+
 @contextmanager
-def _study_to_fill(study: Study | None, folder: Path, name: str) -> Iterator[Study]:
+def study_to_fill(study: Study | None, folder: Path, name: str) -> Iterator[Study]:
     """The study itself; or a new one that appears under its folder's name only once it is filled."""
     if study is not None:
         yield study
@@ -234,7 +372,7 @@ def _study_to_fill(study: Study | None, folder: Path, name: str) -> Iterator[Stu
     folder.parent.mkdir(parents=True, exist_ok=True)
     building = folder.with_name(f".{folder.name}.importing-{os.getpid()}")
     try:
-        yield create_study(building, name, BACKBONE, BACKBONES[BACKBONE].weights_sha256)
+        yield begin_study(building, name)
         if folder.exists():
             folder.rmdir()
         building.rename(folder)
@@ -261,37 +399,83 @@ class StoredPatch:
     channels: tuple[tuple[PlannedChannel, StoredImage], ...]
 
 
-def _store(study: Study, pixels: np.ndarray, source_name: str) -> StoredImage:
-    height_px, width_px = pixels.shape[:2]
-    return StoredImage(
-        write_image(study, pixels), height_px, width_px, pixels.dtype.itemsize * 8, source_name
-    )
+@dataclass(frozen=True)
+class SlideFile:
+    """Where the pixels of a slide's patches came from."""
+
+    path: str
+    sha256: str
+    um_per_px: float
+    if_path: str | None = None
+    if_sha256: str | None = None
 
 
-def _write(
-    study: Study, new: list[PlannedPatch], classes: list[dict[str, str]], report: Report | None
+Pixels = tuple[np.ndarray, list[np.ndarray]]  # of the stained image, and of each channel
+
+
+def read_files(patch: PlannedPatch) -> Pixels:
+    """The pixels of a patch whose images are files."""
+    return read_rgb(patch.pas), [_pixels(channel) for channel in patch.channels]
+
+
+class _ImageStore:
+    """Puts images into a study, and takes out again those it brought if the import fails."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self.brought: list[str] = []
+
+    def put(self, pixels: np.ndarray, source_name: str) -> StoredImage:
+        content = encode_png(pixels)
+        sha256 = hashlib.sha256(content).hexdigest()
+        path = self.study.image_path(sha256)
+        if not path.exists():
+            self.brought.append(sha256)
+            write_file(path, content)
+        height_px, width_px = pixels.shape[:2]
+        return StoredImage(sha256, height_px, width_px, pixels.dtype.itemsize * 8, source_name)
+
+    def take_back(self) -> None:
+        with self.study.science.read() as db:
+            used = {row["sha256"] for row in images.list_images(db)}
+        for sha256 in self.brought:
+            path = self.study.image_path(sha256)
+            if sha256 not in used:  # by another import at the same time
+                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # not empty
+                    path.parent.rmdir()
+
+
+def write_patches(
+    study: Study,
+    new: list[PlannedPatch],
+    classes: list[dict[str, str]],
+    report: Report | None,
+    read: Callable[[PlannedPatch], Pixels] = read_files,
+    slide_files: Mapping[str, SlideFile] | None = None,
 ) -> dict[str, int]:
-    """First every file, then every row in one transaction."""
-    stored = []
-    for done, patch in enumerate(new):
+    """First every file, then every row in one transaction; after an error neither."""
+    store = _ImageStore(study)
+    try:
+        stored = []
+        for done, patch in enumerate(new):
+            if report:
+                report(done, len(new), f"importing {patch.name}", {})
+            pas, planes = read(patch)
+            channels = tuple(
+                (channel, store.put(plane, channel.path.name))
+                for channel, plane in zip(patch.channels, planes, strict=True)
+            )
+            stored.append(StoredPatch(patch, store.put(pas, patch.pas.name), channels))
         if report:
-            report(done, len(new), f"importing {patch.name}", {})
-        pas = _store(study, read_rgb(patch.pas), patch.pas.name)
-        channels = tuple((c, _store(study, _pixels(c), c.path.name)) for c in patch.channels)
-        stored.append(StoredPatch(patch, pas, channels))
-    with study.science.write() as db:
-        there = {patch["name"].casefold() for patch in images.list_patches(db)}
-        for patch in new:
-            if patch.name.casefold() in there:
-                raise InputError(f"Patch {patch.name!r} was imported by someone else just now. Import again.")
-        slides = _add_slides(db, new)
-        for patch in stored:
-            _add_patch(db, slides, patch)
-        for row in classes:
-            study_store.add_class(db, **row)
-        total = len(images.list_patches(db))
+            report(len(new), len(new), "saving", {})
+        total = _write_rows(study, stored, classes, slide_files or {})
+    except BaseException:
+        store.take_back()
+        raise
     if report:
-        report(len(new), len(new), "done", {})
+        with contextlib.suppress(ImportCancelledError):  # too late: it is all there
+            report(len(new), len(new), "done", {})
     return {
         "patches": len(new),
         "channels": sum(len(patch.channels) for patch in new),
@@ -300,14 +484,37 @@ def _write(
     }
 
 
-def _add_slides(db: Any, new: list[PlannedPatch]) -> dict[str, int]:
+def _write_rows(
+    study: Study,
+    stored: list[StoredPatch],
+    classes: list[dict[str, str]],
+    slide_files: Mapping[str, SlideFile],
+) -> int:
+    """Every row in one transaction; returns the patches that are in the study now."""
+    new = [patch.planned for patch in stored]
+    with study.science.write() as db:
+        there = {patch["name"].casefold() for patch in images.list_patches(db)}
+        for patch in new:
+            if patch.name.casefold() in there:
+                raise InputError(f"Patch {patch.name!r} was imported by someone else just now. Import again.")
+        slides = _add_slides(db, new, slide_files)
+        for patch in stored:
+            _add_patch(db, slides, patch)
+        for row in classes:
+            study_store.add_class(db, **row)
+        return len(images.list_patches(db))
+
+
+def _add_slides(db: Any, new: list[PlannedPatch], slide_files: Mapping[str, SlideFile]) -> dict[str, int]:
     """Slide name -> id. What patches of a new slide do not share is unknown for the slide."""
     slides = {row["name"]: row["id"] for row in images.list_slides(db)}
     for name in dict.fromkeys(patch.slide for patch in new if patch.slide not in slides):
         conditions = {patch.condition for patch in new if patch.slide == name}
         sizes = {patch.um_per_px for patch in new if patch.slide == name}
         condition = conditions.pop() if len(conditions) == 1 else "unknown"
-        slides[name] = images.add_slide(db, name, condition, sizes.pop() if len(sizes) == 1 else None)
+        file = asdict(slide_files[name]) if name in slide_files else {}
+        um_per_px = sizes.pop() if len(sizes) == 1 else None
+        slides[name] = images.add_slide(db, name, condition, **{"um_per_px": um_per_px, **file})
     return slides
 
 
@@ -319,6 +526,8 @@ def _add_patch(db: Any, slides: Mapping[str, int], stored: StoredPatch) -> None:
         name=patch.name,
         slide_id=slides[patch.slide],
         glomerulus=patch.glomerulus,
+        x0=patch.x0,
+        y0=patch.y0,
         um_per_px=patch.um_per_px,
         condition=patch.condition,
         image_sha256=stored.pas.sha256,

@@ -10,7 +10,7 @@ of training by default.
 import hashlib
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,9 @@ from allinsam.interchange import (
     AnnotationSet,
     read_annotations,
 )
+from allinsam.interchange.objects_csv import table_of
 from allinsam.interchange.qupath import is_uuid
+from allinsam.interchange.records import read_json
 from allinsam.masks import decode_rle
 from allinsam.records import IMPORT_PURPOSES, Act
 from allinsam.store import Study, images
@@ -70,11 +72,139 @@ def import_annotations(
         InputError: the file, a class or the person cannot be used, or this person has such work already.
         NotFoundError: no such patch or person.
     """
-    path = Path(path)
+    _check_purpose(choices)
+    ready = _ready(study, Path(path), patch, format, choices)
+    (assignment_id,), person_id, notes = _append(study, [ready], choices)
+    return {
+        "patch": patch,
+        "purpose": choices.purpose,
+        "person": person_id,
+        "assignment": assignment_id,
+        "objects": len(ready.found.objects),
+        "classes": ready.counts(),
+        "notes": [*ready.found.notes, *notes],
+    }
+
+
+def import_annotations_of_all(
+    study: Study, path: Path, format: str, choices: ImportChoices
+) -> dict[str, Any]:
+    """As `import_annotations`, for every patch of the study that a file names; all of them or none.
+
+    COCO names its images, a CSV its patches. A patch that the file names without an object is left out.
+
+    Raises:
+        InputError: as there; or the format holds one patch, or the file names none of the study.
+    """
+    _check_purpose(choices)
+    names, notes = _patches_in(study, Path(path), format)
+    # What is renamed need not be in every patch.
+    everything = {name for row in names.values() for name in row["classes"]}
+    strangers = sorted(set(choices.renames) - everything)
+    if strangers:
+        raise InputError(f"{path} has no class {strangers[0]!r} to rename. Leave it out.")
+    every = []
+    for name, seen in names.items():
+        renames = {old: new for old, new in choices.renames.items() if old in seen["classes"]}
+        every.append(_ready(study, Path(path), name, format, replace(choices, renames=renames)))
+    assignment_ids, person_id, more = _append(study, every, choices)
+    counts = Counter[str]()
+    for ready in every:
+        counts.update(ready.counts())
+    return {
+        "patches": list(names),
+        "purpose": choices.purpose,
+        "person": person_id,
+        "assignments": assignment_ids,
+        "objects": sum(len(ready.found.objects) for ready in every),
+        "classes": dict(counts),
+        "notes": [*notes, *more],
+    }
+
+
+def preview_annotations_of_all(study: Study, path: Path, format: str) -> dict[str, Any]:
+    """What a file holds for the patches of a study, nothing written: patches, objects by class, and notes."""
+    names, notes = _patches_in(study, Path(path), format)
+    counts = Counter[str | None]()
+    for row in names.values():
+        counts.update(row["classes"])
+    objects = sum(row["objects"] for row in names.values())
+    return {"patches": list(names), "objects": objects, "classes": dict(counts), "notes": notes}
+
+
+def _patches_in(study: Study, path: Path, format: str) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Patch -> what `preview_annotations` tells of it, for those that a file names and the study has."""
+    if format not in NAMES_IN:
+        raise InputError(
+            f"A file of format {format!r} holds one patch. Name the patch, or give {' or '.join(NAMES_IN)}."
+        )
+    with study.science.read() as db:
+        known = {patch["name"] for patch in images.list_patches(db)}
+    named = NAMES_IN[format](path)
+    there = [name for name in named if name in known]
+    if not there:
+        raise InputError(f"{path} names {a_few(named) or 'no patch'}, none of this study: {a_few(known)}.")
+    found, notes = {}, []
+    for name in there:
+        if not named[name]:
+            notes.append(f"{name} has no object in the file and is left out.")
+            continue
+        found[name] = preview_annotations(study, path, name, format)
+    left_out = [name for name in named if name not in known]
+    if left_out:
+        notes.append(f"Not in this study and left out: {a_few(left_out)}.")
+    if not found:
+        raise InputError(f"{path} holds no object. Export it again.")
+    return found, notes
+
+
+def _names_in_coco(path: Path) -> dict[str, int]:
+    """Patch -> how many objects it has in a COCO file."""
+    content = read_json(path)
+    rows = content if isinstance(content, dict) else {}
+    pictures, objects = rows.get("images"), rows.get("annotations")
+    if not all(
+        isinstance(one, list) and all(isinstance(r, dict) for r in one) for one in (pictures, objects)
+    ):
+        raise InputError(f"{path} has no list of images and annotations. Export it again as COCO.")
+    of_image = Counter(str(row.get("image_id")) for row in objects)
+    return {Path(str(row.get("file_name", ""))).stem: of_image[str(row.get("id"))] for row in pictures}
+
+
+def _names_in_csv(path: Path) -> dict[str, int]:
+    """Patch -> how many rows it has in a CSV of objects."""
+    table = table_of(path)
+    if "patch" not in table:
+        raise InputError(f"{path} has no column patch. Add it, or name the patch the file is for.")
+    return dict(Counter(table["patch"]))
+
+
+# Format -> patches that a file of it names. Other formats hold one patch, whose name they do not say.
+NAMES_IN: dict[str, Callable[[Path], dict[str, int]]] = {"coco": _names_in_coco, "csv": _names_in_csv}
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A patch's annotations, checked and made into acts, waiting to be written."""
+
+    target: dict[str, Any]
+    found: AnnotationSet
+    asked: dict[str, int]
+    acts: list[Act]
+
+    def counts(self) -> dict[str, int]:
+        counts = Counter(thing.class_name for thing in self.found.objects)
+        return {name: counts[name] for name in self.asked}
+
+
+def _check_purpose(choices: ImportChoices) -> None:
     if choices.purpose not in IMPORT_PURPOSES:
         raise InputError(
             f"Unknown purpose {choices.purpose!r}. Choose {' or '.join(map(repr, IMPORT_PURPOSES))}."
         )
+
+
+def _ready(study: Study, path: Path, patch: str, format: str, choices: ImportChoices) -> _Ready:
     target = _patch_named(study, patch)
     with study.science.read() as db:
         classes = study_store.list_classes(db)
@@ -87,27 +217,42 @@ def import_annotations(
     found = _with_known_classes(path, found, classes, choices)
     asked = _asked_classes(study, target, found, classes, choices)
     acts = _acts(study, target, path, format, found, classes, asked, choices.purpose)
+    return _Ready(target, found, asked, acts)
+
+
+def _append(study: Study, every: list[_Ready], choices: ImportChoices) -> tuple[list[int], str, list[str]]:
+    """All in one transaction: ids of the assignments, whose they are, and what to know about it."""
+    objects = sum(len(ready.found.objects) for ready in every)
+    if objects > MOST_IMPORTED:
+        raise InputError(f"{objects} objects are more than {MOST_IMPORTED} at once. Import fewer patches.")
     person_id = choices.person_id or NOBODYS_GOLD
+    arms = ("gold", "threshold", "contour")
+    if choices.purpose == "prior":
+        arms = ("production", "suggestion", "box_sam")
+    ids = []
     with study.science.write() as db:
-        _check_person(db, target, choices)
+        for ready in every:
+            _check_person(db, ready.target, choices)
         is_first = person_id not in {row["id"] for row in study_store.list_people(db)}
         if is_first:
             study_store.add_person(db, person_id, "truth")
-        arms = ("gold", "threshold", "contour")
-        if choices.purpose == "prior":
-            arms = ("production", "suggestion", "box_sam")
-        assignment_id = queue.add_assignment(db, person_id, target["id"], asked.values(), *arms)
-        append_acts(db, queue.get_assignment(db, assignment_id), acts, Standing(assignment_id))
+        for ready in every:
+            ids.append(queue.add_assignment(db, person_id, ready.target["id"], ready.asked.values(), *arms))
+            append_acts(db, queue.get_assignment(db, ids[-1]), ready.acts, Standing(ids[-1]))
+    return ids, person_id, [SCORED_AGAINST] if is_first else []
+
+
+def preview_annotations(study: Study, path: Path, patch: str, format: str) -> dict[str, Any]:
+    """What a file holds for a patch, nothing written: objects by class (None: it has none), and notes.
+
+    Raises:
+        InputError: the file cannot be used.
+        NotFoundError: no such patch.
+    """
+    target = _patch_named(study, patch)
+    found = read_annotations(Path(path), format, (target["height_px"], target["width_px"]), patch)
     counts = Counter(thing.class_name for thing in found.objects)
-    return {
-        "patch": patch,
-        "purpose": choices.purpose,
-        "person": person_id,
-        "assignment": assignment_id,
-        "objects": len(found.objects),
-        "classes": {name: counts[name] for name in asked},
-        "notes": [*found.notes, *([SCORED_AGAINST] if is_first else [])],
-    }
+    return {"objects": len(found.objects), "classes": dict(counts), "notes": list(found.notes)}
 
 
 def _patch_named(study: Study, name: str) -> dict[str, Any]:

@@ -28,6 +28,7 @@ EXPECTED = {
     "lead": {
         "home",
         "minutes",
+        "import",
         "annotate",
         "tour",
         "registration",
