@@ -159,8 +159,16 @@ def show_patch(study: Study, person: SignedIn, patch_id: int, name: str, followi
     review_pane.show(patch_id, turn, "review_pane", lambda: None)
 
 
+def counted(n: int, one: str, many: str) -> str:
+    return f"{n} {one if n == 1 else many}"
+
+
 def head_text(state: ReviewState, name: str, nuclei: int, still: int) -> str:
-    parts = [f"**{as_typed(name)}**", f"{len(state.raters)} raters", f"{nuclei} nuclei"]
+    parts = [
+        f"**{as_typed(name)}**",
+        counted(len(state.raters), "rater", "raters"),
+        counted(nuclei, "nucleus", "nuclei"),
+    ]
     parts += [f"{still} still in dispute"] if still else []
     if state.is_finished:
         parts += [f"version {state.version} finished" + (", gold" if state.is_gold else "")]

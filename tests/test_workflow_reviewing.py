@@ -232,6 +232,24 @@ def test_an_unknown_cluster_is_refused(study: Study) -> None:
         decide(study, LEAD, 1, "nowhere", "consensus")
 
 
+def test_a_class_with_a_new_name_is_still_the_same(study: Study) -> None:
+    assert at(study, MISSED).class_name == "podocyte"
+    with study.science.write() as db:
+        db["cell_class"].update(1, {"name": "foot cell"})
+    assert at(study, MISSED).class_name == "foot cell"
+
+
+def test_two_reviewers_work_on_one_review_and_both_are_in_it(study: Study) -> None:
+    decide(study, PERSON, 1, at(study, MISSED).cluster_id, "consensus")
+    settle(study)
+    finish(study, LEAD, 1)
+    with study.science.read() as db:
+        assert reviews.list_reviews(db)[0]["reviewer_id"] == PERSON
+    adjudicated = freeze_labels(study, recipe_of("adjudicated"))
+    with study.science.read() as db:
+        assert runs.label_set_people(db, adjudicated) == {*RATERS, LEAD, PERSON}
+
+
 def test_rows_of_a_review_are_never_changed(study: Study) -> None:
     settle(study)
     finish(study, LEAD, 1)

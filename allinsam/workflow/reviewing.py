@@ -172,21 +172,28 @@ def _work(db: Database, patch_id: int) -> _Work:
     return found
 
 
-_candidates_of: OrderedDict[tuple[Path, int, str], tuple[Candidate, ...]] = OrderedDict()
-_tally_of: OrderedDict[tuple[Path, int, str], tuple[tuple[str, ...], int]] = OrderedDict()
+# The study, the patch, the work there, and what its classes are called.
+_Key = tuple[Path, int, str, tuple[tuple[int, str], ...]]
+_candidates_of: OrderedDict[_Key, tuple[Candidate, ...]] = OrderedDict()
+_tally_of: OrderedDict[_Key, tuple[tuple[str, ...], int]] = OrderedDict()
 _lock = Lock()
+
+
+def _key(study: Study, db: Database, work: _Work) -> _Key:
+    names = tuple((row["id"], row["name"]) for row in study_store.list_classes(db))
+    return study.folder, work.patch_id, work.sha256, names
 
 
 def _candidates(study: Study, db: Database, work: _Work) -> tuple[Candidate, ...]:
     """What anybody marked; found once for the same work."""
-    key = (study.folder, work.patch_id, work.sha256)
+    key = _key(study, db, work)
     found = _recall(_candidates_of, key)
     return found if found is not None else _keep(_candidates_of, key, _find(db, work), PATCHES_REMEMBERED)
 
 
 def _tally(study: Study, db: Database, work: _Work) -> tuple[tuple[str, ...], int]:
     """Clusters in dispute, and how many there are in all."""
-    key = (study.folder, work.patch_id, work.sha256)
+    key = _key(study, db, work)
     known = _recall(_tally_of, key)
     if known is not None:
         return known
