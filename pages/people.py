@@ -1,5 +1,6 @@
 """People: who takes part, invitations, and patches for each."""
 
+from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import urlsplit
 
 import pandas as pd
@@ -16,11 +17,12 @@ from allinsam.workflow.consenting import consent_standing, consent_text
 from allinsam.workflow.progress import study_progress
 from webapp.consent_parts import edit_consent
 from webapp.forms import GUIDANCE_NAMES, TOOL_NAMES
-from webapp.page_parts import is_simulated, page_head
+from webapp.page_parts import as_typed, is_simulated, page_head
 from webapp.plan_parts import show_plan
 from webapp.session import current_study, require
 from webapp.training_parts import show_training, training_note
 
+MOST_INVITED = 50  # at once
 ROLE_NOTES = "Lead: everything. Reviewer: thresholds, comparison, agreement. Annotator: own patches only."
 
 
@@ -71,44 +73,57 @@ def sign_in_state(account: dict | None, simulated: bool) -> str:
     return "active" if account["has_password"] else "invited, no password yet"
 
 
-def offer_link(study: Study, name: str, role: str, group: str) -> None:
-    """Make a one-time link and draw the page anew, with the link at its top."""
+def offer_links(study: Study, make: Callable[[], Mapping[str, str]]) -> None:
+    """Make one-time links and draw the page anew, with the links at its top.
+
+    make: name -> token.
+    """
     try:
-        token = accounts.invite(study, name, role, group)
+        tokens = make()
         with study.server.read() as db:
-            person_id = account_rows.find_account(db, name)["person_id"]
-        st.session_state["new_link"] = (name, token, training_note(study, person_id))
+            ids = [account_rows.find_account(db, name)["person_id"] for name in tokens]
+        notes = [training_note(study, person_id) for person_id in ids]
     except AllinsamError as error:
         st.error(str(error))
         return
+    st.session_state["new_links"] = (dict(tokens), list(dict.fromkeys(filter(None, notes))))
     st.rerun()
 
 
-def show_link(name: str, token: str, more: str) -> None:
-    """Shown in one run of the page only: the store has no more than its hash."""
+def show_links(tokens: Mapping[str, str], notes: Sequence[str]) -> None:
+    """Shown in one run of the page only: the store has no more than their hashes."""
     with st.container(border=True):
-        st.markdown(f"**One-time link for {name}.** Send it to them alone; it sets their password.")
-        st.code(link_of(token), language=None, wrap_lines=True)
-        st.caption(f"It works once, for 7 days, and is shown only now. {more}")
+        if len(tokens) == 1:
+            [(name, token)] = tokens.items()
+            st.markdown(
+                f"**One-time link for {as_typed(name)}.** Send it to them alone; it sets their password."
+            )
+            st.code(link_of(token), language=None, wrap_lines=True)
+            st.caption(" ".join(["It works once, for 7 days, and is shown only now.", *notes]))
+        else:
+            st.markdown("**One-time links.** Send each to that person alone; it sets their password.")
+            lines = [f"{name}: {link_of(token)}" for name, token in tokens.items()]
+            st.code("\n".join(lines), language=None, wrap_lines=True)
+            st.caption(" ".join(["Each works once, for 7 days, and is shown only now.", *notes]))
 
 
 def show_invite(study: Study) -> None:
     with st.form("invite", clear_on_submit=True):
         st.subheader("Invite", anchor=False)
-        name = st.text_input("Name to sign in with", max_chars=accounts.LONGEST_NAME)
+        names = st.text_area(
+            "Names to sign in with, one in each line",
+            height=90,
+            max_chars=MOST_INVITED * accounts.LONGEST_NAME,
+        )
         left, right = st.columns(2)
         role = left.selectbox("Role", ROLES, index=ROLES.index("annotator"), help=ROLE_NOTES)
         group = right.selectbox(
             "Group", INVITED_GROUPS, index=INVITED_GROUPS.index("student"), help="What the analysis compares."
         )
         sent = st.form_submit_button("Invite", type="primary")
-    if not sent:
-        return
-    taken = {account["name"].lower() for account in accounts_of(study).values()}
-    if name.strip().lower() in taken:
-        st.error(f"There is already an account {name.strip()!r}. For a forgotten password, make a new link.")
-        return
-    offer_link(study, name.strip(), role, group)
+    if sent:
+        wanted = [line.strip() for line in names.splitlines() if line.strip()]
+        offer_links(study, lambda: accounts.invite_all(study, wanted, role, group))
 
 
 def show_accounts(study: Study, person: SignedIn, known: dict[str, dict]) -> None:
@@ -132,7 +147,8 @@ def show_accounts(study: Study, person: SignedIn, known: dict[str, dict]) -> Non
         st.caption("A deactivated person is signed out at once; their work stays.")
         if new_link:
             # The group of an account that exists is not changed by inviting it again.
-            offer_link(study, account["name"], account["role"], INVITED_GROUPS[0])
+            name, role = account["name"], account["role"]
+            offer_links(study, lambda: {name: accounts.invite(study, name, role, INVITED_GROUPS[0])})
 
 
 def assignable(study: Study, known: dict[str, dict]) -> dict[str, str]:
@@ -185,8 +201,8 @@ def main() -> None:
     page_head("People", "Who takes part, and what is in their queue.")
     if note := st.session_state.pop("assigned", None):
         st.success(note)
-    if link := st.session_state.pop("new_link", None):
-        show_link(*link)
+    if links := st.session_state.pop("new_links", None):
+        show_links(*links)
     known = accounts_of(study)
     show_list(study, known)
     left, middle, right = st.columns(3)

@@ -20,8 +20,8 @@ def toggle(app, label: str):
     return next(found for found in app.toggle if found.label.startswith(label))
 
 
-def invite(app, name: str) -> None:
-    app.text_input[0].set_value(name)
+def invite(app, names: str) -> None:
+    next(area for area in app.text_area if area.label.startswith("Names")).set_value(names)
     button(app, "Invite").click().run()
     assert not app.exception
 
@@ -48,6 +48,17 @@ def test_an_invitation_gives_a_link_that_works_once(open_page: OpenPage, study: 
     assert accounts.invited_name(study, token) is None
     app.run()
     assert not LINK.findall(texts(app))  # shown once
+
+
+def test_a_whole_class_gets_its_links_at_once(open_page: OpenPage, study: Study) -> None:
+    app = open_page("people")
+    invite(app, "Ada\n\n  Ben \n")
+    tokens = LINK.findall(texts(app))
+    assert [accounts.invited_name(study, token) for token in tokens] == ["Ada", "Ben"]
+    invite(app, "Cleo\nBEN")
+    assert "already an account 'BEN'" in app.error[0].value
+    assert {row["Name"] for row in app.dataframe[0].value.to_dict("records")} >= {"Ada", "Ben"}
+    assert "Cleo" not in app.dataframe[0].value.to_string()
 
 
 def test_a_name_that_is_taken_is_refused(open_page: OpenPage, study: Study) -> None:
