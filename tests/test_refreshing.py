@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 from allinsam.errors import InputError
 from allinsam.store import Study, assignments, learning
 from allinsam.workflow import refreshing
-from allinsam.workflow.annotating import next_assignment, why_closed
+from allinsam.workflow.annotating import ActLog, next_assignment, record_acts, why_closed
 from allinsam.workflow.practising import is_paused, set_paused
 from allinsam.workflow.refreshing import (
     RefreshRule,
@@ -152,8 +152,10 @@ def test_good_work_no_rule_and_work_that_was_begun_show_none(
     do(study, (3, "gold", FEW))
     assert refresh_for(study, following) is None
     do(study, (4, "production", ALL))
-    with study.science.write() as db:
+    with study.science.write() as db:  # as suggestions leave it, before anybody has looked
         db["assignment"].update(following, {"state": "open"})
+    assert refresh_for(study, following) is not None
+    record_acts(study, following, NEW, [ActLog("page-1", "test").act("load", 0.0)])
     assert refresh_for(study, following) is None
     set_refresh_rule(study, LEAD, None)
     assert refresh_for(study, waiting(study, 11)) is None

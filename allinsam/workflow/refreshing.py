@@ -15,6 +15,7 @@ from sqlite_utils import Database
 from allinsam.errors import InputError
 from allinsam.practice import Mark, mark
 from allinsam.store import Study, learning
+from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
 from allinsam.workflow.practising import CLOSED_UNTIL_PASSED, verdicts_of
@@ -139,8 +140,8 @@ def dismiss_refresh(study: Study, person_id: str, number: int, seconds: float) -
 def _next_step(db: Database, assignment: dict[str, Any]) -> Any:
     """("now", what is shown already), or the row to keep: (kind, payload); None: nothing to do."""
     rule = refresh_rule(db)
-    begun = assignment["state"] != "waiting" or assignment["purpose"] not in CLOSED_UNTIL_PASSED
-    if rule is None or begun or assignment["simulated"]:
+    is_work = assignment["purpose"] in CLOSED_UNTIL_PASSED and not assignment["simulated"]
+    if rule is None or not is_work or _is_begun(db, assignment):
         return None
     person_id = assignment["person_id"]
     rows = learning.list_lessons(db, person_id, "refresh_")
@@ -170,6 +171,13 @@ def _next_step(db: Database, assignment: dict[str, Any]) -> Any:
         "delay": _delay(study_store.get_study(db)["created_at"], newest.assignment_id),
         "rule": asdict(rule),
     }
+
+
+def _is_begun(db: Database, assignment: dict[str, Any]) -> bool:
+    """Whether its person has opened a patch; suggestions made beforehand are no beginning."""
+    if assignment["state"] == "open":
+        return any(act.kind == "load" for act in act_store.list_acts(db, assignment["id"]))
+    return assignment["state"] == "submitted"
 
 
 def _delay(study_key: str, assignment_id: int) -> int:
