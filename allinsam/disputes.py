@@ -1,6 +1,6 @@
 """Every nucleus that any rater of a patch marked, and whether the raters are at one about it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import combinations
@@ -30,7 +30,7 @@ class Candidate:
     pixels: np.ndarray  # (n,) ascending places in the flattened patch
     votes: int  # of those who looked for this class, how many marked it, whatever they called it
     n_looked: int
-    lowest_iou: float  # between any two of its outlines; 1 where there is one
+    alike: int  # the most outlines that one of them is like, itself among them
     reasons: tuple[str, ...]  # of REASONS; none: all are at one
 
     @property
@@ -39,7 +39,11 @@ class Candidate:
 
 
 def find_candidates(patch: RatedPatch, outline_iou: float = OUTLINE_IOU) -> list[Candidate]:
-    """All of a patch by place, their outlines disjoint."""
+    """All of a patch by place, their outlines disjoint.
+
+    outline_iou: two outlines of a nucleus are alike from this IoU on. Where one is like more than half of
+    all, a single loose one is no dispute: the majority's outline leaves it out.
+    """
     found = find_objects(patch)
     choices = majority_classes(found, CONSENSUS)
     votes = [
@@ -50,16 +54,25 @@ def find_candidates(patch: RatedPatch, outline_iou: float = OUTLINE_IOU) -> list
     outlines = disjoint_outlines(claims, patch.size_hw, "majority") if claims else []
     candidates = []
     for thing, choice, (n, looked), pixels in zip(found, choices, votes, outlines, strict=True):
-        lowest = min((_iou(a, b) for a, b in combinations(thing.members, 2)), default=1.0)
+        alike = _most_alike(thing.members, outline_iou)
         reasons = (
             *(["missed"] if n < looked else []),
             *(["class"] if len(set(thing.said.values())) > 1 else []),
-            *(["outline"] if lowest < outline_iou else []),
+            *(["outline"] if 2 * alike <= len(thing.members) else []),
         )
         if not len(pixels):  # its neighbours have it all: what one rater drew is better than nothing
             pixels = max((member.pixels for member in thing.members), key=len)
-        candidates.append(Candidate(thing.members, choice, pixels, n, looked, lowest, reasons))
+        candidates.append(Candidate(thing.members, choice, pixels, n, looked, alike, reasons))
     return candidates
+
+
+def _most_alike(members: Sequence[Instance], iou: float) -> int:
+    counts = [1] * len(members)
+    for (i, a), (j, b) in combinations(enumerate(members), 2):
+        if _iou(a, b) >= iou:
+            counts[i] += 1
+            counts[j] += 1
+    return max(counts)
 
 
 def _iou(a: Instance, b: Instance) -> float:

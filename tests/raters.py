@@ -12,12 +12,13 @@ RATERS = ("p-rater-1", "p-rater-2", "p-rater-3")
 Drawn = tuple[tuple[int, int], int, float]  # centre, class, radius in px
 
 ALL = tuple((centre, 1, 10.0) for centre in PODOCYTES) + tuple((centre, 2, 10.0) for centre in MESANGIAL)
-# One misses a podocyte, one takes a mesangial cell for a podocyte, one draws a nucleus far too large, and one
-# marks a nucleus that is neither.
+# One misses a podocyte, one takes a mesangial cell for a podocyte, two draw a nucleus too large, each in a
+# way of their own, and one marks a nucleus that is neither.
 DRAWN: tuple[Sequence[Drawn], ...] = (
     tuple(thing for thing in ALL if thing[0] != PODOCYTES[2]),
-    tuple((c, 1 if c == MESANGIAL[0] else k, r) for c, k, r in ALL) + ((UNMARKED[0], 1, 10.0),),
-    tuple((c, k, 13.5 if c == PODOCYTES[0] else r) for c, k, r in ALL),
+    tuple((c, 1 if c == MESANGIAL[0] else k, 12.2 if c == PODOCYTES[0] else r) for c, k, r in ALL)
+    + ((UNMARKED[0], 1, 10.0),),
+    tuple((c, k, 14.7 if c == PODOCYTES[0] else r) for c, k, r in ALL),
 )
 MISSED, OTHER_CLASS, TOO_LARGE, EXTRA = PODOCYTES[2], MESANGIAL[0], PODOCYTES[0], UNMARKED[0]
 

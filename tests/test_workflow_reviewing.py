@@ -32,7 +32,7 @@ from allinsam.workflow.reviewing import (
     undo,
     why_sent_back,
 )
-from tests.raters import DRAWN, EXTRA, MISSED, OTHER_CLASS, RATERS, TOO_LARGE, hand_in, hand_in_all
+from tests.raters import ALL, DRAWN, EXTRA, MISSED, OTHER_CLASS, RATERS, TOO_LARGE, hand_in, hand_in_all
 from tests.studies import LEAD, MESANGIAL, PERSON, PODOCYTES, UNMARKED, disc, small_study
 
 
@@ -76,10 +76,19 @@ def test_every_nucleus_is_found_with_its_votes_and_what_is_in_dispute(study: Stu
     assert len(missed.missed_by) == 1 and missed.missed_by[0] not in {m.letter for m in missed.members}
     assert sorted(m.class_name for m in other.members) == ["mesangial", "mesangial", "podocyte"]
     assert (other.class_name, other.reasons) == ("mesangial", ("class",))
-    assert large.reasons == ("outline",) and large.lowest_iou < 0.7
+    assert large.reasons == ("outline",) and large.alike == 1
     assert (extra.votes, extra.n_looked) == (1, 3)
     calm = at(study, PODOCYTES[1])
     assert calm.reasons == () and not calm.is_open and np.array_equal(pixels(calm.mask), disc(PODOCYTES[1]))
+
+
+def test_one_loose_outline_among_many_is_no_dispute(tmp_path: Path) -> None:
+    made = small_study(tmp_path / "study")
+    loose = [(centre, class_id, 13.5) for centre, class_id, _ in ALL]
+    hand_in_all(made, 1, (ALL, ALL, loose))
+    assert not any(one.in_dispute for one in clusters(made, 1))
+    hand_in_all(made, 2, (ALL, loose))  # of two, neither is the odd one
+    assert {one.reasons for one in clusters(made, 2)} == {("outline",)}
 
 
 def test_letters_stand_for_raters_on_one_patch_alone(tmp_path: Path) -> None:

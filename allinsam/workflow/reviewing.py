@@ -91,7 +91,7 @@ class Cluster:
     class_id: int  # the consensus's, as is the mask
     class_name: str
     mask: Mask
-    lowest_iou: float  # between any two outlines
+    alike: int  # the most outlines that one of them is like, itself among them
     reasons: tuple[str, ...]  # why it is in dispute, of disputes.REASONS; none: all are at one
     decision: Decision | None
     box: tuple[int, int, int, int]  # xyxy round everything drawn, px of the patch, half-open
@@ -380,7 +380,7 @@ def _clusters(study: Study, db: Database, patch_id: int) -> list[Cluster]:
                 ids[name],
                 name,
                 _mask_of(candidate.pixels, size_hw),
-                candidate.lowest_iou,
+                candidate.alike,
                 candidate.reasons,
                 _decision(decided.get(cluster_id), members),
                 _box_of(drawn, size_hw),
