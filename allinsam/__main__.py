@@ -651,7 +651,7 @@ def _segment_arguments(sub: argparse.ArgumentParser) -> None:
 
 
 def _train_arguments(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--labels", default="expert", help="expert, student, or a person's id")
+    sub.add_argument("--labels", default="expert", help="expert, student, adjudicated, or a person's id")
     _add_label_options(sub)
     sub.add_argument("--shuffle-classes", action="store_true", help="control: deal the classes at random")
     sub.add_argument("--name", default=None)
@@ -717,9 +717,9 @@ def _add_label_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--masks", choices=("edited", "weak"), default="edited")
     sub.add_argument(
         "--rule",
-        choices=("pooled", "consensus"),
+        choices=("pooled", "consensus", "adjudicated"),
         default="pooled",
-        help="one finished person per patch, or what all who finished it agree on",
+        help="one finished person per patch, what all who finished it agree on, or what a reviewer settled",
     )
     sub.add_argument(
         "--method",

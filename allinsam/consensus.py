@@ -226,7 +226,9 @@ def build_consensus(
             for thing, choice in chosen
             if (counted := count_votes(thing, patch, choice.class_name, settings.quorum))
         ]
-        pixels = _disjoint([(thing.members, votes) for thing, _, votes, _ in kept], patch.size_hw, outline)
+        pixels = disjoint_outlines(
+            [(thing.members, votes) for thing, _, votes, _ in kept], patch.size_hw, outline
+        )
         objects = tuple(
             ConsensusObject(choice, mine, thing.members, votes, n_looked)
             for (thing, choice, votes, n_looked), mine in zip(kept, pixels, strict=True)
@@ -246,10 +248,10 @@ def count_votes(
     return (votes, len(lookers)) if votes >= (quorum or len(lookers) // 2 + 1) else None
 
 
-def _disjoint(
+def disjoint_outlines(
     claims: Sequence[tuple[tuple[Instance, ...], int]], size_hw: tuple[int, int], outline: str
 ) -> list[np.ndarray]:
-    """The pixels of each object, given its marks and votes."""
+    """The pixels of each object, given its marks and votes; where two claim one, see `build_consensus`."""
     best = np.full(size_hw[0] * size_hw[1], 0.5)
     owner = np.full(best.shape, -1)
     for index in sorted(range(len(claims)), key=lambda i: (-claims[i][1], i)):

@@ -21,7 +21,7 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 
 from allinsam.errors import InputError
-from allinsam.masks import as_labels, as_mask, decode_rle
+from allinsam.masks import as_labels, as_mask, decode_window
 
 UNDETECTED = "undetected"
 
@@ -74,14 +74,25 @@ def rated_patch(
     looked = {rater: frozenset(classes) for rater, classes in looked.items()}
     instances = []
     for rater, class_name, mask, key in marked:
-        mask = decode_rle(mask) if isinstance(mask, Mapping) else as_mask(mask)
-        if mask.shape != tuple(size_hw):
-            raise InputError(f"A mask of {mask.shape} px is not of this patch of {tuple(size_hw)} px.")
+        shape, pixels = _places(mask)
+        if shape != tuple(size_hw):
+            raise InputError(f"A mask of {shape} px is not of this patch of {tuple(size_hw)} px.")
         if class_name not in looked.get(rater, ()):
             raise InputError(f"{rater!r} marked {class_name!r} without finishing it. Leave such masks out.")
-        if mask.any():
-            instances.append(Instance(rater, class_name, np.flatnonzero(mask), key))
+        if len(pixels):
+            instances.append(Instance(rater, class_name, pixels, key))
     return RatedPatch(tuple(size_hw), looked, tuple(instances))
+
+
+def _places(mask: np.ndarray | Mapping[str, Any]) -> tuple[tuple[int, ...], np.ndarray]:
+    """Size of a mask or run-length code, and its ascending places in the flattened patch."""
+    if not isinstance(mask, Mapping):
+        mask = as_mask(mask)
+        return mask.shape, np.flatnonzero(mask)
+    window, top, left = decode_window(mask)  # a hundred nuclei on a patch: none is worth all its pixels
+    rows, columns = np.nonzero(window)
+    height, width = (int(side) for side in mask["size"])
+    return (height, width), (rows + top) * width + columns + left
 
 
 def rated_labels(by_rater: Mapping[str, Mapping[str, np.ndarray]]) -> RatedPatch:

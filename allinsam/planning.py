@@ -182,6 +182,12 @@ def _without_marker(patches: Sequence[PlanPatch]) -> list[str]:
     return [f"slide {s}: no marker of any class; its {n} patches are left out" for s, n in bare.items()]
 
 
+def wanted_gold(patches: Iterable[PlanPatch], names: Sequence[str], settings: PlanSettings) -> int:
+    """How many hidden gold patches a plan wants for each of these people; 0 without patches or people."""
+    usable = [patch for patch in patches if patch.markers]
+    return _wanted(usable, names, settings)[0] if usable and names else 0
+
+
 def _wanted(usable: Sequence[PlanPatch], names: Sequence[str], settings: PlanSettings) -> tuple[int, int]:
     """Hidden gold and repeats of a full queue: shares of its length, which they lengthen themselves."""
     overlap = min(settings.overlap, len(names)) / len(names)

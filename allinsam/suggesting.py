@@ -12,7 +12,7 @@ import pandas as pd
 
 from allinsam.errors import InputError
 from allinsam.inference import REFERENCE_UM_PER_PX, split_objects
-from allinsam.prompts import clip_boxes, labels_to_boxes
+from allinsam.prompts import clip_boxes, labels_to_boxes, mask_to_box
 
 LARGEST_SHARE = 0.5
 ALWAYS_PLANTED_FROM = 5  # suggestions on a patch
@@ -70,13 +70,20 @@ def bright_boxes(bright: np.ndarray, um_per_px: float | None) -> np.ndarray:
 def plausible(found: Sequence[Suggestion], um_per_px: float | None) -> list[Suggestion]:
     """Proposals of a nucleus's size, each nucleus once: of two in one place the first."""
     pixel = (um_per_px or REFERENCE_UM_PER_PX) ** 2
-    kept: list[Suggestion] = []
+    kept: list[tuple[Suggestion, np.ndarray]] = []
     for one in found:
         if not NUCLEUS_UM2[0] <= one.mask.sum() * pixel <= NUCLEUS_UM2[1]:
             continue
-        if all(_iou(one.mask, other.mask) <= SAME_NUCLEUS_IOU for other in kept):
-            kept.append(one)
-    return kept
+        box = mask_to_box(one.mask)
+        beside = [other.mask for other, theirs in kept if _overlap(box, theirs)]
+        if all(_iou(one.mask, mask) <= SAME_NUCLEUS_IOU for mask in beside):
+            kept.append((one, box))
+    return [one for one, _ in kept]
+
+
+def _overlap(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two boxes share an area: most masks are far apart and need no comparing pixel by pixel."""
+    return bool((np.minimum(a[2:], b[2:]) > np.maximum(a[:2], b[:2])).all())
 
 
 def _iou(a: np.ndarray, b: np.ndarray) -> float:

@@ -13,6 +13,7 @@ from allinsam.store.study import get_study
 from allinsam.workflow.annotating import ActLog, next_assignment, why_closed
 from allinsam.workflow.desk import Desk
 from allinsam.workflow.refreshing import refresh_for
+from allinsam.workflow.reviewing import why_sent_back
 from allinsam.workflow.suggesting import propose
 from webapp.annotate import bar, bench, guidance, look, panel
 from webapp.annotate.bench import Bench
@@ -148,6 +149,7 @@ def main() -> None:
     if guidance.tour_comes_first(study, person.person_id, assignment):
         st.switch_page(str(page_path("tour")))
     look.style()
+    guidance.sent_back(why_sent_back(study, assignment["id"]))
     guidance.first_steps(study, person.person_id, assignment, in_both=chosen_surface() == DUAL)
     if chosen_surface() == DUAL:
         dual(study, assignment["id"])

@@ -4,7 +4,7 @@ import pandas as pd
 import streamlit as st
 
 from allinsam.interchange import FORMATS
-from allinsam.store import Study
+from allinsam.store import Study, reviews
 from allinsam.workflow.export_columns import COLUMNS, TITLES
 from allinsam.workflow.reporting import consents_table
 from allinsam.workflow.taught import learning_table
@@ -17,6 +17,7 @@ from webapp.page_parts import (
     row_counts,
     score_state,
     scores_of,
+    settled_count,
     simulated_note,
     suggestion_counts,
     times_of,
@@ -34,11 +35,18 @@ def rows_of(study: Study) -> dict[str, int]:
         "agreement": len(agreement["pairwise"]),
         "classes": len(agreement["classes"]),
         **consensus_counts(folder, state),
+        **review_counts(study),
         **suggestion_counts(folder, state),
         "learning": len(learning_table(study)),
         "consents": len(consents_table(study)),
+        "settled": settled_count(study),
         "scores": len(scores_of(folder, score_state(study))),
     }
+
+
+def review_counts(study: Study) -> dict[str, int]:
+    with study.science.read() as db:
+        return {"reviews": len(reviews.list_reviews(db)), "decisions": len(reviews.list_decisions(db))}
 
 
 def show_formats(objects: int) -> None:

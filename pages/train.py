@@ -11,7 +11,13 @@ from allinsam.consensus import RULES
 from allinsam.errors import AllinsamError
 from allinsam.store import Study, runs
 from allinsam.training.settings import TrainingSettings
-from allinsam.workflow.labels import LABEL_RULES, MASK_SOURCES, preview_split, reference_recipe
+from allinsam.workflow.labels import (
+    LABEL_RULES,
+    MASK_SOURCES,
+    preview_split,
+    recipe_of,
+    reference_recipe,
+)
 from allinsam.workflow.progress import estimate_training, label_standing, study_progress
 from webapp.forms import settings_arguments, settings_form
 from webapp.job_parts import duration, show_jobs
@@ -24,7 +30,11 @@ SPLIT_SEED = 1
 BUDGET_MINUTES = 10.0
 MASK_NAMES = {"edited": "as accepted and edited", "weak": "boxes only: SAM makes the masks again"}
 
-RULE_NAMES = {"pooled": "one person per patch, drawn by seed", "consensus": "what those who looked agree on"}
+RULE_NAMES = {
+    "pooled": "one person per patch, drawn by seed",
+    "consensus": "what those who looked agree on",
+    "adjudicated": "as a reviewer settled it, whoever drew it",
+}
 METHOD_NAMES = {
     "majority": "majority of people",
     "staple": "STAPLE outlines, majority of classes",
@@ -52,12 +62,18 @@ def show_split(study: Study, seed: int) -> None:
     except AllinsamError as error:
         st.warning(str(error))
         return
-    if planned.gaps:
-        lines = "\n".join(f"- {gap}" for gap in planned.gaps)
-        st.warning(
-            f"The split by {planned.rule.split()[0]}, seed {seed}, cannot be filled. What the test part "
-            f"lacks is not scored; what the train part lacks is not learned.\n{lines}"
+    told = [gap.replace("val:", "validation:") for gap in planned.gaps]
+    of = f"The split by {planned.rule.split()[0]}, seed {seed}"
+    if all(gap.startswith("validation:") for gap in told):  # it only chooses between epochs
+        st.caption(
+            f"{of}: {'; '.join(told)}." if told else f"{of}, has every class and condition in each part."
         )
+        return
+    lines = "\n".join(f"- {gap}" for gap in told)
+    st.warning(
+        f"{of}, cannot be filled. What the test part lacks is not scored; what the train part lacks is not "
+        f"learned.\n{lines}"
+    )
 
 
 def show_one_click(study: Study, person: SignedIn, standing: list[dict[str, Any]]) -> None:
@@ -163,6 +179,9 @@ def show_step_by_step(study: Study, person: SignedIn) -> None:
             arguments = {"labels": labels, "masks": masks, "split_seed": int(split_seed)}
             if rule == "consensus":
                 arguments |= {"rule": rule, "method": method} | ({"quorum": int(quorum)} if quorum else {})
+            if rule == "adjudicated":
+                recipe_of(rule, masks=masks)  # says now what cannot be
+                arguments |= {"labels": rule, "rule": rule}
             arguments |= settings_arguments(values) | ({"shuffle_classes": True} if shuffle else {})
         except AllinsamError as error:
             st.error(str(error))

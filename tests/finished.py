@@ -22,6 +22,9 @@ from allinsam.workflow.annotating import ActLog, record_acts
 from allinsam.workflow.consenting import answer_consent, set_consent_text
 from allinsam.workflow.labels import LabelRecipe, freeze_labels, make_split, read_labels
 from allinsam.workflow.learning import SCORED_METRICS, keep_prediction
+from allinsam.workflow.reviewing import clusters, decide
+from allinsam.workflow.reviewing import finish as finish_review
+from allinsam.workflow.settling import settle
 from allinsam.workflow.touring import note_tour
 from tests.studies import LEAD, MESANGIAL, PERSON, PODOCYTES, disc, small_study
 
@@ -59,6 +62,8 @@ def _make(folder: Path, scored: bool) -> None:
         finish(study, EXPERT, "expert", patch_id, {PODOCYTE: PODOCYTES, MESANGIAL_ID: MESANGIAL})
         finish(study, "s1", "student", patch_id, {PODOCYTE: PODOCYTES[:-1], MESANGIAL_ID: MESANGIAL})
         finish(study, "s2", "student", patch_id, {PODOCYTE: PODOCYTES, MESANGIAL_ID: MESANGIAL[:-1]})
+    review(study, patch_ids[-1])
+    settle(study, EXPERT, "page:1", "threshold", "1:WT1", "skip", {}, 2.0)
     if scored:
         add_scored_run(study, LabelRecipe(group="expert"), {PODOCYTE: PODOCYTES, MESANGIAL_ID: MESANGIAL})
         fewer = {PODOCYTE: PODOCYTES[:2], MESANGIAL_ID: MESANGIAL[:2]}
@@ -87,6 +92,14 @@ def finish(
     acts.append(log.act("submit", now_ms + 1000.0, classes=states))
     record_acts(study, assignment_id, person_id, acts)
     return assignment_id
+
+
+def review(study: Study, patch_id: int) -> None:
+    """What one of the students missed is kept."""
+    for cluster in clusters(study, patch_id):
+        if cluster.in_dispute:
+            decide(study, EXPERT, patch_id, cluster.cluster_id, "consensus")
+    finish_review(study, EXPERT, patch_id)
 
 
 def add_scored_run(study: Study, recipe: LabelRecipe | None, found: Centres, seed: int = 2023) -> int:

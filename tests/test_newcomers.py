@@ -86,6 +86,21 @@ def test_practice_given_by_hand_comes_before_the_work_that_waits(study: Study) -
     assert purposes(study) == ["production", "practice", "production"]
 
 
+def test_who_works_in_one_arm_learns_in_it(study: Study) -> None:
+    with study.science.write() as db:
+        for key in (row["id"] for row in queue.list_assignments(db, NEW)):
+            db["assignment"].update(key, {"guidance": "pas_only", "tool": "contour"})
+    (given,) = give_practice(study, NEW, 1)
+    with study.science.write() as db:
+        row = queue.get_assignment(db, given)
+        assert (row["guidance"], row["tool"]) == ("pas_only", "contour")
+        # Of somebody in several arms, and of somebody without work, nothing follows.
+        db["assignment"].update(queue.list_assignments(db, NEW)[-1]["id"], {"guidance": "if"})
+    (given,) = give_practice(study, NEW, 1)
+    with study.science.read() as db:
+        assert queue.get_assignment(db, given)["guidance"] == "threshold"
+
+
 @pytest.mark.parametrize("wrong", [(0, 0), (-1, 2), (2, -1)])
 def test_training_without_patches_is_refused(wrong: tuple[int, int]) -> None:
     with pytest.raises(InputError, match="cannot be given"):

@@ -21,7 +21,7 @@ from allinsam.workflow.export_columns import COLUMNS
 from allinsam.workflow.labels import LabelRecipe, freeze_labels, read_labels
 from allinsam.workflow.planning import preview_plan, withdraw_unbegun
 from allinsam.workflow.reporting import export_table, work_times
-from allinsam.workflow.suggesting import propose, suggestions_table
+from allinsam.workflow.suggesting import predict_ahead, propose, suggestions_table
 from tests.studies import MESANGIAL, PERSON, PODOCYTES, NoCache, disc, small_study
 
 OTHER = "p-other"
@@ -271,6 +271,25 @@ def test_a_run_s_prediction_is_proposed_where_the_plan_names_one(
     assert len(kept) == len(PODOCYTES) and {row["class_name"] for row in kept} == {"podocyte"}
     assert {(r["source"], r["run_id"], r["weights_sha256"]) for r in kept} == {("run", run_id, "a" * 64)}
     assert {t.predicted_iou for t in assignment_state(study, 1).objects.values()} == {0.8}
+
+
+def test_a_run_looks_at_the_next_patch_ahead_and_only_once(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned(study, suggestions_from=add_run(study), planted=0.0)
+    looked: list[int] = []
+    monkeypatch.setattr(suggesting, "_run_model", lambda folder, run: run)
+    monkeypatch.setattr(
+        suggesting, "predict_patch", lambda *args: looked.append(1) or {"podocyte": FoundByRun}
+    )
+    predict_ahead(study, 2)
+    assert looked == [1] and rows(study) == []
+    with study.science.read() as db:
+        assert assignments.get_assignment(db, 2)["state"] == "waiting" and list_acts(db, 2) == []
+    propose(study, 2, lambda: pytest.fail("SAM is not asked"))
+    assert looked == [1] and len(rows(study)) == len(PODOCYTES)
+    predict_ahead(study, 2)  # it has them
+    assert looked == [1]
 
 
 def test_a_plan_with_suggestions_from_nowhere_is_refused(study: Study) -> None:

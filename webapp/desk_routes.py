@@ -27,7 +27,7 @@ from allinsam.workflow.suggesting import propose
 from webapp.annotate import bench
 from webapp.annotate.desk_view import Telling
 from webapp.image_routes import LARGEST_PANE_PX, View, refusal
-from webapp.resources import embed_ahead, embedding_cache
+from webapp.resources import embed_ahead, embedding_cache, suggest_ahead
 from webapp.session import study_from_environment
 from webapp.surfaces.scene import Window
 from webapp.views import smoothed
@@ -115,7 +115,7 @@ routes = [
 async def _answer(request: Request, act: Any) -> Response:
     """Run `act` in a thread, with the person, the assignment's id and the body; errors become words."""
     try:
-        body = await _body(request) if request.method == "POST" else dict(request.query_params)
+        body = await json_body(request) if request.method == "POST" else dict(request.query_params)
         client = body.get("client")
         if not isinstance(client, str) or not 8 <= len(client) <= LONGEST_CLIENT or not client.isprintable():
             raise InputError("This page load has no usable name. Reload the page.")
@@ -131,7 +131,7 @@ async def _answer(request: Request, act: Any) -> Response:
     return JSONResponse(answer, headers={"Cache-Control": "private, no-store"})
 
 
-async def _body(request: Request) -> dict[str, Any]:
+async def json_body(request: Request) -> dict[str, Any]:
     if request.headers.get("content-type", "").split(";")[0] != "application/json":
         raise InputError("Send JSON.")
     content = bytearray()
@@ -305,6 +305,8 @@ def _following(mine: list[dict[str, Any]], assignment_id: int) -> dict[str, Any]
 
 
 def _embed_ahead(study: Study, desk: Desk, following: dict[str, Any] | None) -> None:
+    if following and following["guidance"] == "suggestion":
+        suggest_ahead(study, following["id"])
     try:
         cache = embedding_cache(study)
     except AllinsamError:

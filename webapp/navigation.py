@@ -19,6 +19,7 @@ REVIEWING = ("lead", "reviewer")
 PAGES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("home", "Home", EVERYONE),
     ("import", "Import", ("lead",)),
+    ("minutes", "Ten minutes", REVIEWING),
     ("annotate", "Annotate", EVERYONE),
     ("tour", "Learn", EVERYONE),
     ("registration", "Registration", REVIEWING),
@@ -26,6 +27,7 @@ PAGES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("train", "Train", ("lead",)),
     ("compare", "Compare", REVIEWING),
     ("agreement", "Agreement", REVIEWING),
+    ("review", "Review", REVIEWING),
     ("export", "Export", ("lead",)),
     ("people", "People", ("lead",)),
 )

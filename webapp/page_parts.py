@@ -8,7 +8,7 @@ import streamlit as st
 
 from allinsam.accounts import SignedIn
 from allinsam.agreement import class_agreement, pairwise_agreement
-from allinsam.store import Study, open_study
+from allinsam.store import Study, open_study, settled
 from allinsam.store import acts as act_store
 from allinsam.store.runs import last_score
 from allinsam.store.study import get_study, list_classes
@@ -180,6 +180,11 @@ def row_counts(folder: str, state: tuple[int, ...]) -> dict[str, int]:
         objects = sum(act_store.object_counts(db).values())
         acts = act_store.last_change(db)[1]
     return {"objects": objects, "acts": acts}
+
+
+def settled_count(study: Study) -> int:
+    with study.science.read() as db:
+        return len(settled.list_settled(db))
 
 
 @st.cache_data(max_entries=64, show_spinner=False)

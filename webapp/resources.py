@@ -13,6 +13,7 @@ from allinsam.sam.segmenter import open_segmenter
 from allinsam.store import Study
 from allinsam.store.study import get_study
 from allinsam.workflow.annotating import read_patch
+from allinsam.workflow.suggesting import predict_ahead
 from allinsam.workflow.teaching import cards_for
 
 log = logging.getLogger(__name__)
@@ -72,6 +73,19 @@ def _choose(study: Study, assignment: Mapping[str, Any]) -> None:
         cards_for(study, assignment)
     except (AllinsamError, OSError) as error:
         log.warning("Cards could not be chosen ahead: %s", error)
+
+
+def suggest_ahead(study: Study, assignment_id: int) -> None:
+    """Have a run look at a patch in the background, where it is to make its suggestions."""
+    _background().submit(_suggest, study, assignment_id)
+
+
+def _suggest(study: Study, assignment_id: int) -> None:
+    try:
+        predict_ahead(study, assignment_id)
+    except (AllinsamError, OSError, RuntimeError) as error:
+        # Opening the patch will tell the person.
+        log.warning("Suggestions of assignment %s could not be made ahead: %s", assignment_id, error)
 
 
 def _embed(study: Study, cache: EmbeddingCache, patch_id: int) -> None:

@@ -20,7 +20,16 @@ from starlette.staticfiles import StaticFiles
 from allinsam.accounts import DEFAULT_SETTINGS, AccountSettings
 from allinsam.errors import AllinsamError
 from allinsam.store.study import get_study
-from webapp import card_routes, desk_routes, export_routes, guide_routes, image_routes, import_routes
+from webapp import (
+    card_routes,
+    desk_routes,
+    export_routes,
+    guide_routes,
+    image_routes,
+    import_routes,
+    minutes_routes,
+    review_routes,
+)
 from webapp.gate import Gate
 from webapp.session import study_from_environment
 from webapp.sign_in import sign_in_routes
@@ -70,8 +79,10 @@ def create_app(settings: AccountSettings = DEFAULT_SETTINGS) -> st.App:
             *guide_routes.routes,
             *card_routes.routes,
             *desk_routes.routes,
+            *review_routes.routes,
             *export_routes.routes,
             *import_routes.routes,
+            *minutes_routes.routes,
         ],
         middleware=[Middleware(Gate)],
     )

@@ -11,13 +11,12 @@ from allinsam.store import Study, images, thresholds
 from allinsam.store import accounts as account_rows
 from allinsam.store import acts as act_store
 from allinsam.thresholding import THRESHOLDS, histogram, marker_mask
-from allinsam.workflow.preparing import slide_channel
+from allinsam.workflow.preparing import BY_EYE, slide_channel
 from webapp import charts
 from webapp.image_routes import View
 from webapp.surfaces.scene import Window, window_at
 
 METHOD_NAMES = {"otsu": "Otsu", "triangle": "Triangle", "percentile_99": "99th percentile"}
-BY_EYE = "by eye"
 UNDER = "Nuclei"  # annotated under a version
 BARS = 128
 BRIGHT, DARK = "#0d6b7a", "#c3cfd2"

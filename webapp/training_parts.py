@@ -44,7 +44,7 @@ NOTES = {
 
 def show_training(study: Study, person_id: str, names: Mapping[str, str]) -> None:
     """names: pseudonym -> name of everybody who can be given patches."""
-    with st.expander("Practice and qualification"):
+    with st.expander("Training, gold scores and reminders"):
         left, middle, right = st.columns(3)
         with left:
             _give(study, names)

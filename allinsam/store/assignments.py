@@ -125,6 +125,16 @@ def finished_classes(db: Database) -> list[dict[str, Any]]:
     ]
 
 
+def ask_for_classes(db: Database, assignment_id: int, class_ids: Iterable[int]) -> None:
+    """Ask for these classes, too, where the assignment does not yet."""
+    asked = assignment_classes(db, assignment_id)
+    db["assignment_class"].insert_all(
+        {"assignment_id": assignment_id, "class_id": class_id, "state": "open"}
+        for class_id in class_ids
+        if class_id not in asked
+    )
+
+
 def set_progress(
     db: Database, assignment_id: int, state: str, class_states: dict[int, str], submitted_at: str | None
 ) -> None:

@@ -64,10 +64,18 @@ def list_label_sets(db: Database) -> list[dict[str, Any]]:
 
 
 def label_set_people(db: Database, label_set_id: int) -> set[str]:
-    """Everyone whose own work is in a label set."""
-    query = """SELECT DISTINCT a.person_id FROM label_set_member m
-        JOIN assignment a ON a.id = m.assignment_id WHERE m.label_set_id = ?"""
-    return {row["person_id"] for row in db.query(query, [label_set_id])}
+    """Everyone whose own work is in a label set, those who settled a review of it included."""
+    query = """SELECT a.person_id FROM label_set_member m
+        JOIN assignment a ON a.id = m.assignment_id WHERE m.label_set_id = :labels
+        UNION SELECT r.reviewer_id FROM label_set_member m
+        JOIN review r ON r.id = m.review_id WHERE m.label_set_id = :labels
+        UNION SELECT f.person_id FROM label_set_member m
+        JOIN review_finish f ON f.review_id = m.review_id WHERE m.label_set_id = :labels
+        UNION SELECT d.person_id FROM label_set_member m
+        JOIN review r ON r.id = m.review_id
+        JOIN review e ON e.patch_id = r.patch_id AND e.version <= r.version
+        JOIN review_decision d ON d.review_id = e.id WHERE m.label_set_id = :labels"""
+    return {row["person_id"] for row in db.query(query, {"labels": label_set_id})}
 
 
 def add_run(db: Database, **fields: Any) -> int:

@@ -285,6 +285,104 @@ CREATE TABLE withdrawn_assignment (
 ) STRICT;
 """
 
+# What somebody settled item by item, and how long each took; `client_key` names the key press, so that one
+# sent twice is kept once.
+SETTLED = """
+CREATE TABLE settled (
+    id INTEGER PRIMARY KEY,
+    client_key TEXT NOT NULL UNIQUE,
+    person_id TEXT NOT NULL REFERENCES person(id),
+    kind TEXT NOT NULL,
+    key TEXT NOT NULL,
+    decision TEXT NOT NULL,
+    detail TEXT NOT NULL CHECK (json_valid(detail)),
+    seconds REAL NOT NULL CHECK (seconds >= 0),
+    undoes INTEGER UNIQUE REFERENCES settled(id),
+    at TEXT NOT NULL
+) STRICT;
+CREATE INDEX settled_person ON settled (person_id, id);
+"""
+
+# A review settles what several raters marked on a patch, version after version. Its decisions are the way
+# there, its objects what it came to: they stay as they were when the raters' work goes on.
+REVIEWS = """
+CREATE TABLE review (
+    id INTEGER PRIMARY KEY,
+    patch_id INTEGER NOT NULL REFERENCES patch(id),
+    version INTEGER NOT NULL,
+    reviewer_id TEXT NOT NULL REFERENCES person(id),
+    created_at TEXT NOT NULL,
+    UNIQUE (patch_id, version)
+) STRICT;
+
+CREATE TABLE review_decision (
+    id INTEGER PRIMARY KEY,
+    review_id INTEGER NOT NULL REFERENCES review(id),
+    cluster_id TEXT NOT NULL,
+    kind TEXT NOT NULL CHECK (
+        kind IN ('pick', 'consensus', 'edited', 'class', 'rejected', 'added', 'undo')
+    ),
+    sources TEXT NOT NULL CHECK (json_valid(sources)),
+    picked_assignment_id INTEGER REFERENCES assignment(id),
+    class_id INTEGER REFERENCES cell_class(id),
+    mask_height_px INTEGER,
+    mask_width_px INTEGER,
+    mask_counts TEXT,
+    comment TEXT NOT NULL DEFAULT '',
+    undoes INTEGER UNIQUE REFERENCES review_decision(id),
+    person_id TEXT NOT NULL REFERENCES person(id),
+    decided_at TEXT NOT NULL,
+    CHECK ((kind = 'undo') = (undoes IS NOT NULL)),
+    CHECK ((kind = 'pick') = (picked_assignment_id IS NOT NULL)),
+    CHECK (kind IN ('undo', 'rejected') OR (class_id IS NOT NULL AND mask_counts IS NOT NULL))
+) STRICT;
+CREATE INDEX review_decisions ON review_decision (review_id, id);
+
+CREATE TABLE review_finish (
+    review_id INTEGER PRIMARY KEY REFERENCES review(id),
+    person_id TEXT NOT NULL REFERENCES person(id),
+    comment TEXT NOT NULL DEFAULT '',
+    work_sha256 TEXT NOT NULL,
+    finished_at TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE review_object (
+    id INTEGER PRIMARY KEY,
+    review_id INTEGER NOT NULL REFERENCES review(id),
+    cluster_id TEXT NOT NULL,
+    decision_id INTEGER REFERENCES review_decision(id),
+    sources TEXT NOT NULL CHECK (json_valid(sources)),
+    class_id INTEGER NOT NULL REFERENCES cell_class(id),
+    mask_height_px INTEGER NOT NULL,
+    mask_width_px INTEGER NOT NULL,
+    mask_counts TEXT NOT NULL,
+    UNIQUE (review_id, cluster_id)
+) STRICT;
+
+CREATE TABLE review_source (
+    review_id INTEGER NOT NULL REFERENCES review(id),
+    assignment_id INTEGER NOT NULL REFERENCES assignment(id),
+    class_id INTEGER NOT NULL REFERENCES cell_class(id),
+    PRIMARY KEY (review_id, assignment_id, class_id)
+) STRICT;
+
+CREATE TABLE review_gold (
+    review_id INTEGER PRIMARY KEY REFERENCES review(id),
+    assignment_id INTEGER NOT NULL REFERENCES assignment(id),
+    person_id TEXT NOT NULL REFERENCES person(id),
+    marked_at TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE sent_back (
+    assignment_id INTEGER PRIMARY KEY REFERENCES assignment(id),
+    person_id TEXT NOT NULL REFERENCES person(id),
+    comment TEXT NOT NULL CHECK (length(comment) > 0),
+    sent_at TEXT NOT NULL
+) STRICT;
+
+ALTER TABLE label_set_member ADD COLUMN review_id INTEGER REFERENCES review(id);
+"""
+
 # What was proposed on a patch before anybody looked. Which of it is wrong on purpose stands here alone: acts
 # and annotations do not tell it.
 SUGGESTIONS = """
@@ -334,6 +432,15 @@ CREATE INDEX lesson_person ON lesson (person_id, id);
 """
 
 APPEND_ONLY = ("act", "annotation", "threshold", "registration")
+OF_REVIEWS = (
+    "review",
+    "review_decision",
+    "review_finish",
+    "review_object",
+    "review_source",
+    "review_gold",
+    "sent_back",
+)
 
 # A withdrawal row that is open lets that person's acts and annotations be removed, and nothing else.
 WITHDRAWN = {
@@ -394,6 +501,13 @@ def m003_reason_of_a_registration(db: Database) -> None:
 
 
 @migrations()
+def m004_review(db: Database) -> None:
+    _run_script(db, REVIEWS)
+    for table in OF_REVIEWS:
+        _run_script(db, _append_only_triggers(table))
+
+
+@migrations()
 def m005_consent(db: Database) -> None:
     _run_script(db, LEARNING)
     for table in ("consent", "lesson"):
@@ -412,3 +526,9 @@ def m007_slides(db: Database) -> None:
     """The fluorescence slide that patches of a slide were cut from."""
     db.execute("ALTER TABLE slide ADD COLUMN if_path TEXT")
     db.execute("ALTER TABLE slide ADD COLUMN if_sha256 TEXT CHECK (length(if_sha256) = 64)")
+
+
+@migrations()
+def m008_settled(db: Database) -> None:
+    _run_script(db, SETTLED)
+    _run_script(db, _append_only_triggers("settled"))

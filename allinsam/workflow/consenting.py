@@ -17,7 +17,7 @@ from allinsam.store import Study, learning
 from allinsam.store import study as study_store
 
 LONGEST_TEXT = 20_000  # characters
-WAITS = "The consent text of this study waits for your answer. Open Home to read it."
+WAITS = "The consent text of this study waits for your answer. Open Annotate to read it."
 DECLINED = "You did not agree to take part, so no patch opens. Talk to the study lead."
 
 

@@ -18,7 +18,7 @@ from allinsam.masks import decode_rle, encode_rle, rle_area
 from allinsam.records import Act
 from allinsam.sam.embeddings import EmbeddingCache
 from allinsam.sam.prompting import Prompt
-from allinsam.store import Study
+from allinsam.store import Study, reviews
 from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_rows
@@ -273,6 +273,8 @@ class Desk:
         if kind == "undo" and self.state.submitted and self.assignment["purpose"] == "qualification":
             raise InputError("This patch is handed in for good. Tell the study lead if something is wrong.")
         with self.study.science.read() as db:
+            if kind == "undo" and reviews.gold_review_of(db, self.assignment_id) is not None:
+                raise InputError("This is the gold of a review. Reopen the review to change it.")
             kept = {(act.client, act.seq): act for act in act_store.list_acts(db, self.assignment_id)}
         batch = kept[stack[-1]].payload.get("batch")
         targets = [stack[-1]]

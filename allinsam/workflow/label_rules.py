@@ -1,4 +1,6 @@
-"""From what people finished to the lines of a frozen label set: one person's work, or what all agree on."""
+"""From what people finished to the lines of a frozen label set: one person's work, what all agree on, or what
+a reviewer settled.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,10 +11,20 @@ from uuid import NAMESPACE_OID, uuid5
 from allinsam.consensus import ConsensusObject, ConsensusSettings, PatchConsensus, as_rule
 from allinsam.marks import RatedPatch, rated_patch
 from allinsam.masks import encode_rle
+from allinsam.records import Mask
 
 
 def key_of(claim: Mapping[str, Any]) -> tuple[int, int]:
     return claim["assignment_id"], claim["class_id"]
+
+
+@dataclass(frozen=True)
+class Reviewed:
+    """The newest finished review of a patch: a row of it, what it came to, and whose work it looked at."""
+
+    review: Mapping[str, Any]
+    objects: Sequence[Mapping[str, Any]]
+    sources: Sequence[Mapping[str, Any]]  # one for each (assignment, class)
 
 
 @dataclass(frozen=True)
@@ -23,6 +35,7 @@ class Labelled:
     objects: Mapping[tuple[int, int], Sequence[dict[str, Any]]]  # (assignment, class) -> its nuclei
     patches: Mapping[int, Mapping[str, Any]]
     class_names: Mapping[int, str]
+    reviews: Sequence["Reviewed"] = ()
 
     def line(self, claim: Mapping[str, Any], **content: Any) -> dict[str, Any]:
         """A line of the manifest, for the patch and class of a claim."""
@@ -102,4 +115,41 @@ def _consensus_object(patch: PatchConsensus, thing: ConsensusObject) -> dict[str
         "looked": thing.n_looked,
         "class_probability": round(thing.choice.probability, 6),
         "class_tie": thing.choice.tie,
+    }
+
+
+def adjudicated_lines(labelled: Labelled) -> Lines:
+    """What reviewers settled. A class that a review looked at and left empty is a line without objects.
+
+    Every rater whose work was looked at is a member, and through the review whoever settled it: none of them
+    is ever scored against it.
+    """
+    lines, members = [], []
+    for settled in labelled.reviews:
+        review = settled.review
+        for class_id in sorted({source["class_id"] for source in settled.sources}):
+            mine = [source for source in settled.sources if source["class_id"] == class_id]
+            found = [thing for thing in settled.objects if thing["class_id"] == class_id]
+            claim = {"patch_id": review["patch_id"], "class_id": class_id}
+            objects = [_settled_object(thing) for thing in found]
+            told = {"review": review["id"], "version": review["version"], "is_gold": bool(review["is_gold"])}
+            people = sorted({source["person_id"] for source in mine})
+            lines.append(labelled.line(claim, **told, people=people, objects=objects))
+            for source in mine:
+                own = source["assignment_id"]
+                used = [row for thing in found for key, _, row in thing["sources"] if key == own]
+                members += [
+                    {**member, "review_id": review["id"]}
+                    for member in _members({**claim, "assignment_id": own}, used)
+                ]
+    return lines, members
+
+
+def _settled_object(thing: Mapping[str, Any]) -> dict[str, Any]:
+    mask = Mask(thing["mask_height_px"], thing["mask_width_px"], thing["mask_counts"])
+    return {
+        "object_id": thing["cluster_id"],
+        "annotation_ids": sorted(row for _, _, row in thing["sources"]),
+        "decision": thing["kind"] or "unanimous",
+        "mask": mask.as_rle(),
     }

@@ -29,12 +29,20 @@ from allinsam.splitting import (
     plan_split,
     units_of,
 )
-from allinsam.store import Study, images, runs
+from allinsam.store import Study, images, reviews, runs
 from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
 from allinsam.workflow.annotating import read_patch
-from allinsam.workflow.label_rules import Labelled, Lines, consensus_lines, key_of, pooled_lines
+from allinsam.workflow.label_rules import (
+    Labelled,
+    Lines,
+    Reviewed,
+    adjudicated_lines,
+    consensus_lines,
+    key_of,
+    pooled_lines,
+)
 
 SHARES = {"train": 6, "val": 1, "test": 3}
 MASK_SOURCES = ("edited", "weak")
@@ -180,7 +188,8 @@ class LabelRecipe:
     masks: "edited" takes each mask as it was accepted; "weak" runs SAM on each first box again.
     Of several people who finished a patch one is drawn by `seed` (rule "pooled"), or the labels are what they
     agree on (rule "consensus"): by `method` of `allinsam.consensus.RULES`, nuclei that `quorum` of those who
-    looked have marked; None is more than half.
+    looked have marked; None is more than half. Rule "adjudicated" takes finished reviews, whoever drew there.
+    purposes: in order of preference, where a patch has several.
     """
 
     group: str | None = None
@@ -206,12 +215,20 @@ class LabelRecipe:
                 f"Method {self.method!r} and quorum {self.quorum!r} belong to the rule 'consensus', not to "
                 f"{self.rule!r}. Choose that rule, or leave them out."
             )
-        if (self.group is None) == (self.people is None):
+        if self.rule == "adjudicated":
+            if self.group or self.people or self.masks != "edited":
+                raise InputError(
+                    "Adjudicated labels are nobody's own, with outlines as they were settled. Leave group, "
+                    "people and masks out."
+                )
+        elif (self.group is None) == (self.people is None):
             raise InputError("A label recipe names either a group or people, not both.")
 
     @property
     def title(self) -> str:
         """How pages call labels made by this recipe."""
+        if self.rule == "adjudicated":
+            return "adjudicated" + (", shuffled" if self.shuffle_classes else "")
         who = self.group if self.group else ", ".join(self.people or ())
         plural = {"student": "students", "expert": "expert", "truth": "truth"}.get(who, who)
         how = ([self.method.replace("_", " ")] if self.method != "majority" else []) + (
@@ -238,7 +255,9 @@ class LabelRecipe:
 
 
 def recipe_of(labels: str, **options: Any) -> LabelRecipe:
-    """A recipe from a word: a group (expert, student, truth) or a person's id."""
+    """A recipe from a word: a group (expert, student, truth), a person's id, or adjudicated."""
+    if labels == "adjudicated" or options.get("rule") == "adjudicated":
+        return LabelRecipe(**{**options, "rule": "adjudicated"})
     if labels == "truth":
         options["purposes"] = ("gold",)
     if labels in GROUPS:
@@ -248,12 +267,13 @@ def recipe_of(labels: str, **options: Any) -> LabelRecipe:
 
 def reference_recipe(study: Study) -> LabelRecipe:
     """What models are scored against: the truth, simulated or imported, where there is one, else the
-    expert's labels."""
+    expert's labels; where a review was made gold, that gold."""
     with study.science.read() as db:
         groups = {person["group"] for person in study_store.list_people(db)}
+        has_gold = bool(reviews.gold_makers(db))
     if "truth" in groups:
         return LabelRecipe(group="truth", purposes=("gold",))
-    return LabelRecipe(group="expert")
+    return LabelRecipe(group="expert", purposes=("gold", "production") if has_gold else ("production",))
 
 
 def freeze_labels(study: Study, recipe: LabelRecipe, cache: EmbeddingCache | None = None) -> int:
@@ -263,11 +283,16 @@ def freeze_labels(study: Study, recipe: LabelRecipe, cache: EmbeddingCache | Non
     """
     # One read: a patch that is reopened meanwhile is in as it was, or not at all.
     with study.science.read() as db:
-        chosen = _choose_assignments(db, recipe)
+        settled = _settled_reviews(db) if recipe.rule == "adjudicated" else []
+        chosen = [] if recipe.rule == "adjudicated" else _choose_assignments(db, recipe)
+        gold_of = {row["gold_assignment_id"]: row["id"] for row in reviews.list_reviews(db) if row["is_gold"]}
+        looked_at = [source for key in gold_of.values() for source in reviews.review_sources(db, key)]
         names = {c["id"]: c["name"] for c in study_store.list_classes(db)}
         rows = {a: _labels_of(db, a) for a in {c["assignment_id"] for c in chosen}}
         patches = {patch["id"]: patch for patch in images.list_patches(db)}
-    if not chosen:
+    if recipe.rule == "adjudicated" and not settled:
+        raise InputError("No review is finished yet. Finish one on the Review page, or choose other labels.")
+    if not chosen and not settled:
         raise InputError(
             f"No finished patch matches the labels {recipe.title!r}. Let {recipe.group or 'them'} submit "
             "at least one patch, or choose other labels."
@@ -279,7 +304,9 @@ def freeze_labels(study: Study, recipe: LabelRecipe, cache: EmbeddingCache | Non
         mine = [row for row in rows[claim["assignment_id"]] if row["class_id"] == claim["class_id"]]
         objects[key_of(claim)] = _label_objects(study, patches[claim["patch_id"]], mine, recipe, cache)
     claims = sorted(chosen, key=lambda c: (patches[c["patch_id"]]["name"], c["class_id"]))
-    lines, members = LABEL_RULES[recipe.rule](recipe, Labelled(claims, objects, patches, names))
+    settled.sort(key=lambda one: patches[one.review["patch_id"]]["name"])
+    lines, members = LABEL_RULES[recipe.rule](recipe, Labelled(claims, objects, patches, names, settled))
+    members += _behind_gold(chosen, gold_of, looked_at)
     if recipe.shuffle_classes:
         _shuffle(lines, recipe.seed)
     text = (
@@ -289,6 +316,32 @@ def freeze_labels(study: Study, recipe: LabelRecipe, cache: EmbeddingCache | Non
     write_file(study.labels_path(sha256), text.encode())
     with study.science.write() as db:
         return runs.add_label_set(db, recipe.to_dict(), sha256, members)
+
+
+def _settled_reviews(db: Database) -> list[Reviewed]:
+    """The newest finished review of every patch."""
+    return [
+        Reviewed(row, reviews.review_objects(db, row["id"]), reviews.review_sources(db, row["id"]))
+        for row in reviews.newest_finished(db).values()
+    ]
+
+
+def _behind_gold(
+    chosen: Sequence[Mapping[str, Any]], gold_of: Mapping[int, int], looked_at: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Members for the raters behind a review's gold: their marks are in it, too."""
+    taken = {(gold_of.get(claim["assignment_id"]), claim["class_id"]): claim for claim in chosen}
+    return [
+        {
+            "patch_id": claim["patch_id"],
+            "class_id": source["class_id"],
+            "assignment_id": source["assignment_id"],
+            "annotation_id": None,
+            "review_id": source["review_id"],
+        }
+        for source in looked_at
+        if (claim := taken.get((source["review_id"], source["class_id"]))) is not None
+    ]
 
 
 def _labels_of(db: Database, assignment_id: int) -> list[dict[str, Any]]:
@@ -312,7 +365,9 @@ def _choose_assignments(db: Database, recipe: LabelRecipe) -> list[dict[str, Any
         return _claims_for_consensus(claims, recipe.quorum or 1)
     chosen = []
     for patch_id in sorted({claim["patch_id"] for claim in claims}):
-        finished = sorted({c["assignment_id"] for c in claims if c["patch_id"] == patch_id})
+        mine = [claim for claim in claims if claim["patch_id"] == patch_id]
+        preferred = min((claim["purpose"] for claim in mine), key=recipe.purposes.index)
+        finished = sorted({c["assignment_id"] for c in mine if c["purpose"] == preferred})
         rng = np.random.default_rng([recipe.seed, patch_id])
         drawn = finished[int(rng.integers(len(finished)))]
         chosen += [claim for claim in claims if claim["assignment_id"] == drawn]
@@ -329,6 +384,7 @@ def _claims_for_consensus(claims: Sequence[dict[str, Any]], quorum: int) -> list
 LABEL_RULES: dict[str, Callable[[LabelRecipe, Labelled], Lines]] = {
     "pooled": lambda recipe, labelled: pooled_lines(labelled),
     "consensus": lambda recipe, labelled: consensus_lines(labelled, recipe.method, recipe.quorum),
+    "adjudicated": lambda recipe, labelled: adjudicated_lines(labelled),
 }
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
 from sqlite_utils import Database
 
 from allinsam.errors import InputError
@@ -313,9 +314,27 @@ def _plan_patches(db: Database, class_ids: Mapping[int, tuple[int, ...]]) -> tup
     )
 
 
+def newest_plan(db: Database) -> tuple[PlanSettings, tuple[str, ...]] | None:
+    """Settings of the plan given out last, and the people it was for; None before there is one."""
+    kept = plans.list_plans(db)
+    if not kept:
+        return None
+    return PlanSettings.from_dict(kept[-1]["settings"]), tuple(kept[-1]["people"])
+
+
+def plan_patches(db: Database) -> tuple[PlanPatch, ...]:
+    """Every patch as a plan sees it, with whose finished gold it has."""
+    return _plan_patches(db, asked_classes(db))
+
+
 def measured_paces(study: Study) -> tuple[Pace, ...]:
     """Seconds per object and objects per patch of the work handed in so far: of all, then of each tool."""
-    by_patch = without_training(work_times(study)[0])  # who learns is slower than who works
+    return paces_of(work_times(study)[0])
+
+
+def paces_of(by_patch: pd.DataFrame) -> tuple[Pace, ...]:
+    """The same from the first table of `work_times`."""
+    by_patch = without_training(by_patch)  # who learns is slower than who works
     done = by_patch[
         (by_patch["state"] == "submitted") & (by_patch["active_s"] > 0) & (by_patch["objects"] > 0)
     ]

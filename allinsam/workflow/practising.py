@@ -9,7 +9,7 @@ from sqlite_utils import Database
 from allinsam.errors import InputError, NotAllowedError
 from allinsam.practice import Mark, Outlined, Verdict, judge, mark
 from allinsam.records import Mask
-from allinsam.store import Study, images
+from allinsam.store import Study, images, reviews
 from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
@@ -134,7 +134,10 @@ def verdicts_of(
     finished: rows of `finished_classes`.
     """
     asked = queue.assignment_classes(db, assignment["id"]) if class_ids is None else class_ids
-    gold = gold_assignment(finished, assignment["patch_id"], tuple(asked))
+    # Nobody is measured by gold that holds their own marks.
+    own = {key for key, people in reviews.gold_makers(db).items() if assignment["person_id"] in people}
+    others = [row for row in finished if row["assignment_id"] not in own]
+    gold = gold_assignment(others, assignment["patch_id"], tuple(asked))
     if gold is None:
         return None
     drawn, true = (act_store.current_annotations(db, n) for n in (assignment["id"], gold))
@@ -189,9 +192,18 @@ def gold_for(db: Database, person_id: str) -> list[tuple[int, tuple[int, ...]]]:
 def add_learning(
     db: Database, person_id: str, patches: Sequence[tuple[int, tuple[int, ...]]], purpose: str
 ) -> list[int]:
-    """Assignments for practice or qualification; they come before the work that waits."""
+    """Assignments for practice or qualification; they come before the work that waits.
+
+    Who works in one arm learns in it: a marker that they must not see is not shown to them here either.
+    """
+    arms = {
+        (row["guidance"], row["tool"])
+        for row in queue.list_assignments(db, person_id)
+        if row["purpose"] in CLOSED_UNTIL_PASSED
+    }
+    arm = dict(zip(("guidance", "tool"), arms.pop(), strict=True)) if len(arms) == 1 else {}
     given = [
-        queue.add_assignment(db, person_id, patch_id, class_ids, purpose=purpose)
+        queue.add_assignment(db, person_id, patch_id, class_ids, purpose=purpose, **arm)
         for patch_id, class_ids in patches
     ]
     queue.put_learning_first(db, person_id)

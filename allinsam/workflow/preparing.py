@@ -57,6 +57,7 @@ def sign_thresholds(study: Study, method: str, person_id: str) -> list[dict[str,
 
 
 SHORTEST_REASON, LONGEST_REASON = 5, 300  # characters
+BY_EYE = "by eye"  # the method of a value that no automatic one gave
 
 
 def sign_threshold(

@@ -122,6 +122,22 @@ def _progress_of(person: Mapping[str, Any], assignments: Sequence[Mapping[str, A
     )
 
 
+def class_progress(study: Study) -> dict[tuple[str, str], tuple[int, int]]:
+    """(person, class) -> patches that are finished for the class, as complete or empty, and nuclei there.
+
+    Of all purposes, as `PersonProgress` counts them.
+    """
+    with study.science.read() as db:
+        finished = queue.finished_classes(db)
+        objects = act_store.object_counts(db)
+    found: dict[tuple[str, str], tuple[int, int]] = {}
+    for row in finished:
+        key = (row["person_id"], row["class_name"])
+        patches, nuclei = found.get(key, (0, 0))
+        found[key] = (patches + 1, nuclei + objects.get((row["assignment_id"], row["class_id"]), 0))
+    return found
+
+
 def label_standing(study: Study) -> list[dict[str, Any]]:
     """Per group and class: people and patches with finished labels, and their objects."""
     with study.science.read() as db:

@@ -16,7 +16,7 @@ from allinsam.errors import InputError, NotFoundError
 from allinsam.files import write_file
 from allinsam.masks import decode_rle, instances_to_labels, rle_area
 from allinsam.records import Mask
-from allinsam.store import Study, images, learning, runs
+from allinsam.store import Study, images, learning, runs, settled
 from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
@@ -27,6 +27,7 @@ from allinsam.workflow.annotating import read_patch
 from allinsam.workflow.export_columns import COLUMNS
 from allinsam.workflow.labels import LabelRecipe, read_labels, split_sentence
 from allinsam.workflow.learning import START_SETTINGS, read_prediction
+from allinsam.workflow.reviewed import decisions_table, reviews_table
 from allinsam.workflow.suggesting import automation_bias_table, suggestions_table
 from allinsam.workflow.taught import learning_table
 
@@ -502,6 +503,12 @@ def consents_table(study: Study) -> pd.DataFrame:
         return pd.DataFrame(learning.list_consents(db), columns=list(COLUMNS["consents"]))
 
 
+def settled_table(study: Study) -> pd.DataFrame:
+    with study.science.read() as db:
+        rows = [{**row, "detail": json.dumps(row["detail"])} for row in settled.list_settled(db)]
+    return pd.DataFrame(rows, columns=list(COLUMNS["settled"]))
+
+
 EXPORTS: dict[str, Callable[[Study], pd.DataFrame]] = {
     "objects": objects_table,
     "acts": acts_table,
@@ -512,6 +519,9 @@ EXPORTS: dict[str, Callable[[Study], pd.DataFrame]] = {
     "reliability": lambda study: reliability_table(study, ratings(study)),
     "learning": learning_table,
     "consents": consents_table,
+    "reviews": reviews_table,
+    "decisions": decisions_table,
+    "settled": settled_table,
     "scores": scores_table,
     "suggestions": suggestions_table,
     "automation_bias": automation_bias_table,

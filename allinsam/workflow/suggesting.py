@@ -4,6 +4,7 @@ They come into the acts as proposed nuclei of nobody's page load. Which of them 
 the store's `suggestion` rows alone.
 """
 
+import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +17,7 @@ from sqlite_utils import Database
 
 from allinsam.acts import AssignmentState, ObjectState, replay
 from allinsam.errors import InputError
-from allinsam.inference import RunModel, predict_patch
+from allinsam.inference import Prediction, RunModel, predict_patch
 from allinsam.masks import decode_rle, encode_rle, labels_to_masks
 from allinsam.planning import PlanSettings
 from allinsam.prompts import mask_to_box
@@ -48,6 +49,7 @@ from allinsam.workflow.export_columns import COLUMNS
 from allinsam.workflow.learning import load_run_model
 from allinsam.workflow.standing import standing
 
+PREDICTIONS_REMEMBERED = 16  # patches in front of people, and the next of each
 # What became of a suggestion. "kept": accepted with the outline and the class it was proposed with.
 FATES = ("kept", "class_changed", "edited", "dropped", "deleted", "open")
 
@@ -191,10 +193,9 @@ def _of_run(study: Study, run_id: int, patch_id: int, classes: Sequence[Mapping[
     with study.science.read() as db:
         run = runs.get_run(db, run_id)
         name_now = study_store.names_of_classes(db)
-    found_by_name = predict_patch(
-        _run_model(str(study.folder), run_id), read_patch(study, patch_id), um_per_px
-    )
-    predicted = {name_now.get(name, name): one for name, one in found_by_name.items()}
+    predicted = {
+        name_now.get(name, name): one for name, one in _predicted(str(study.folder), run_id, patch_id).items()
+    }
     found = []
     for row in classes:
         if row["name"] not in predicted:
@@ -202,11 +203,35 @@ def _of_run(study: Study, run_id: int, patch_id: int, classes: Sequence[Mapping[
         one = predicted[row["name"]]
         ids, masks = labels_to_masks(one.labels)
         found += [
-            Suggestion(row["id"], mask, one.scores[number - 1])
+            Suggestion(row["id"], mask, float(one.scores[number - 1]))
             for number, mask in zip(ids, masks, strict=True)
         ]
     weights = run["weights_sha256"] or run["backbone_sha256"]
     return Proposals(plausible(found, um_per_px), "run", run_id, run["backbone"], weights)
+
+
+def predict_ahead(study: Study, assignment_id: int) -> None:
+    """Let a run look at a patch that somebody will open soon, where its suggestions are to come from one."""
+    with study.science.read() as db:
+        assignment = queue.get_assignment(db, assignment_id)
+        run_id = _settings_of(db, assignment).suggestions_from if _is_due(db, assignment) else None
+    if run_id is not None:
+        _predicted(str(study.folder), run_id, assignment["patch_id"])
+
+
+_predicting = threading.Lock()
+
+
+def _predicted(folder: str, run_id: int, patch_id: int) -> Mapping[str, Prediction]:
+    with _predicting:  # who opens a patch that is being looked at waits for that
+        return _prediction(folder, run_id, patch_id)
+
+
+@lru_cache(maxsize=PREDICTIONS_REMEMBERED)
+def _prediction(folder: str, run_id: int, patch_id: int) -> Mapping[str, Prediction]:
+    study = open_study(folder)
+    model = _run_model(folder, run_id)
+    return predict_patch(model, read_patch(study, patch_id), _um_per_px(study, patch_id))
 
 
 @lru_cache(maxsize=1)

@@ -76,6 +76,36 @@ def test_opening_a_patch_shows_it_and_says_how_to_begin(
     assert kinds(study) == ["load"]
 
 
+def test_suggestions_wait_for_a_check_and_nothing_marks_the_wrong_ones(
+    open_page: OpenPage, study: Study, surface: StandIn
+) -> None:
+    with study.science.write() as db:
+        db["assignment"].update(1, {"guidance": "suggestion"})
+    page = open_page("annotate", role="annotator")
+    assert not page.exception and not page.error
+    things = surface.scene.things
+    assert len(things) >= 7 and {thing.state for thing in things} == {"proposed"}
+    assert not any(thing.doubtful for thing in things)
+    assert "Some are wrong" in texts(page) and "Drag a box round it" not in texts(page)
+    assert kinds(study) == ["suggest"] * len(things) + ["load"]
+    surface.does(page, Clicked(*PODOCYTES[0]))
+    page.run()
+    assert kinds(study).count("suggest") == len(things)
+
+
+def test_without_a_model_a_patch_with_suggestions_is_not_opened(
+    open_page: OpenPage, study: Study, surface: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(folder: str, backbone: str) -> None:
+        raise ModelError("The weights are gone.")
+
+    monkeypatch.setattr(resources, "_embedding_cache", broken)
+    with study.science.write() as db:
+        db["assignment"].update(1, {"guidance": "suggestion"})
+    page = open_page("annotate", role="annotator")
+    assert not page.exception and "weights are gone" in page.error[0].value and kinds(study) == []
+
+
 def test_a_box_gets_its_mask_is_kept_and_counted(open_page: OpenPage, study: Study, surface: StandIn) -> None:
     page = open_page("annotate", role="annotator")
     surface.does(page, *draw(PODOCYTES[0]))

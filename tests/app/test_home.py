@@ -5,14 +5,13 @@ import pytest
 from allinsam import jobs
 from allinsam.registration import identity_matrix
 from allinsam.store import Study, images
+from allinsam.store import assignments as queue
 from allinsam.workflow.annotating import ActLog, record_acts
 from allinsam.workflow.registering import ASSUMED
 from tests.app.conftest import OpenPage
 from tests.app.finished_pages import button, texts
 from tests.finished import finished_study
-from tests.people import signed_in_token
-from tests.studies import LEAD, PERSON, small_study
-from webapp import session
+from tests.studies import PERSON
 
 
 @pytest.fixture
@@ -56,7 +55,46 @@ def test_a_lead_sees_the_steps_and_everybodys_progress(open_page: OpenPage, stud
         assert expected in written
     people = app.dataframe[0].value.set_index("Person")
     assert people.loc["s1", "Patches"] == "8 of 8" and people.loc["s1", "Done"] == 1.0
+    assert people.loc["s1", "podocyte: patches"] == 8 and people.loc["s1", "podocyte: nuclei"] == 8 * 3
+    assert people.loc["s1", "mesangial: nuclei"] == 8 * 3
     assert "Assign some on the People page" in written
+    # PERSON has patches and no pace; s1 and s2 have finished.
+    assert "Students finish" in written and "too early to tell" in written
+    # The three raters differ about a podocyte and a mesangial cell of each patch.
+    assert "Nothing is stuck." in written and "**Expert still needed**: about 2 min = 1 day" in written
+
+
+def test_what_is_stuck_is_named_with_the_way_there(open_page: OpenPage, study: Study) -> None:
+    with study.science.write() as db:
+        images.add_registration(db, 1, identity_matrix(), "grid and ECC on WT1", False)
+    app = open_page("home", role="lead")
+    assert "1 patch held by registration, 1 assignment behind" in texts(app)
+    assert "Nothing is stuck." not in texts(app)
+    app.button(key="stuck-0").click().run()
+    assert not app.exception and app.title[0].value == "Registration"
+
+
+def test_a_reviewer_sees_what_ten_minutes_would_settle(open_page: OpenPage, study: Study) -> None:
+    app = open_page("home", role="reviewer")
+    assert "14 nuclei in dispute" in texts(app) and button(app, "Ten minutes: 14 wait, about 2 min")
+    with study.science.write() as db:
+        images.add_registration(db, 1, identity_matrix(), "grid and ECC on WT1", False)
+        images.add_slide(db, "new", "normal")
+        db["patch"].update(2, {"slide_id": 5})
+    app = open_page("home", role="reviewer")
+    assert "2 thresholds to sign, 1 registration to settle, 14 nuclei" in texts(app)
+    assert "What is stuck" not in texts(app) and not app.dataframe
+
+
+def test_practice_is_told_and_why_the_rest_waits(open_page: OpenPage, study: Study) -> None:
+    with study.science.write() as db:
+        for patch in images.list_patches(db):
+            images.add_registration(db, patch["id"], identity_matrix(), "grid and ECC on WT1", False)
+    assert "waits until its registration is settled" in texts(open_page("home", role="annotator"))
+    with study.science.write() as db:
+        queue.add_assignment(db, PERSON, 1, [1], purpose="practice", guidance="pas_only")
+    app = open_page("home", role="annotator")
+    assert "This one is for **practice**" in texts(app) and button(app, "Start: patch 9 of 9")
 
 
 def test_patches_that_wait_for_their_registration_come_first(open_page: OpenPage, study: Study) -> None:
@@ -81,16 +119,3 @@ def test_a_demo_that_grows_is_told(open_page: OpenPage, study: Study) -> None:
 
 def test_the_page_says_that_data_are_simulated(open_page: OpenPage, study: Study) -> None:
     assert "no evidence for real tissue" in texts(open_page("home", role="reviewer"))
-
-
-def test_a_lead_is_told_what_patches_wait_for(
-    open_page: OpenPage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    unsigned = small_study(tmp_path / "unsigned", slides=2, signed=False)
-    monkeypatch.setenv(session.STUDY_VARIABLE, str(unsigned.folder))
-    token = signed_in_token(unsigned, "lead", LEAD)
-    app = open_page("home", token=token)
-    assert not app.exception
-    written = " ".join(caption.value for caption in app.caption)
-    assert "Patches wait for thresholds: slide-1, GATA3 (1 patch of 1 person)" in written
-    assert "; and 1 more." in written

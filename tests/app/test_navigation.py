@@ -14,10 +14,21 @@ from webapp.navigation import PAGES, page_names
 
 EXPECTED = {
     "annotator": {"home", "annotate", "tour"},
-    "reviewer": {"home", "annotate", "tour", "registration", "thresholds", "compare", "agreement"},
+    "reviewer": {
+        "home",
+        "minutes",
+        "annotate",
+        "tour",
+        "registration",
+        "thresholds",
+        "compare",
+        "agreement",
+        "review",
+    },
     "lead": {
         "home",
         "import",
+        "minutes",
         "annotate",
         "tour",
         "registration",
@@ -25,6 +36,7 @@ EXPECTED = {
         "train",
         "compare",
         "agreement",
+        "review",
         "export",
         "people",
     },

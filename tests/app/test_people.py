@@ -3,7 +3,7 @@ import re
 import pytest
 
 from allinsam import accounts
-from allinsam.store import Study
+from allinsam.store import Study, plans
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_rows
 from tests.app.conftest import OpenPage
@@ -220,3 +220,35 @@ def test_gold_scores_reminders_and_a_pause(open_page: OpenPage, study: Study) ->
     table = next(frame.value for frame in app.dataframe if "Trend" in frame.value).set_index("Name")
     assert table.loc["p-new", "Production"] == "paused"
     assert button(app, "Let them go on")
+
+
+def test_a_plan_with_suggestions_shows_its_arms_per_condition(open_page: OpenPage, study: Study) -> None:
+    with study.science.write() as db:
+        for name in ("p-a", "p-b"):
+            study_rows.add_person(db, name, "student")
+    app = open_page("people")
+    arms = ["threshold/box_sam", "suggestion/box_sam"]
+    none = {"Hidden gold, share": 0.0, "Hidden repeats, share": 0.0}
+    wrong = {"Suggestions wrong on purpose, share": 0.3}
+    plan(app, People_per_patch=2, **none, **wrong, **{"Arms, drawn per patch": arms})
+    table = next(f.value for f in app.dataframe if "Arm" in f.value).set_index("Arm")
+    assert table["All"].sum() == table["Normal"].sum() == 4  # what PERSON has counts
+    assert set(table.index) == {
+        "marker + outline, box to mask",
+        "marker + outline + suggestions, box to mask",
+    }
+    box = next(box for box in app.checkbox if box.label.startswith("Give out in spite"))
+    box.check().run()
+    button(app, "Give out").click().run()
+    with study.science.read() as db:
+        given = [row for row in queue.list_assignments(db) if row["plan_id"]]
+        (kept,) = plans.list_plans(db)
+    assert {row["guidance"] for row in given} <= {"threshold", "suggestion"}
+    assert (kept["settings"]["planted"], kept["settings"]["suggestions_from"]) == (0.3, None)
+
+
+def test_suggestions_from_a_run_that_is_not_there_are_refused(open_page: OpenPage) -> None:
+    app = open_page("people")
+    arms = {"Arms, drawn per patch": ["suggestion/box_sam"]}
+    plan(app, **arms, **{"Suggestions of run no. (empty: SAM)": 7})
+    assert "No run 7" in app.error[0].value

@@ -72,6 +72,20 @@ def test_a_consensus_can_be_trained_on(open_page: OpenPage, study: Study) -> Non
     assert "None" not in [option for widget in app.selectbox for option in widget.options]
 
 
+def test_what_a_reviewer_settled_can_be_trained_on(open_page: OpenPage, study: Study) -> None:
+    app = open_page("train")
+    box = {widget.label: widget for widget in app.selectbox}
+    box["Where several finished a patch"].set_value("adjudicated")
+    box["Masks"].set_value("weak")
+    next(b for b in app.button if b.label == "Train").click().run()
+    assert "outlines as they were settled" in app.error[0].value and queued(study) == []
+    {widget.label: widget for widget in app.selectbox}["Masks"].set_value("edited")
+    next(b for b in app.button if b.label == "Train").click().run()
+    assert not app.exception
+    chosen = {"labels": "adjudicated", "rule": "adjudicated", "masks": "edited"}
+    assert dict(queued(study))["train"].items() >= chosen.items()
+
+
 def test_labels_stand_beside_the_button(open_page: OpenPage, study: Study) -> None:
     table = open_page("train").dataframe[0].value
     assert table["Labels of"].tolist() == ["expert", "expert", "student", "student"]

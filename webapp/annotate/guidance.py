@@ -16,6 +16,7 @@ from allinsam.workflow.refreshing import Refresh, dismiss_refresh
 from allinsam.workflow.teaching import cards_for
 from allinsam.workflow.touring import tour_standing
 from webapp.guide_pictures import EXAMPLES, PANE_PX
+from webapp.page_parts import as_typed
 from webapp.surfaces.dual_pane import STRINGS
 
 STEPS = (
@@ -67,6 +68,16 @@ def tour_comes_first(study: Study, person_id: str, assignment: dict[str, Any]) -
         return False
     with study.science.read() as db:
         return not (act_store.has_acted(db, person_id) or tour_standing(db, person_id).is_settled)
+
+
+def sent_back(why: str | None) -> None:
+    """What the reviewer asks for, above a patch that is to be done again."""
+    if why is not None:
+        st.warning(
+            f"**A reviewer sent this patch back:** {as_typed(why)}  \n"
+            "All you drew is still here. Mend it, then hand the patch in again.",
+            icon=":material/reply:",
+        )
 
 
 def steps_for(assignment: dict[str, Any]) -> tuple[str, ...]:

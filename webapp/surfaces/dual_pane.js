@@ -712,7 +712,7 @@ class Surface {
     const { id, since } = this.reminder, assignment = this.assignmentId;
     const seconds = Math.round((performance.now() - since) / 100) / 10;
     this.reminder = null;
-    this._moved();
+    this._awake();
     this.refresh();
     await this._retrying(() => this._fetch("refresh", assignment, { client: this.client, refresh: id, seconds }));
     this.reminded();
@@ -1600,6 +1600,7 @@ class Surface {
     else this._moved();
     if (!!this.gone === away) return;
     this.gone = away;
+    if (this.reminder) return;  // the patch has not begun yet
     this.emit(away ? "blur" : "focus");
   }
 

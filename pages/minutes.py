@@ -1,0 +1,25 @@
+"""Ten minutes: what waits for an expert, one after another, each settled by a key or two."""
+
+import streamlit as st
+
+from webapp.minutes_parts import PANE_PX
+from webapp.page_parts import simulated_note
+from webapp.session import current_study, require
+from webapp.surfaces import minutes
+
+STYLE = """<style>
+.stMainBlockContainer { padding: 4.1rem 1.5rem .5rem 1.5rem; }
+.stMainBlockContainer > .stVerticalBlock { gap: .4rem; }
+</style>"""
+
+
+def main() -> None:
+    require("lead", "reviewer")
+    study = current_study()
+    st.html(STYLE)
+    st.html("<h1 style='font-size: 1.35rem; padding: 0; margin: 0'>Ten minutes</h1>")
+    minutes.show(PANE_PX, "minutes")
+    simulated_note(study)
+
+
+main()
