@@ -54,9 +54,8 @@ def main() -> None:
     else:
         left, right = st.columns([1, 1] if leads else [3, 2])
         with left:
-            if not progress.patches:
-                who = "" if leads else " The study lead brings them in."
-                st.info(f"This study has no images yet.{who}")
+            if not progress.patches and not leads:
+                st.info("This study has no images yet. The study lead brings them in.")
             if not leads:
                 parts.show_ten_minutes(study, person)
             parts.show_steps(study, person, progress)
