@@ -14,6 +14,7 @@ from allinsam.store import Study, images, runs, settled, thresholds
 from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
+from allinsam.workflow.labels import reference_recipe
 from allinsam.workflow.nuclei_in_doubt import nucleus_items
 from allinsam.workflow.planning import newest_plan, plan_patches
 from allinsam.workflow.reporting import work_times
@@ -175,8 +176,12 @@ def gold_need(study: Study) -> GoldNeed:
 
 
 def _patch_items(study: Study, person_id: str, seconds: Mapping[str, float], test: set[int]) -> list[Item]:
-    """Patches that somebody has to outline: gold the plan lacks, then test patches without an expert."""
+    """Patches that somebody has to outline: gold the plan lacks, then test patches without an expert.
+
+    Where models are scored against a truth, an expert's outlines would not be the reference.
+    """
     need = gold_need(study)
+    test = test if reference_recipe(study).group == "expert" else set()
     with study.science.read() as db:
         patches = plan_patches(db)
         rows = queue.list_assignments(db)
