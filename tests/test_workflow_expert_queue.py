@@ -7,7 +7,7 @@ from allinsam.workflow.expert_queue import gold_need, open_items
 from allinsam.workflow.planning import apply_plan
 from tests.finished import finish
 from tests.practising import add_gold
-from tests.studies import LEAD, PODOCYTES, THRESHOLD, small_study
+from tests.studies import LEAD, PERSON, PODOCYTES, THRESHOLD, small_study
 
 
 def test_nothing_waits(tmp_path) -> None:
@@ -66,6 +66,14 @@ def test_a_test_patch_without_an_expert_is_asked_for(tmp_path) -> None:
     finish(study, "e1", "expert", 2, {1: PODOCYTES})
     finish(study, "s9", "student", 3, {1: PODOCYTES})
     assert [one.name for one in open_items(study, LEAD)] == ["reference:3"]
+
+
+def test_patches_wait_for_experts_alone(tmp_path) -> None:
+    study = planned_study(tmp_path / "study")
+    with study.science.write() as db:
+        runs.add_split(db, "patch", 1, {9: "test"})
+    assert open_items(study, PERSON) == []
+    assert open_items(study, None) == open_items(study, LEAD) != []
 
 
 def test_where_there_is_a_truth_no_expert_is_asked_for_a_reference(tmp_path) -> None:

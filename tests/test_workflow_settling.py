@@ -243,6 +243,12 @@ def test_a_patch_is_given_once_and_can_be_opened(study: Study) -> None:
         assert why_closed(db, row) is None
 
 
+def test_who_is_no_expert_is_given_no_gold(study: Study) -> None:
+    with pytest.raises(InputError, match="group of experts"):
+        press(study, "gold", "2", "open", person=PERSON)
+    assert kept(study) == []
+
+
 def test_skipping_settles_nothing_and_undo_of_nothing_is_nothing(study: Study) -> None:
     assert undo(study, LEAD, "page:u0", 1.0) is None
     before = names(study)

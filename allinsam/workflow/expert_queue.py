@@ -23,8 +23,11 @@ from allinsam.worth import ENOUGH, KINDS, UNDO, Item, expected_seconds, rank
 # ------------------------------------------------------------------------------------- what waits
 
 
-def open_items(study: Study, person_id: str) -> list[Item]:
-    """Everything that waits for this person, ranked."""
+def open_items(study: Study, person_id: str | None) -> list[Item]:
+    """Everything that waits for this person, ranked; of None, for an expert who has not begun anything.
+
+    Patches to outline wait for people in the group of experts alone: nobody else's outlines are gold.
+    """
     with study.science.read() as db:
         rows = settled.list_settled(db)
         seconds = {kind: value for kind, (value, _) in expected_seconds(rows).items()}
@@ -33,7 +36,7 @@ def open_items(study: Study, person_id: str) -> list[Item]:
             *_threshold_items(db, seconds["threshold"], _taken_back(rows)),
             *_registration_items(db, seconds["registration"], _kept_waiting(rows)),
         ]
-    if own := _own_seconds_per_patch(study, person_id, state):
+    if person_id and (own := _own_seconds_per_patch(study, person_id, state)):
         seconds |= {"gold": own, "reference": own}
     found += nucleus_items(study, person_id, seconds, test)
     found += _patch_items(study, person_id, seconds, test)
@@ -175,7 +178,9 @@ def gold_need(study: Study) -> GoldNeed:
     return GoldNeed(there, wanted_gold(patches, plan[1], plan[0]) if plan else 0)
 
 
-def _patch_items(study: Study, person_id: str, seconds: Mapping[str, float], test: set[int]) -> list[Item]:
+def _patch_items(
+    study: Study, person_id: str | None, seconds: Mapping[str, float], test: set[int]
+) -> list[Item]:
     """Patches that somebody has to outline: gold the plan lacks, then test patches without an expert.
 
     Where models are scored against a truth, an expert's outlines would not be the reference.
@@ -183,6 +188,8 @@ def _patch_items(study: Study, person_id: str, seconds: Mapping[str, float], tes
     need = gold_need(study)
     test = test if reference_recipe(study).group == "expert" else set()
     with study.science.read() as db:
+        if person_id and study_store.get_person(db, person_id)["group"] != "expert":
+            return []
         patches = plan_patches(db)
         rows = queue.list_assignments(db)
         finished = queue.finished_classes(db)
