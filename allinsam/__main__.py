@@ -307,14 +307,22 @@ def people(args: argparse.Namespace) -> Result:
     from allinsam.accounts import invite
     from allinsam.store import accounts, open_study
     from allinsam.store import study as study_store
+    from allinsam.workflow.consenting import consent_standing
+    from allinsam.workflow.newcomers import start_training
 
     study = open_study(args.study)
     added = None
     if args.add:
         token = invite(study, args.add, args.role, args.group)
-        added = {"name": args.add, "link": f"{args.url.rstrip('/')}/set-password?token={token}"}
+        with study.server.read() as db:
+            start = start_training(study, accounts.find_account(db, args.add.strip())["person_id"])
+        added = {
+            "name": args.add,
+            "link": f"{args.url.rstrip('/')}/set-password?token={token}",
+            "training": start.state,
+        }
     with study.science.read() as db:
-        known = study_store.list_people(db)
+        known = [{**p, "consent": consent_standing(db, p["id"])} for p in study_store.list_people(db)]
     with study.server.read() as db:
         named = {row["person_id"]: row for row in accounts.list_accounts(db)}
     rows = [{**row, **{k: named.get(row["id"], {}).get(k) for k in ("name", "role")}} for row in known]
@@ -324,7 +332,7 @@ def people(args: argparse.Namespace) -> Result:
 def practice(args: argparse.Namespace) -> Result:
     """Give somebody practice or qualification patches, or set what students must reach."""
     from allinsam.store import open_study
-    from allinsam.workflow import practising
+    from allinsam.workflow import newcomers, practising
 
     study = open_study(args.study)
     given: list[int] = []
@@ -336,9 +344,16 @@ def practice(args: argparse.Namespace) -> Result:
         practising.set_pass_mark(study, None, needed)
     elif args.no_pass_mark:
         practising.set_pass_mark(study, None, None)
+    if args.newcomers is not None:
+        wanted = newcomers.NewcomerTraining(*args.newcomers) if any(args.newcomers) else None
+        newcomers.set_newcomer_training(study, None, wanted)
     with study.science.read() as db:
-        needed = practising.pass_mark(db)
-    return {"given": given, "pass_mark": asdict(needed) if needed else None}
+        needed, training = practising.pass_mark(db), newcomers.newcomer_training(db)
+    return {
+        "given": given,
+        "pass_mark": asdict(needed) if needed else None,
+        "newcomers": asdict(training) if training else None,
+    }
 
 
 def plan(args: argparse.Namespace) -> Result:
@@ -597,6 +612,14 @@ def _practice_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--pass-f1", type=float, default=None, help="students must find nuclei so well, 0 to 1")
     sub.add_argument("--pass-class-accuracy", type=float, default=0.8, help="of those found, 0 to 1")
     sub.add_argument("--attempts", type=int, default=2, help="qualification patches they may try")
+    sub.add_argument(
+        "--newcomers",
+        type=int,
+        nargs=2,
+        default=None,
+        metavar=("PRACTICE", "QUALIFICATION"),
+        help="patches every new student learns on first; 0 0 for none",
+    )
     sub.add_argument("--no-pass-mark", action="store_true", help="nobody has to pass")
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import secrets
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -90,6 +90,7 @@ ACTIONS: dict[str, dict[str, Rule]] = {
     "view_patch": {"lead": _always, "reviewer": _always, "annotator": _assigned},
     "view_thresholds": _LEAD_AND_REVIEWER,
     "sign_threshold": _LEAD_AND_REVIEWER,
+    "edit_classes": _LEAD_ONLY,
     "register": _LEAD_AND_REVIEWER,
     "view_agreement": _LEAD_AND_REVIEWER,
     "review": _LEAD_AND_REVIEWER,
@@ -150,6 +151,33 @@ def invite(
     with study.server.write() as db:
         rows.add_invitation(db, _sha256(token), account["person_id"], _in_days(settings.invitation_days))
     return token
+
+
+def invite_all(
+    study: Study,
+    names: Sequence[str],
+    role: str,
+    group: str,
+    settings: AccountSettings = DEFAULT_SETTINGS,
+) -> dict[str, str]:
+    """A token for each of these new names, in their order; nobody is invited where one of them is refused.
+
+    Raises:
+        InputError: no name is given, one is not usable, is given twice or has an account already.
+    """
+    wanted = [_checked_name(name) for name in names]
+    if not wanted:
+        raise InputError("No name is given. Write one name in each line.")
+    twice = [name for n, name in enumerate(wanted) if name.casefold() in map(str.casefold, wanted[:n])]
+    if twice:
+        raise InputError(f"{twice[0]!r} is there twice. Give everybody a name of their own.")
+    with study.server.read() as db:
+        taken = [name for name in wanted if rows.find_account(db, name)]
+    if taken:
+        raise InputError(
+            f"There is already an account {taken[0]!r}. For a forgotten password, make a new link."
+        )
+    return {name: invite(study, name, role, group, settings=settings) for name in wanted}
 
 
 def invited_name(study: Study, token: str) -> str | None:

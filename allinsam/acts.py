@@ -33,7 +33,7 @@ UNDOABLE = frozenset(
     }
 )
 NEEDS_OBJECT = frozenset(
-    {"box", "move", "class", "prompt", "mask_shown", "mask_edit", "accept", "reject", "delete"}
+    {"suggest", "box", "move", "class", "prompt", "mask_shown", "mask_edit", "accept", "reject", "delete"}
 )
 CLASS_STATE_OF_KIND = {"nothing_here": "nothing_here", "unsure": "unsure", "skip": "skipped"}
 LONGEST_TEXT = 2000
@@ -42,7 +42,7 @@ LARGEST_PAYLOAD_BYTES = 5_000_000  # the run-length code of pure noise on 2048 x
 LARGEST_NUMBER = 1e15
 MOST_POINTS = 100  # of one prompt
 ORIGINS_OF_DRAWN = ("drawn", "imported")
-CARRIES_EVIDENCE = frozenset({"mask_shown", "mask_edit", "class"})
+CARRIES_EVIDENCE = frozenset({"suggest", "mask_shown", "mask_edit", "class"})
 # Acts that put a nucleus into a class, and so take back that there is none.
 PUTS_INTO_CLASS = frozenset({"box", "class", "mask_edit"})
 CHANGES_CLASSES = frozenset({"submit", *PUTS_INTO_CLASS, *CLASS_STATE_OF_KIND})
@@ -67,6 +67,7 @@ class ObjectState:
     threshold_id: int | None = None
     registration_id: int | None = None
     molecular_support: float | None = None
+    suggested: bool = False  # its outline is still the one that a model proposed before anybody looked
     # Points that say what belongs to the nucleus since its box was last drawn: (x, y, 1 inside or 0 outside).
     points: tuple[tuple[float, float, int], ...] = ()
     # The act that last asked for a mask: an answer to an earlier one comes too late.
@@ -238,6 +239,11 @@ def _object_after(thing: ObjectState | None, act: Act) -> ObjectState | None:
         box = tuple(float(v) for v in payload["box"])
         new = ObjectState(act.object_id or "", int(payload["class_id"]), "proposed", box, box)
         return replace(new, asked=act_id, answered=False)
+    if act.kind == "suggest":
+        # The box is the outline's own: nobody has drawn a first one.
+        box = tuple(float(v) for v in payload["box"])
+        new = ObjectState(act.object_id or "", int(payload["class_id"]), "proposed", box=box)
+        return replace(_with_mask(new, payload, "sam"), suggested=True)
     if act.kind == "mask_edit" and thing is None:
         if "class_id" not in payload:  # it mended an object whose box has been taken back since
             return None
@@ -247,7 +253,7 @@ def _object_after(thing: ObjectState | None, act: Act) -> ObjectState | None:
         return None
     if act.kind == "move":
         box = tuple(float(v) for v in payload["box"])
-        moved = replace(thing, box=box, mask=None, state="proposed", points=())
+        moved = replace(thing, box=box, mask=None, state="proposed", points=(), suggested=False)
         return replace(moved, asked=act_id, answered=False)
     if act.kind == "class":
         return replace(thing, class_id=int(payload["class_id"]), **_evidence(payload))
@@ -276,7 +282,8 @@ def _evidence(payload: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_mask(thing: ObjectState, payload: Mapping[str, Any], origin: str) -> ObjectState:
-    changed = replace(thing, mask=Mask.from_rle(payload["mask"]), origin=origin, **_evidence(payload))
+    mask = Mask.from_rle(payload["mask"])
+    changed = replace(thing, mask=mask, origin=origin, suggested=False, **_evidence(payload))
     # A person's outline settles what was asked: the model's answer to it comes too late.
     changed = replace(changed, answered=True, asked=thing.asked if origin == "sam" else None)
     if origin == "sam":
@@ -407,25 +414,31 @@ def _validate_object(
         _validate_source(payload, where)
         _validate_mask(payload.get("mask"), size_hw, where)
         return  # The box was taken back while the server worked: kept, without effect.
-    if act.kind == "box" and known:
+    if act.kind in ("box", "suggest") and known:
         raise InputError(f"{where}: object {act.object_id} exists already. Use a new id for a new box.")
     if known and act.kind != "mask_shown" and state.objects[act.object_id].state == "deleted":
         raise InputError(f"{where}: this nucleus has been deleted meanwhile. Undo that to have it back.")
-    if act.kind not in ("box", "mask_edit") and not known:
+    if act.kind not in ("suggest", "box", "mask_edit") and not known:
         raise InputError(f"{where}: no object {act.object_id} here. Reload the page.")
-    if act.kind in ("box", "class") or (act.kind == "mask_edit" and not known):
+    if act.kind in ("suggest", "box", "class") or (act.kind == "mask_edit" and not known):
         _validate_class(payload.get("class_id"), class_ids, where)
-    if act.kind in ("box", "move") and not is_box(payload.get("box"), size_hw):
+    if act.kind in ("suggest", "box", "move") and not is_box(payload.get("box"), size_hw):
         raise InputError(
             f"{where}: box {payload.get('box')!r} is not x0 < x1, y0 < y1 inside the patch of "
             f"{size_hw[1]} x {size_hw[0]} px. Draw it again."
         )
     if act.kind == "prompt":
         _validate_points(payload.get("points"), size_hw, where)
-    if act.kind in ("mask_shown", "mask_edit"):
+    if act.kind in ("suggest", "mask_shown", "mask_edit"):
         _validate_mask(payload.get("mask"), size_hw, where)
     if act.kind in CARRIES_EVIDENCE:
         _validate_evidence(payload, where)
+    if act.kind == "suggest":
+        _validate_source(payload, where)
+        if state.submitted:
+            raise InputError(f"{where}: this patch is submitted; nothing is proposed on it any more.")
+        if rle_area(dict(payload["mask"])) == 0:
+            raise InputError(f"{where}: the proposed mask of {act.object_id} is empty.")
     if act.kind == "mask_shown":
         _validate_source(payload, where)
         if state.submitted and state.objects[act.object_id].mask is not None:

@@ -4,6 +4,7 @@ AllinsamError
 ├── InputError       a value, file or setting from outside is not usable
 ├── NotFoundError    a named thing does not exist in this study
 ├── NotAllowedError  this person may not do this
+│   └── ConsentMissing   they have not agreed to the consent text of now
 └── ModelError       weights, checkpoint or device cannot be used
 """
 
@@ -22,6 +23,10 @@ class NotFoundError(AllinsamError):
 
 class NotAllowedError(AllinsamError):
     """This person may not do this."""
+
+
+class ConsentMissing(NotAllowedError):
+    """The person has not agreed to the study's consent text of now."""
 
 
 class ModelError(AllinsamError):

@@ -31,6 +31,8 @@ class PlanSettings:
     repeat_gap: int = setting(10, "patches between the looks, at least", "ours")
     patches_per_person: int | None = setting(None, "patches, empty = as many as it takes", "ours")
     arms: tuple[str, ...] = setting(ARMS[:1], "guidance/tool, drawn for each patch", "ours")
+    planted: float = setting(0.15, "share of suggestions, wrong on purpose", "ours")
+    suggestions_from: int | None = setting(None, "run, empty = SAM on the marker's bright areas", "ours")
     seed: int = setting(1, "", "ours")
 
     def __post_init__(self) -> None:
@@ -43,6 +45,12 @@ class PlanSettings:
             )
         if self.patches_per_person is not None and self.patches_per_person < 1:
             raise InputError(f"patches_per_person is {self.patches_per_person}. Give 1 or more, or none.")
+        if not 0 <= self.planted <= 0.5:
+            raise InputError(f"planted is {self.planted}. It is a share of the suggestions, 0 to 0.5.")
+        if self.suggestions_from is not None and self.suggestions_from < 1:
+            raise InputError(
+                f"suggestions_from is {self.suggestions_from}. Give the number of a finished run, or none."
+            )
         if self.seed < 0:
             raise InputError(f"seed is {self.seed}. It must not be negative.")
         unknown = [arm for arm in self.arms if arm not in ARMS]

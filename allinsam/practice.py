@@ -44,6 +44,13 @@ class Mark:
     class_accuracy: float | None
     counts: dict[str, int]
 
+    @property
+    def score(self) -> float:
+        """F1 of nuclei found with their right class; 1 where there are none and none was drawn."""
+        right, wrong = self.counts["right"], self.counts["wrong_class"]
+        both = 2 * (right + wrong) + self.counts["missed"] + self.counts["extra"]
+        return 2 * right / both if both else 1.0
+
 
 def judge(drawn: Sequence[Outlined], gold: Sequence[Outlined]) -> list[Verdict]:
     """One verdict for each nucleus: of the drawn ones in their order, then those that were missed."""

@@ -17,8 +17,8 @@ PURPOSES = ("production", "gold", "repeat", "qualification", "practice")
 # What annotations that come as a file are taken for.
 IMPORT_PURPOSES = ("gold", "prior")
 GUIDANCES = ("pas_only", "if", "threshold", "suggestion")
-# Arms a lead may hand out: suggestions need a model's proposals, which nobody makes yet.
-OFFERED_GUIDANCES = ("threshold", "if", "pas_only")
+# Arms a lead may hand out, the usual one first.
+OFFERED_GUIDANCES = ("threshold", "if", "pas_only", "suggestion")
 # What of the marker an arm may see, on the page or by typing a URL: its picture, and where it is bright.
 SHOWN_TO = {"marker": ("if", "threshold", "suggestion"), "bright": ("threshold", "suggestion")}
 TOOLS = ("box_sam", "contour")
@@ -29,6 +29,7 @@ CONDITIONS = ("normal", "injured", "unknown")
 
 ACT_KINDS = (
     "load",
+    "suggest",
     "box",
     "move",
     "class",

@@ -29,6 +29,15 @@ def active_seconds(acts: Sequence[Mapping], idle_cutoff_s: float = IDLE_CUTOFF_S
     return sum(seconds for _, seconds in _counted_gaps(acts, idle_cutoff_s))
 
 
+def seconds_until(acts: Sequence[Mapping], idle_cutoff_s: float = IDLE_CUTOFF_S) -> list[float]:
+    """For each act the active seconds on the assignment up to and with it, in the order of the acts."""
+    total, until = 0.0, []
+    for _, seconds in _counted_gaps(acts, idle_cutoff_s):
+        total += seconds
+        until.append(total)
+    return until
+
+
 def seconds_per_object(acts: Sequence[Mapping], idle_cutoff_s: float = IDLE_CUTOFF_S) -> dict[str, float]:
     """Active seconds for each object_id, in the order of first appearance.
 

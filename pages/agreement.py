@@ -6,6 +6,7 @@ import streamlit as st
 from allinsam.accounts import may
 from allinsam.agreement import matrix
 from allinsam.store import Study
+from allinsam.workflow.reporting import without_training
 from webapp import charts
 from webapp.page_parts import (
     agreement_of,
@@ -15,6 +16,7 @@ from webapp.page_parts import (
     figure_note,
     figure_suffix,
     page_head,
+    reliability_of,
     times_of,
 )
 from webapp.session import current_study, require
@@ -27,6 +29,15 @@ FIGURES = {
     "matched_dice": ("Matched Dice", "the same outline, on nuclei that both found"),
 }
 TOO_FEW = "too few"
+AMONG = {"everyone": "Everyone", "student": "Students", "expert": "Experts"}
+# A share of a person's reliability -> the number of nuclei it rests on.
+BASIS = {
+    "found_share": "n_others",
+    "alone_share": "n_objects",
+    "class_accuracy": "n_choices",
+    "staple_sensitivity": "n_outlines",
+    "staple_specificity": "n_outlines",
+}
 PAIRS = {
     "student + student": "two students",
     "expert + student": "student and expert",
@@ -112,8 +123,45 @@ def show_classes(study: Study, classes: pd.DataFrame) -> None:
     )
 
 
+def show_reliability(study: Study, table: pd.DataFrame) -> None:
+    among = st.selectbox("Among", list(table["raters"].unique()), format_func=AMONG.get)
+    mine = table[table["raters"] == among].copy()
+    for share, n in BASIS.items():
+        mine.loc[mine[n] < FEWEST_NUCLEI, share] = float("nan")
+    shown = pd.DataFrame(
+        {
+            "Person": mine["person_id"],
+            "Class": mine["class"],
+            "Nuclei": mine["n_objects"],
+            "Found": in_words(mine["found_share"], "{:.0%}"),
+            "Alone": in_words(mine["alone_share"], "{:.0%}"),
+            "Right class": in_words(mine["class_accuracy"], "{:.0%}"),
+            "Outline inside": in_words(mine["staple_sensitivity"], "{:.2f}"),
+            "Outline outside": in_words(mine["staple_specificity"], "{:.2f}"),
+            "F1": in_words(mine["f1"], "{:.2f}"),
+            "F1 without": in_words(mine["f1_without"], "{:.2f}"),
+            "Alpha": in_words(mine["alpha"], "{:.2f}"),
+            "Alpha without": in_words(mine["alpha_without"], "{:.2f}"),
+        }
+    )
+    st.dataframe(shown, hide_index=True)
+    figure_note(
+        study,
+        "Found: share of the nuclei that most of the others marked. Alone: marked by nobody else who looked. "
+        "Right class: chance to name the class where it is right (Dawid-Skene). Outline inside and outside: "
+        "share of the likely pixels drawn, and of the others left out (STAPLE). F1 and Krippendorff's alpha "
+        "of all, and without this person: higher without means apart from the rest. "
+        f"{TOO_FEW.capitalize()}: fewer than {FEWEST_NUCLEI} nuclei, or fewer than three people. "
+        "People who share an error trust each other: read it beside scores against gold.",
+    )
+
+
+def in_words(figures: pd.Series, form: str) -> pd.Series:
+    return figures.map(form.format).where(figures.notna(), TOO_FEW)
+
+
 def show_times(study: Study, times: dict[str, pd.DataFrame]) -> None:
-    by_patch, by_object = times["by_patch"], times["by_object"]
+    by_patch, by_object = (without_training(times[name]) for name in ("by_patch", "by_object"))
     done = by_patch[by_patch["state"] == "submitted"]
     if by_object.empty:
         st.info("Nobody has drawn anything yet.")
@@ -172,13 +220,16 @@ def main() -> None:
     if may(person, "export"):
         with right:
             download_link("agreement.csv", "Download CSV")
-    tabs = st.tabs(["Nuclei and outlines", "Class", "Time"])
+    tabs = st.tabs(["Nuclei and outlines", "Class", "Time", "Each person"], key="tab", on_change="rerun")
     with tabs[0]:
         show_nuclei(study, tables)
     with tabs[1]:
         show_classes(study, tables["classes"])
     with tabs[2]:
         show_times(study, times)
+    if tabs[3].open:  # takes seconds
+        with tabs[3]:
+            show_reliability(study, reliability_of(str(study.folder), state))
 
 
 main()

@@ -12,10 +12,13 @@ from allinsam.store import Study, assignments, thresholds
 from allinsam.store.study import get_study
 from allinsam.workflow.annotating import ActLog, next_assignment, why_closed
 from allinsam.workflow.desk import Desk
+from allinsam.workflow.refreshing import refresh_for
 from allinsam.workflow.reviewing import why_sent_back
+from allinsam.workflow.suggesting import propose
 from webapp.annotate import bar, bench, guidance, look, panel
 from webapp.annotate.bench import Bench
 from webapp.image_routes import View
+from webapp.page_parts import page_path
 from webapp.resources import embed_ahead, embedding_cache
 from webapp.session import current_person, current_study
 from webapp.surfaces import SURFACES, dual_pane, simple_canvas
@@ -143,6 +146,8 @@ def main() -> None:
     if closed:
         guidance.patch_waits(study, person.person_id, closed, go_to)
         return
+    if guidance.tour_comes_first(study, person.person_id, assignment):
+        st.switch_page(str(page_path("tour")))
     look.style()
     guidance.sent_back(why_sent_back(study, assignment["id"]))
     guidance.first_steps(study, person.person_id, assignment, in_both=chosen_surface() == DUAL)
@@ -163,8 +168,8 @@ def chosen_surface() -> str:
 def dual(study: Study, assignment_id: int) -> None:
     """The surface works on its own; the address follows it from patch to patch."""
     with study.science.read() as db:
-        study_key = get_study(db)["created_at"]
-    dual_pane.show(assignment_id, study_key, DUAL, follow)
+        row = get_study(db)
+    dual_pane.show(assignment_id, row["created_at"], DUAL, follow, bool(row["simulated"]))
 
 
 def follow(assignment_id: int | None) -> None:
@@ -173,7 +178,15 @@ def follow(assignment_id: int | None) -> None:
 
 
 def simple(study: Study, person_id: str, assignment: dict[str, Any], mine: list[dict[str, Any]]) -> None:
+    if refresh := refresh_for(study, assignment["id"]):
+        guidance.reminder(study, person_id, assignment, refresh)
+        return
     opened = st.session_state.setdefault("opened", set())
+    try:
+        propose(study, assignment["id"], lambda: embedding_cache(study))
+    except AllinsamError as error:
+        st.error(str(error))
+        return
     desk = open_desk(study, person_id, assignment["id"])
     if assignment["id"] not in opened and not desk.state.submitted:
         desk.do("load")

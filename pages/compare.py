@@ -55,7 +55,8 @@ def show_means(study: Study, newest: pd.DataFrame, metric: str) -> None:
         for name, row in n.iterrows()
     )
     few = " With so few slides the intervals are too narrow." if n["slides"].min() < 10 else ""
-    figure_note(study, f"Lines: 95 % interval, whole slides drawn again. {counts}.{few}")
+    split = reporting.split_sentences(study, newest["run_id"].unique())
+    figure_note(study, f"Lines: 95 % interval, whole slides drawn again. {counts}.{few} {split}")
 
 
 def show_paper_table(study: Study, newest: pd.DataFrame, metric: str) -> None:
@@ -69,7 +70,7 @@ def show_paper_table(study: Study, newest: pd.DataFrame, metric: str) -> None:
     figure_note(
         study,
         f"{METRIC_NAMES[metric]}. Average is the mean over all patches, so injured and normal weigh by their "
-        "numbers of patches in the last row.",
+        f"numbers of patches in the last row. {reporting.split_sentences(study, newest['run_id'].unique())}",
     )
 
 
@@ -111,7 +112,8 @@ def show_pairs(
         f"Difference is {a} minus {b}. Paired two-sided Wilcoxon test over patches; effect: matched-pairs "
         f"rank biserial, -1 to 1; p (Holm) is corrected over the {table['p_value'].notna().sum()} tests "
         f"made. As good: both one-sided tests against a margin of {margin:g} reject. 90 % interval over "
-        f'slides. "{TOO_FEW.capitalize()}": fewer than 6 patches differ, so no test can tell.',
+        f'slides. "{TOO_FEW.capitalize()}": fewer than 6 patches differ, so no test can tell. '
+        + reporting.split_sentences(study, [int(run_id) for run_id in ids]),
     )
 
 
@@ -154,7 +156,9 @@ def show_people(study: Study, scores: pd.DataFrame, metric: str) -> None:
     figure = charts.forest(means, ordered(set(means["label"])), METRIC_NAMES[metric], title)
     st.plotly_chart(figure, config=charts.CONFIG, key="people")
     figure_note(
-        study, "These are people's labels against the reference, on all their patches, not a model's."
+        study,
+        "These are people's labels against the reference, on all their patches, not a model's: no split is "
+        "behind them.",
     )
 
 
@@ -172,7 +176,8 @@ def show_worst(study: Study, scores: pd.DataFrame, models: list[dict], metric: s
         column.caption(f"{name}: {row['value']:.2f}, {row['n']} nuclei in the reference")
     figure_note(
         study,
-        "Solid, in the class's colour: found by the model. Dashed, white: the reference. Click to enlarge.",
+        "Solid, in the class's colour: found by the model. Dashed, white: the reference. Click to enlarge. "
+        + reporting.split_sentences(study, [model["run_id"]]),
     )
 
 

@@ -6,6 +6,8 @@ import streamlit as st
 from allinsam.interchange import FORMATS
 from allinsam.store import Study, reviews
 from allinsam.workflow.export_columns import COLUMNS, TITLES
+from allinsam.workflow.reporting import consents_table
+from allinsam.workflow.taught import learning_table
 from webapp.page_parts import (
     agreement_of,
     annotation_state,
@@ -17,6 +19,7 @@ from webapp.page_parts import (
     scores_of,
     settled_count,
     simulated_note,
+    suggestion_counts,
     times_of,
 )
 from webapp.session import current_study, require
@@ -33,6 +36,9 @@ def rows_of(study: Study) -> dict[str, int]:
         "classes": len(agreement["classes"]),
         **consensus_counts(folder, state),
         **review_counts(study),
+        **suggestion_counts(folder, state),
+        "learning": len(learning_table(study)),
+        "consents": len(consents_table(study)),
         "settled": settled_count(study),
         "scores": len(scores_of(folder, score_state(study))),
     }

@@ -12,12 +12,14 @@ from allinsam.records import ROLES, TOOLS
 from allinsam.store import Study
 from allinsam.store import accounts as account_rows
 from allinsam.workflow.assigning import OFFERED_GUIDANCES, assign_patches, least_covered_patches
+from allinsam.workflow.consenting import consent_standing, consent_text
 from allinsam.workflow.progress import study_progress
+from webapp.consent_parts import edit_consent
 from webapp.forms import GUIDANCE_NAMES, TOOL_NAMES
 from webapp.page_parts import is_simulated, page_head
 from webapp.plan_parts import show_plan
 from webapp.session import current_study, require
-from webapp.training_parts import show_training
+from webapp.training_parts import show_training, training_note
 
 ROLE_NOTES = "Lead: everything. Reviewer: thresholds, comparison, agreement. Annotator: own patches only."
 
@@ -35,7 +37,11 @@ def accounts_of(study: Study) -> dict[str, dict]:
 
 def show_list(study: Study, known: dict[str, dict]) -> None:
     rows = []
-    for person in study_progress(study).people:
+    people = study_progress(study).people
+    with study.science.read() as db:
+        asked = consent_text(db) is not None
+        consents = {p.person_id: consent_standing(db, p.person_id) for p in people} if asked else {}
+    for person in people:
         account = known.get(person.person_id)
         rows.append(
             {
@@ -44,6 +50,7 @@ def show_list(study: Study, known: dict[str, dict]) -> None:
                 "Role": account["role"] if account else "",
                 "Group": person.group,
                 "Sign-in": sign_in_state(account, person.simulated),
+                **({"Consent": consents[person.person_id]} if asked else {}),
                 "Patches done": f"{person.finished} of {person.assigned}"
                 if person.assigned
                 else "none assigned",
@@ -67,19 +74,22 @@ def sign_in_state(account: dict | None, simulated: bool) -> str:
 def offer_link(study: Study, name: str, role: str, group: str) -> None:
     """Make a one-time link and draw the page anew, with the link at its top."""
     try:
-        st.session_state["new_link"] = (name, accounts.invite(study, name, role, group))
+        token = accounts.invite(study, name, role, group)
+        with study.server.read() as db:
+            person_id = account_rows.find_account(db, name)["person_id"]
+        st.session_state["new_link"] = (name, token, training_note(study, person_id))
     except AllinsamError as error:
         st.error(str(error))
         return
     st.rerun()
 
 
-def show_link(name: str, token: str) -> None:
+def show_link(name: str, token: str, more: str) -> None:
     """Shown in one run of the page only: the store has no more than its hash."""
     with st.container(border=True):
         st.markdown(f"**One-time link for {name}.** Send it to them alone; it sets their password.")
         st.code(link_of(token), language=None, wrap_lines=True)
-        st.caption("It works once, for 7 days, and is shown only now.")
+        st.caption(f"It works once, for 7 days, and is shown only now. {more}")
 
 
 def show_invite(study: Study) -> None:
@@ -186,6 +196,7 @@ def main() -> None:
         show_assign(study, known)
     with right:
         show_accounts(study, person, known)
+    edit_consent(study, person.person_id)
     show_plan(study, person.person_id, assignable(study, known))
     show_training(study, person.person_id, assignable(study, known))
     if is_simulated(study):

@@ -5,12 +5,14 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from allinsam.accounts import SignedIn, demand
+from allinsam.accounts import SignedIn, demand, may
 from allinsam.errors import AllinsamError
 from allinsam.store import Study
 from allinsam.workflow.preparing import LONGEST_REASON, sign_threshold
+from allinsam.workflow.progress import waiting_for_thresholds
 from webapp import charts
 from webapp import threshold_parts as parts
+from webapp.class_parts import show_classes
 from webapp.clock import local_date_time
 from webapp.page_parts import as_typed, empty_state, page_head, simulated_note
 from webapp.session import current_study, require
@@ -147,7 +149,18 @@ def sign(
             f"{patch['name']} has none of its own: the slide's {pair['of_slide']['value']:g} holds for it."
         )
     elif signed is None:
-        st.info("Not signed yet: people see no outline of this marker on this slide.")
+        waits = next(
+            (
+                one.assignments
+                for one in waiting_for_thresholds(study)
+                if (one.slide, one.marker) == (pair["slide"], pair["marker"])
+            ),
+            0,
+        )
+        st.info(
+            "Not signed yet: who is to see this outline waits"
+            + (f"; {waits} patches in queues." if waits > 1 else "; 1 patch in a queue." if waits else ".")
+        )
     elif value == signed["value"]:
         where = "" if patch_id is None else f" for {patch['name']} alone"
         why = f": {as_typed(signed['reason'])}" if signed["reason"] else ""
@@ -256,6 +269,8 @@ def main() -> None:
         with st.container(key="right", width=2 * PANE_PX + 12):
             pictures(pair, st.session_state[key], patches, patch, own)
             show_own(patches, own)
+    if may(person, "edit_classes"):
+        show_classes(study, person)
     simulated_note(study)
 
 

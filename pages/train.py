@@ -11,7 +11,13 @@ from allinsam.consensus import RULES
 from allinsam.errors import AllinsamError
 from allinsam.store import Study, runs
 from allinsam.training.settings import TrainingSettings
-from allinsam.workflow.labels import LABEL_RULES, MASK_SOURCES, recipe_of, reference_recipe
+from allinsam.workflow.labels import (
+    LABEL_RULES,
+    MASK_SOURCES,
+    preview_split,
+    recipe_of,
+    reference_recipe,
+)
 from allinsam.workflow.progress import estimate_training, label_standing, study_progress
 from webapp.forms import settings_arguments, settings_form
 from webapp.job_parts import duration, show_jobs
@@ -20,6 +26,7 @@ from webapp.session import current_study, require
 
 GROUPS = ("expert", "student")
 FEWEST_PATCHES = 3
+SPLIT_SEED = 1
 BUDGET_MINUTES = 10.0
 MASK_NAMES = {"edited": "as accepted and edited", "weak": "boxes only: SAM makes the masks again"}
 
@@ -48,10 +55,32 @@ def patches_of(standing: list[dict[str, Any]], group: str) -> int:
     return max((row["patches"] for row in standing if row["group"] == group), default=0)
 
 
+def show_split(study: Study, seed: int) -> None:
+    """What the split of this seed cannot fill, before anything is trained on it."""
+    try:
+        planned = preview_split(study, seed)
+    except AllinsamError as error:
+        st.warning(str(error))
+        return
+    told = [gap.replace("val:", "validation:") for gap in planned.gaps]
+    of = f"The split by {planned.rule.split()[0]}, seed {seed}"
+    if all(gap.startswith("validation:") for gap in told):  # it only chooses between epochs
+        st.caption(
+            f"{of}: {'; '.join(told)}." if told else f"{of}, has every class and condition in each part."
+        )
+        return
+    lines = "\n".join(f"- {gap}" for gap in told)
+    st.warning(
+        f"{of}, cannot be filled. What the test part lacks is not scored; what the train part lacks is not "
+        f"learned.\n{lines}"
+    )
+
+
 def show_one_click(study: Study, person: SignedIn, standing: list[dict[str, Any]]) -> None:
     missing = [group for group in GROUPS if patches_of(standing, group) < FEWEST_PATCHES]
     running = [view for view in jobs.list_views(study) if view.is_active and view.verb == "experiment"]
     with st.container(border=True):
+        show_split(study, SPLIT_SEED)
         left, middle, right = st.columns([1.1, 1, 2.6], vertical_alignment="center")
         minutes = middle.number_input(
             "Minutes for each training",
@@ -111,6 +140,15 @@ def show_standing(study: Study, standing: list[dict[str, Any]]) -> None:
 def show_step_by_step(study: Study, person: SignedIn) -> None:
     people = [p.person_id for p in study_progress(study).people if p.finished]
     with st.expander("Step by step: choose labels, stages and settings"):
+        split_seed = st.number_input(
+            "Seed of the split",
+            value=SPLIT_SEED,
+            min_value=0,
+            help="The same seed keeps the same train, val and test.",
+            width=220,
+        )
+        if split_seed != SPLIT_SEED:
+            show_split(study, int(split_seed))
         with st.form("train", border=False):
             left, middle, right = st.columns(3)
             labels = left.selectbox(
@@ -119,12 +157,6 @@ def show_step_by_step(study: Study, person: SignedIn) -> None:
                 help="Of a group, take one person per patch or their consensus (next row).",
             )
             masks = middle.selectbox("Masks", MASK_SOURCES, format_func=MASK_NAMES.get)
-            split_seed = right.number_input(
-                "Seed of the split",
-                value=1,
-                min_value=0,
-                help="The same seed keeps the same train, val and test.",
-            )
             rule = left.selectbox("Where several finished a patch", LABEL_RULES, format_func=RULE_NAMES.get)
             method = middle.selectbox("Consensus by", RULES, format_func=METHOD_NAMES.get)
             quorum = right.number_input(

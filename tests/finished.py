@@ -19,12 +19,14 @@ from allinsam.store import assignments as queue
 from allinsam.store import study as study_rows
 from allinsam.training.settings import TrainingSettings
 from allinsam.workflow.annotating import ActLog, record_acts
+from allinsam.workflow.consenting import answer_consent, set_consent_text
 from allinsam.workflow.labels import LabelRecipe, freeze_labels, make_split, read_labels
 from allinsam.workflow.learning import SCORED_METRICS, keep_prediction
 from allinsam.workflow.reviewing import clusters, decide
 from allinsam.workflow.reviewing import finish as finish_review
 from allinsam.workflow.settling import settle
-from tests.studies import MESANGIAL, PODOCYTES, disc, small_study
+from allinsam.workflow.touring import note_tour
+from tests.studies import LEAD, MESANGIAL, PERSON, PODOCYTES, disc, small_study
 
 TRUTH, EXPERT, STUDENTS = "sim-truth", "e1", ("s1", "s2")
 PODOCYTE, MESANGIAL_ID = 1, 2
@@ -144,3 +146,11 @@ def add_scored_run(study: Study, recipe: LabelRecipe | None, found: Centres, see
     with study.science.write() as db:
         runs.put_scores(db, rows)
     return run_id
+
+
+def add_learning(study: Study) -> None:
+    """A tour, and an answer to a consent text that nobody is asked for any more."""
+    note_tour(study, PERSON, "visit", "tour_step", "pictures")
+    set_consent_text(study, LEAD, "Read this.")
+    answer_consent(study, PERSON, 1, True)
+    set_consent_text(study, LEAD, "")

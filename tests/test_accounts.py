@@ -98,6 +98,29 @@ def test_unusable_invitations_are_refused(empty_study: Study, name: str, role: s
         assert rows.list_accounts(db) == []
 
 
+def test_a_whole_class_is_invited_at_once(empty_study: Study) -> None:
+    tokens = accounts.invite_all(empty_study, ["Ben", " Ada "], "annotator", "student")
+    assert list(tokens) == ["Ben", "Ada"]
+    assert [accounts.invited_name(empty_study, token) for token in tokens.values()] == ["Ben", "Ada"]
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ([], "No name is given"),
+        (["Ada", "a\nb"], "not a sign-in name"),
+        (["Ada", "Ben", "ADA"], "'ADA' is there twice"),
+        (["Ada", "cleo"], "already an account 'cleo'"),
+    ],
+)
+def test_one_name_refused_invites_nobody(empty_study: Study, names: list[str], said: str) -> None:
+    accounts.invite(empty_study, "Cleo", "annotator", "student")
+    with pytest.raises(InputError, match=said):
+        accounts.invite_all(empty_study, names, "annotator", "student")
+    with empty_study.server.read() as db:
+        assert [row["name"] for row in rows.list_accounts(db)] == ["Cleo"]
+
+
 def test_an_existing_account_keeps_its_role(empty_study: Study) -> None:
     accounts.invite(empty_study, "Ada", "annotator", "student")
     with pytest.raises(InputError, match="already an account"):
@@ -236,6 +259,7 @@ EXPECTED = {
     "view_patch": ("any", "any", "own"),
     "view_thresholds": ("any", "any", "none"),
     "sign_threshold": ("any", "any", "none"),
+    "edit_classes": ("any", "none", "none"),
     "register": ("any", "any", "none"),
     "view_agreement": ("any", "any", "none"),
     "review": ("any", "any", "none"),

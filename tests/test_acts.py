@@ -86,7 +86,47 @@ def test_a_new_box_takes_nothing_here_back() -> None:
     assert state.class_states == {}
 
 
+def suggested(seq: int, object_id: str = "a", **changed: object) -> Act:
+    source = {"backbone": "compact", "weights_sha256": "0" * 64, "predicted_iou": 0.9}
+    told = {"class_id": 1, "box": box_of(PODOCYTES[0]), "mask": RLE, **source, **changed}
+    return act(seq, "suggest", object_id, **told)
+
+
+def test_a_suggestion_is_a_proposed_object_that_nobody_drew() -> None:
+    state, rows = replay([suggested(1)])
+    thing = state.objects["a"]
+    assert (thing.state, thing.suggested, thing.first_box, thing.answered) == ("proposed", True, None, True)
+    assert rows == [] and state.undo_stack == () and state.waiting() == []
+    state, rows = replay([suggested(1), act(2, "accept", "a"), act(3, "delete", "a")])
+    assert [(row.state, row.thing.origin) for row in rows] == [("accepted", "sam"), ("deleted", "sam")]
+
+
+def test_an_outline_of_ones_own_is_no_suggestion_any_more() -> None:
+    drawn = act(2, "mask_edit", "a", mask=RLE)
+    state, _ = replay([suggested(1), drawn])
+    assert (state.objects["a"].suggested, state.objects["a"].origin) == (False, "edited")
+    state, _ = replay([suggested(1), drawn, act(3, "undo", act=["tab", 2])])
+    assert state.objects["a"].suggested and state.objects["a"].mask.as_rle() == RLE
+    state, _ = replay([suggested(1), act(2, "class", "a", class_id=2)])
+    assert state.objects["a"].suggested and state.objects["a"].class_id == 2
+
+
+def test_nothing_is_suggested_twice_or_on_what_was_handed_in() -> None:
+    with pytest.raises(InputError, match="exists already"):
+        validate(suggested(2), replay([suggested(1)])[0], [1, 2], SIZE)
+    done = replay([act(1, "submit", classes={"1": "nothing_here", "2": "nothing_here"})])[0]
+    with pytest.raises(InputError, match="submitted"):
+        validate(suggested(2), done, [1, 2], SIZE)
+    with pytest.raises(InputError, match="neither accepted nor rejected"):
+        submit = act(2, "submit", classes={"1": "complete", "2": "nothing_here"})
+        validate(submit, replay([suggested(1)])[0], [1, 2], SIZE)
+
+
 REFUSED = {
+    "a suggestion of no class": suggested(1, class_id=9),
+    "a suggestion of no model": suggested(1, backbone=None),
+    "an empty suggestion": suggested(1, mask=encode_rle(np.zeros(SIZE, bool))),
+    "a suggestion outside": suggested(1, box=[0.0, 0.0, 600.0, 9.0]),
     "outside": act(1, "box", "a", class_id=1, box=[500.0, 0.0, 513.0, 9.0]),
     "no area": act(1, "box", "a", class_id=1, box=[5.0, 0.0, 5.0, 9.0]),
     "not a number": act(1, "box", "a", class_id=1, box=[0.0, 0.0, float("nan"), 9.0]),

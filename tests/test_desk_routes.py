@@ -1,20 +1,25 @@
 """The desk by fetch: only one's own, gestures once, masks after, and what a page is told."""
 
 import json
+import uuid
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
+from allinsam.planning import PlanSettings
 from allinsam.registration import identity_matrix
-from allinsam.store import Study, assignments, images
+from allinsam.store import Study, assignments, images, plans, suggestions
 from allinsam.store.acts import list_acts
 from allinsam.workflow.annotating import next_assignment
+from allinsam.workflow.consenting import answer_consent, set_consent_text
 from allinsam.workflow.practising import PassMark, set_pass_mark
+from allinsam.workflow.preparing import sign_threshold
 from tests.practising import DRAWN, add_gold
-from tests.studies import MESANGIAL, PERSON, PODOCYTES, UNMARKED, NoCache, box_of, small_study
+from tests.studies import LEAD, MESANGIAL, PERSON, PODOCYTES, UNMARKED, NoCache, box_of, small_study
 from tests.test_image_routes import OTHER, SIGNER, STUDENT, SignedInAs
 from webapp import desk_routes, session
 from webapp.annotate.desk_view import Telling
@@ -395,3 +400,170 @@ def test_below_the_pass_mark_production_stays_closed_by_every_route(study: Study
     assert next_assignment(study, PERSON) is None
     set_pass_mark(study, None, None)
     assert http.get(f"{at}/desk", params={"client": CLIENT}).status_code == 200
+
+
+# --- Suggestions ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def suggested(tmp_path: Path, visit: Visit, monkeypatch: pytest.MonkeyPatch) -> Study:
+    study = small_study(tmp_path / "suggested", slides=1, guidance="suggestion")
+    monkeypatch.setenv(session.STUDY_VARIABLE, str(study.folder))
+    return study
+
+
+def planted_ids(study: Study) -> set[str]:
+    with study.science.read() as db:
+        return {row["object_id"] for row in suggestions.list_suggestions(db) if row["planted"]}
+
+
+def test_opening_proposes_and_a_second_tab_sees_the_same(suggested: Study, visit: Visit) -> None:
+    one = Page(visit(), own_id(suggested)).open()
+    other = Page(visit(), own_id(suggested), "page-two-1234").open()
+    assert len(one["objects"]) >= 7 and one["objects"] == other["objects"]
+    assert {thing["state"] for thing in one["objects"]} == {"proposed"} and not one["can_undo"]
+    assert {point["kind"] for point in one["open_points"]} == {"proposals"}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_nothing_that_a_browser_is_told_tells_planted_ones(suggested: Study, visit: Visit, seed: int) -> None:
+    with suggested.science.write() as db:
+        settings = PlanSettings(planted=0.5, seed=seed).to_dict()
+        plan_id = plans.add_plan(db, settings, [PERSON], [], None)
+        db["assignment"].update(1, {"plan_id": plan_id})
+    http = visit()
+    answer = http.get("/api/assignments/1/desk", params={"client": CLIENT})
+    words = answer.text.lower()
+    leaks = ("planted", "suggest", "shifted", "wrong_class", "merged", "extra", "source", "weights")
+    assert [word for word in leaks if word in words.replace('"guidance":"suggestion"', "")] == []
+    things, wrong = answer.json()["objects"], planted_ids(suggested)
+    assert 2 <= len(wrong) < len(things)
+    told = {True: [], False: []}
+    for thing in things:
+        told[thing["id"] in wrong].append(thing)
+    for kinds in told.values():
+        for thing in kinds:
+            # The values beside the place and form of the outline are the same for all of them.
+            assert (thing["predicted_iou"], thing["support"], thing["doubts"]) == (None, None, [])
+            assert (thing["origin"], thing["points"], thing["empty"]) == ("sam", [], False)
+            assert uuid.UUID(thing["id"]).version == 4
+    assert shape({**told[True][0], "rings": 0}) == shape({**told[False][0], "rings": 0})
+    assert list(told[True][0]) == list(told[False][0])
+    # Numbered as one reads a page, wherever the planted ones lie.
+    middles = [(thing["box"][1] + thing["box"][3]) / 2 for thing in things]
+    assert [thing["number"] for thing in things] == list(range(1, len(things) + 1))
+    assert all(later > earlier - 25 for earlier, later in pairwise(middles))
+
+
+def test_what_is_kept_mended_or_dropped_is_told_alike_afterwards(suggested: Study, visit: Visit) -> None:
+    page = Page(visit(), own_id(suggested))
+    things = page.open()["objects"]
+    ids = [thing["id"] for thing in things]
+    told = page.send({"n": 1, "kind": "accept", "at_ms": 1, "object_ids": ids})
+    assert {(t["support"], t["predicted_iou"], tuple(t["doubts"])) for t in told["objects"]} == {
+        (None, None, ())
+    }
+    changed = [
+        {"n": n, "kind": "class", "at_ms": n, "object_id": thing["id"], "class_id": 3 - thing["class_id"]}
+        for n, thing in enumerate(things, 2)
+    ]
+    told = page.send(*changed)
+    assert {(t["support"], tuple(t["doubts"])) for t in told["objects"]} == {(None, ())}
+    # An outline of the person's own says again how bright the marker is under it.
+    path = [[90, 90], [110, 90], [110, 110], [90, 110]]
+    drawn = {"n": 90, "kind": "outline", "at_ms": 90, "object_id": ids[0], "points": path, "tool": "polygon"}
+    (mine,) = page.send(drawn)["objects"]
+    assert mine["support"] is not None
+
+
+def test_a_browser_cannot_propose(suggested: Study, visit: Visit) -> None:
+    page = Page(visit(), own_id(suggested))
+    page.open()
+    told = page.send({"n": 1, "kind": "suggest", "at_ms": 1, "object_id": "x", "class_id": 1})
+    assert "unknown" in told["refused"][0]["why"]
+
+
+def test_without_its_suggestions_a_patch_is_not_opened(
+    suggested: Study, visit: Visit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(study: Study) -> None:
+        raise desk_routes.InputError("The weights are gone.")
+
+    http = visit()
+    monkeypatch.setattr(desk_routes, "embedding_cache", broken)
+    answer = http.get("/api/assignments/1/desk", params={"client": CLIENT})
+    assert answer.status_code == 400 and "weights are gone" in answer.text
+    with suggested.science.read() as db:
+        assert list_acts(db, 1) == []
+
+
+# --- A patch whose threshold is not signed --------------------------------------------------------
+
+
+@pytest.mark.parametrize("guidance", ["threshold", "suggestion"])
+def test_a_patch_that_shows_the_threshold_waits_until_all_are_signed(
+    tmp_path: Path, visit: Visit, monkeypatch: pytest.MonkeyPatch, guidance: str
+) -> None:
+    study = small_study(tmp_path / guidance, slides=2, signed=False, guidance=guidance)
+    monkeypatch.setenv(session.STUDY_VARIABLE, str(study.folder))
+    http = visit()
+    body = {"client": CLIENT, "gestures": [box(1, "a", PODOCYTES[0])]}
+
+    def answers() -> list:
+        gets = [http.get("/api/assignments/1/desk", params={"client": CLIENT})]
+        return gets + [
+            http.post(f"/api/assignments/1/{what}", json=body) for what in ("acts", "masks", "here")
+        ]
+
+    assert [answer.status_code for answer in answers()] == [403] * 4
+    assert answers()[0].text == (
+        "This patch waits until the study lead has signed how bright GATA3 and WT1 must be."
+    )
+    sign_threshold(study, 1, "GATA3", 100.0, "by eye", LEAD)
+    assert answers()[0].text.endswith("how bright WT1 must be.") and next_assignment(study, PERSON) is None
+    sign_threshold(study, 1, "WT1", 100.0, "by eye", LEAD, 1, "alone")  # of this patch is enough
+    assert next_assignment(study, PERSON)["id"] == 1
+    assert [row["state"] for row in Page(http, 1).open()["queue"]] == [
+        "open" if guidance == "suggestion" else "waiting",
+        "held",
+    ]
+    with study.science.read() as db:
+        assert list_acts(db, 2) == []
+
+
+@pytest.mark.parametrize("guidance", ["if", "pas_only"])
+def test_who_is_not_shown_the_threshold_does_not_wait_for_it(
+    tmp_path: Path, visit: Visit, monkeypatch: pytest.MonkeyPatch, guidance: str
+) -> None:
+    study = small_study(tmp_path / guidance, slides=1, signed=False, guidance=guidance)
+    monkeypatch.setenv(session.STUDY_VARIABLE, str(study.folder))
+    assert Page(visit(), 1).open()["queue"][0]["state"] == "waiting"
+
+
+# --- Consent --------------------------------------------------------------------------------------
+
+
+def test_without_consent_every_route_is_closed_and_what_waits_in_the_browser_comes_in_after(
+    study: Study, visit: Visit
+) -> None:
+    page = Page(visit(), own_id(study))
+    page.open()
+    page.send(box(1, "a", PODOCYTES[0]))
+    set_consent_text(study, None, "Read this.")
+    http, at = page.http, page.at
+    left = [box(1, "a", PODOCYTES[0]), box(2, "b", PODOCYTES[1])]
+    answers = [http.get(f"{at}/{what}", params={"client": CLIENT}) for what in ("desk", "verdicts")]
+    answers += [
+        http.post(f"{at}/{what}", json={"client": CLIENT, "gestures": left})
+        for what in ("acts", "masks", "here")
+    ]
+    # A status of its own: the page shows the text, and the browser keeps what it could not send.
+    assert [answer.status_code for answer in answers] == [428] * 5
+    assert all("consent text" in answer.text for answer in answers)
+    answer_consent(study, PERSON, 1, True)
+    later = Page(http, own_id(study), "page-after-1234")
+    later.open()
+    told = later.send(*left, sender=CLIENT)
+    assert told["acknowledged"] == 2 and told["refused"] == []
+    with study.science.read() as db:
+        assert [(act.client, act.kind) for act in list_acts(db, own_id(study))] == [(CLIENT, "box")] * 2

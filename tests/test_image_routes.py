@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from allinsam.accounts import SignedIn
 from allinsam.store import Study, thresholds
+from allinsam.workflow.consenting import answer_consent, set_consent_text
 from tests.studies import DIM, LEAD, PERSON, PODOCYTES, small_study
 from webapp import session
 from webapp.image_routes import View, routes
@@ -199,3 +200,13 @@ def test_each_position_has_its_own_tag(study: Study, visit: Visit) -> None:
         for matrix in (None, RIGHT_BY_20, (1.0, 0.0, 20.5, 0.0, 1.0, 0.0))
     }
     assert len(tags) == 3
+
+
+def test_no_picture_without_consent(study: Study, visit: Visit) -> None:
+    url = View(1, "pas", WHOLE).url()
+    set_consent_text(study, LEAD, "Read this.")
+    refused = visit(study, STUDENT).get(url)
+    assert refused.status_code == 428 and "consent text" in refused.text
+    assert visit(study, SIGNER).get(url).status_code == 200  # settles thresholds, annotates nothing here
+    answer_consent(study, PERSON, 1, True)
+    assert visit(study, STUDENT).get(url).status_code == 200

@@ -2,42 +2,16 @@
 
 import numpy as np
 import pytest
-from skimage.color import rgb2lab
 
+from allinsam.errors import InputError
 from allinsam.imaging import read_rgb
+from allinsam.palette import APART, CLEAR_COLOURS, EYES, SHOWN, as_rgb, colour_doubts, least_distance, seen
 from allinsam.simulate import simulate_patch, simulate_slide
 from allinsam.workflow.importing import CLASS_LOOK
 from benchmarks.report import shared_data
 from webapp.views import HALO, rgb
 
-# Machado, Oliveira and Fernandes 2009, severity 1, for linear RGB.
-EYES = {
-    "usual": np.eye(3),
-    "deuteranopia": [
-        [0.367322, 0.860646, -0.227968],
-        [0.280085, 0.672501, 0.047413],
-        [-0.011820, 0.042940, 0.968881],
-    ],
-    "protanopia": [
-        [0.152286, 1.052583, -0.204868],
-        [0.114503, 0.786281, 0.099216],
-        [-0.003882, -0.048116, 1.051998],
-    ],
-    "tritanopia": [
-        [1.255528, -0.076749, -0.178779],
-        [-0.078411, 0.930809, 0.147602],
-        [0.004733, 0.691367, 0.303900],
-    ],
-}
 COLOURS = {name: rgb(look[0]) for name, look in CLASS_LOOK.items()}
-
-
-def seen(colours: np.ndarray, eyes: str) -> np.ndarray:
-    """sRGB 0 to 255 (n, 3) as these eyes see it, in CIE Lab."""
-    share = np.asarray(colours, float).reshape(-1, 3) / 255
-    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
-    linear = np.clip(linear @ np.asarray(EYES[eyes]).T, 0, 1)
-    return rgb2lab(np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055))
 
 
 def tissues() -> list[np.ndarray]:
@@ -50,8 +24,9 @@ def tissues() -> list[np.ndarray]:
 @pytest.mark.parametrize("eyes", EYES)
 def test_classes_differ_and_every_line_shows_on_tissue(eyes):
     own = {name: seen(np.array(colour), eyes)[0] for name, colour in COLOURS.items()}
+    own |= {colour: seen(np.array(as_rgb(colour)), eyes)[0] for colour in CLEAR_COLOURS}
     podocyte, mesangial = own["podocyte"], own["mesangial"]
-    assert np.linalg.norm(podocyte - mesangial) > 40
+    assert np.linalg.norm(podocyte - mesangial) > APART
     halo = seen(np.array(HALO), eyes)[0]
     for tissue in tissues():
         pixels = seen(tissue.reshape(-1, 3)[::53], eyes)
@@ -60,9 +35,26 @@ def test_classes_differ_and_every_line_shows_on_tissue(eyes):
             stands_out = np.maximum(
                 np.linalg.norm(pixels - line, axis=1), np.linalg.norm(pixels - halo, axis=1)
             )
-            assert np.quantile(stands_out, 0.01) > 25
+            assert np.quantile(stands_out, 0.01) > SHOWN
 
 
 def test_a_palette_that_eyes_confuse_would_fail():
     red, green = seen(np.array((200, 60, 60)), "deuteranopia"), seen(np.array((112, 112, 40)), "deuteranopia")
-    assert np.linalg.norm(red - green) < 40
+    assert np.linalg.norm(red - green) < APART
+
+
+def test_the_clear_colours_are_apart_for_everybody():
+    for place, colour in enumerate(CLEAR_COLOURS):
+        others = {other: other for other in CLEAR_COLOURS if other != colour}
+        assert colour_doubts(colour, others) == []
+        assert least_distance(as_rgb(colour), as_rgb(CLEAR_COLOURS[place - 1])) > APART
+    assert {c.lower() for c, _ in CLASS_LOOK.values()} <= {c.lower() for c in CLEAR_COLOURS}
+
+
+def test_doubts_about_a_colour_are_told():
+    (told,) = colour_doubts("#F2E050", {"podocyte": "#F0E442", "mesangial": "#56B4E9"})
+    assert "podocyte" in told
+    assert "dark" in colour_doubts("#101010", {})[0]
+    for wrong in ("yellow", "#FFF", "#12345g", "#1234567"):
+        with pytest.raises(InputError, match="no colour"):
+            as_rgb(wrong)

@@ -102,6 +102,23 @@ def test_counts_are_even_for_each_person_and_arm(shape: str, seed: int) -> None:
     assert found["patch"]["arms"] <= 3 and found["load"]["people"] <= 1
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_arms_with_suggestions_are_even_in_every_condition(seed: int) -> None:
+    arms = ("threshold/box_sam", "suggestion/box_sam", "if/contour")
+    known, names = patches(8, 4, seed), people(4)
+    plan = make_plan(known, names, PlanSettings(overlap=3, gold=0, repeats=0, arms=arms, seed=seed))
+    condition = {patch.id: patch.condition for patch in known}
+    for level in set(condition.values()):
+        counts = Counter(task.arm for task in plan.tasks if condition[task.patch] == level)
+        assert set(counts) == set(arms) and max(counts.values()) - min(counts.values()) <= 2
+        for name in names:
+            own = Counter(t.arm for t in plan.queue(name) if condition[t.patch] == level)
+            assert max(own[arm] for arm in arms) - min(own[arm] for arm in arms) <= 1
+    other = make_plan(known, names, PlanSettings(overlap=3, gold=0, repeats=0, arms=arms, seed=seed + 100))
+    drawn = [{(t.person, t.patch): t.arm for t in one.tasks} for one in (plan, other)]
+    assert drawn[0] != drawn[1]  # the seed draws them
+
+
 def test_imbalance_is_what_one_counts_by_hand() -> None:
     known = patches(2, 2, 0, markers=("WT1",))
     one, two = ARMS[0].split("/"), ARMS[2].split("/")
@@ -258,7 +275,10 @@ def test_a_stratum_with_fewer_patches_than_arms_is_named() -> None:
         ({"gold": 0.4, "repeats": 0.4}, "at most 0.5"),
         ({"patches_per_person": 0}, "patches_per_person is 0"),
         ({"arms": ()}, "Arms"),
-        ({"arms": ("suggestion/box_sam",)}, "Arms"),
+        ({"arms": ("guess/box_sam",)}, "Arms"),
+        ({"planted": 0.6}, "planted is 0.6"),
+        ({"planted": -0.1}, "planted is -0.1"),
+        ({"suggestions_from": 0}, "suggestions_from is 0"),
         ({"seed": -1}, "seed is -1"),
     ],
 )

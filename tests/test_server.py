@@ -295,7 +295,7 @@ def test_after_signing_in_nobody_is_sent_elsewhere(target: str, expected: str) -
 
 def test_route_modules_are_behind_the_gate() -> None:
     """What other modules add must not fall under a path that is open."""
-    for name in ("image_routes", "guide_routes", "export_routes"):
+    for name in ("image_routes", "guide_routes", "card_routes", "desk_routes", "export_routes"):
         for route in importlib.import_module(f"webapp.{name}").routes:
             assert route.path.startswith("/api/"), route.path
             assert not gate.is_open(route.path)

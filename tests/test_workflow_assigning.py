@@ -54,7 +54,7 @@ def test_what_somebody_has_already_is_skipped(study: Study) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"guidance": "suggestion"}, InputError, "cannot be assigned"),
+        ({"guidance": "guess"}, InputError, "cannot be assigned"),
         ({"tool": "brush"}, InputError, "Unknown tool"),
         ({"person_id": "nobody"}, NotFoundError, "No person"),
         ({"person_id": "sim-x"}, InputError, "simulated"),

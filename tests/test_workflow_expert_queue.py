@@ -68,6 +68,17 @@ def test_a_test_patch_without_an_expert_is_asked_for(tmp_path) -> None:
     assert [one.name for one in open_items(study, LEAD)] == ["reference:3"]
 
 
+def test_a_patch_that_would_not_open_is_not_asked_for(tmp_path) -> None:
+    study = small_study(tmp_path / "study", slides=1, patches_per_slide=2, signed=False)
+    with study.science.write() as db:
+        runs.add_split(db, "patch", 1, {2: "test"})
+    assert {one.kind for one in open_items(study, LEAD)} == {"threshold"}
+    with study.science.write() as db:
+        for marker in ("WT1", "GATA3"):
+            thresholds.add_threshold(db, 1, marker, THRESHOLD, "otsu", LEAD)
+    assert [one.name for one in open_items(study, LEAD)] == ["reference:2"]
+
+
 def test_patches_wait_for_experts_alone(tmp_path) -> None:
     study = planned_study(tmp_path / "study")
     with study.science.write() as db:

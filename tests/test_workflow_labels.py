@@ -21,10 +21,12 @@ from allinsam.workflow.labels import (
     leave_slides_out,
     make_folds,
     make_split,
+    preview_split,
     read_labels,
     recipe_of,
     reference_recipe,
     split_gaps,
+    split_sentence,
 )
 from tests.studies import MESANGIAL, PODOCYTES, disc, small_study
 
@@ -138,7 +140,7 @@ def test_shuffled_classes_keep_outlines_and_counts(study):
     assert (mixed["podocyte"] > 0).sum() and ((mixed["podocyte"] > 0) != (plain["podocyte"] > 0)).any()
 
 
-def test_planted_suggestions_and_pas_only_work_are_no_labels(tmp_path):
+def test_pas_only_work_is_no_label(tmp_path):
     study = small_study(tmp_path / "pas-only", slides=3, guidance="pas_only")
     with study.science.read() as db:
         mine = queue.list_assignments(db)[0]
@@ -330,3 +332,22 @@ def test_a_split_that_leaks_is_told(study):
     assert "val: no patch with WT1 in condition normal" in split_gaps(study, leaky)
     with pytest.raises(NotFoundError, match="No split 99"):
         check_split(study, 99)
+
+
+def test_a_split_is_told_before_it_is_made_and_in_words_afterwards(tmp_path):
+    few = small_study(tmp_path / "few", slides=4, patches_per_slide=2)
+    with few.science.write() as db:
+        # GATA3 is on one slide alone: no split has it in all parts.
+        db.execute("DELETE FROM channel WHERE marker = 'GATA3' AND patch_id > 2")
+    planned = preview_split(few, seed=2, unit="slide")
+    with few.science.read() as db:
+        assert runs.list_splits(db) == []
+    assert len([gap for gap in planned.gaps if "GATA3" in gap]) == 2
+    split_id = make_split(few, seed=2, unit="slide")
+    assert split_gaps(few, split_id) == list(planned.gaps)
+    again = preview_split(few, seed=2)
+    assert (again.parts, again.gaps) == (planned.parts, planned.gaps)
+    told = split_sentence(few, split_id)
+    assert told == f"Split {split_id}, by slide 6:1:3 of 8 patches, seed 2: no tested slide was trained on."
+    apart = make_split(few, seed=2, unit="patch")
+    assert "tested slides" in split_sentence(few, apart) and "also trained on" in split_sentence(few, apart)

@@ -235,6 +235,22 @@ def test_arms_reach_the_queue(study: Study) -> None:
     assert set(arms) <= set(ARMS)
 
 
+def test_a_preview_counts_each_arm_per_condition(study: Study) -> None:
+    with study.science.write() as db:
+        db.execute("UPDATE patch SET condition = 'injured' WHERE slide_id <= 2")
+    arms = ("threshold/box_sam", "suggestion/box_sam")
+    settings = PlanSettings(overlap=2, gold=0, repeats=0.1, repeat_gap=3, arms=arms)
+    rows = preview_plan(study, settings, STUDENTS).arm_rows
+    assert [row["arm"] for row in rows] == list(arms)
+    assert all(row["all"] == row["injured"] + row["normal"] == 16 for row in rows)
+    assert sum(row["injured"] for row in rows) == 16 and abs(rows[0]["injured"] - rows[1]["injured"]) <= 2
+    assert preview_plan(study, settings, STUDENTS).to_dict()["arms"] == rows
+    # What people have already counts, by whatever arm.
+    assign_patches(study, "p-a", [1], guidance="pas_only")
+    later = {row["arm"]: row for row in preview_plan(study, settings, STUDENTS).arm_rows}
+    assert later["pas_only/box_sam"] == {"arm": "pas_only/box_sam", "injured": 1, "normal": 0, "all": 1}
+
+
 def test_hours_follow_from_the_studys_own_pace(study: Study) -> None:
     assert measured_paces(study) == ()
     (key,) = assign_patches(study, "p-a", [2]).assignment_ids

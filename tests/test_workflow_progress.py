@@ -1,16 +1,18 @@
 import pytest
 
-from allinsam.store import Study
+from allinsam.store import Study, assignments
 from allinsam.training.settings import TrainingSettings
+from allinsam.workflow.preparing import sign_threshold
 from allinsam.workflow.progress import (
     GUESSED_SECONDS,
     estimate_training,
     label_standing,
     person_progress,
     study_progress,
+    waiting_for_thresholds,
 )
 from tests.finished import finish, finished_study
-from tests.studies import PERSON, small_study
+from tests.studies import LEAD, PERSON, small_study
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +35,24 @@ def test_markers_without_a_threshold_are_named(tmp_path) -> None:
     progress = study_progress(study)
     assert progress.unsigned == (("slide-1", "GATA3"), ("slide-1", "WT1"))
     assert (progress.trained, progress.scored) == (0, False)
+
+
+def test_what_patches_wait_for_is_counted_by_slide_and_marker(tmp_path) -> None:
+    study = small_study(tmp_path / "study", slides=2, patches_per_slide=2, signed=False)
+    with study.science.write() as db:
+        assignments.add_assignment(db, LEAD, 1, (1,))
+        assignments.add_assignment(db, LEAD, 2, (1, 2), guidance="if")
+    told = [(w.slide, w.marker, w.assignments, w.people) for w in waiting_for_thresholds(study)]
+    assert told == [
+        ("slide-1", "WT1", 3, 2),
+        ("slide-1", "GATA3", 2, 1),
+        ("slide-2", "GATA3", 2, 1),
+        ("slide-2", "WT1", 2, 1),
+    ]
+    sign_threshold(study, 1, "WT1", 100.0, "by eye", LEAD)
+    sign_threshold(study, 2, "WT1", 100.0, "by eye", LEAD, 3, "alone")
+    told = [(w.slide, w.marker, w.assignments) for w in waiting_for_thresholds(study)]
+    assert told == [("slide-1", "GATA3", 2), ("slide-2", "GATA3", 2), ("slide-2", "WT1", 1)]
 
 
 def test_an_empty_study_has_no_progress(empty_study: Study) -> None:

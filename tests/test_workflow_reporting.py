@@ -5,22 +5,35 @@ import pandas as pd
 import pytest
 
 from allinsam.errors import InputError, NotFoundError
+from allinsam.masks import encode_rle
 from allinsam.records import Act
 from allinsam.store import Study, runs
+from allinsam.store import assignments as queue
 from allinsam.store import study as study_rows
 from allinsam.workflow import reporting
 from allinsam.workflow.annotating import ActLog, record_acts
 from allinsam.workflow.export_columns import COLUMNS, TITLES
 from allinsam.workflow.labels import LabelRecipe, freeze_labels
 from allinsam.workflow.learning import score_labels
-from tests.finished import EXPERT, MESANGIAL_ID, PODOCYTE, add_scored_run, finish, finished_study
+from allinsam.workflow.planning import measured_paces
+from tests.finished import (
+    EXPERT,
+    MESANGIAL_ID,
+    PODOCYTE,
+    add_learning,
+    add_scored_run,
+    finish,
+    finished_study,
+)
 from tests.studies import LEAD, MESANGIAL, PERSON, PODOCYTES, SIZE_PX, disc
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     """Shared and only read."""
-    return finished_study(tmp_path_factory.mktemp("finished") / "study")
+    study = finished_study(tmp_path_factory.mktemp("finished") / "study")
+    add_learning(study)
+    return study
 
 
 @pytest.fixture
@@ -67,6 +80,29 @@ def test_times_of_one_person_with_another_cut_off(study: Study) -> None:
     assert by_patch["person_id"].unique().tolist() == [EXPERT]
     assert by_patch["active_s"].unique().tolist() == [7 * 2.0 + 1.0]
     assert reporting.work_times(study, PERSON)[0].empty
+
+
+@pytest.mark.parametrize("purpose", ["practice", "qualification"])
+def test_time_to_learn_is_in_the_table_and_in_no_figure_of_speed(own_study: Study, purpose: str) -> None:
+    study = own_study
+    before, pace = reporting.times_by_person(study), measured_paces(study)
+    # Far slower than the work, on a patch this person has as work too.
+    with study.science.write() as db:
+        slow = queue.add_assignment(db, "s1", 1, (PODOCYTE, MESANGIAL_ID), purpose)
+    log, outline = ActLog("slow", "test"), encode_rle(disc(PODOCYTES[0]))
+    acts = [log.act("load", 0.0)]
+    acts += [log.act("focus", 50_000.0 * n) for n in range(20)]
+    drawn = {"class_id": PODOCYTE, "mask": outline, "tool": "polygon"}
+    acts += [log.act("mask_edit", 1e6, "slow-1", **drawn), log.act("accept", 1e6, "slow-1")]
+    states = {str(PODOCYTE): "complete", str(MESANGIAL_ID): "nothing_here"}
+    record_acts(study, slow, "s1", [*acts, log.act("submit", 1e6, classes=states)])
+    by_patch, by_object = reporting.work_times(study)
+    learning = by_patch[by_patch["purpose"] == purpose]
+    assert len(learning) == 1 and learning["active_s"].iloc[0] > 900
+    assert (by_object["purpose"] == purpose).sum() == 1
+    pd.testing.assert_frame_equal(reporting.times_by_person(study), before)
+    assert measured_paces(study) == pace
+    assert purpose in set(reporting.export_table(study, "times")["purpose"])
 
 
 # ---------------------------------------------------------------- scores
@@ -214,7 +250,9 @@ def test_reliability_of_each_person(study: Study) -> None:
 @pytest.mark.parametrize("name", reporting.EXPORTS)
 def test_every_column_of_every_export_is_explained(study: Study, empty_study: Study, name: str) -> None:
     full = reporting.export_table(study, name)
-    assert len(full) and list(full.columns) == list(COLUMNS[name])
+    # Nobody was shown suggestions here; tests/test_workflow_suggesting.py has tables with rows.
+    assert bool(len(full)) == (name not in ("suggestions", "automation_bias"))
+    assert list(full.columns) == list(COLUMNS[name])
     assert TITLES[name]
     header = reporting.export_csv(empty_study, name).decode().splitlines()
     assert header == [",".join(COLUMNS[name])]

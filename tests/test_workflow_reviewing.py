@@ -9,7 +9,7 @@ import pytest
 from allinsam.__main__ import _recipe, build_parser
 from allinsam.errors import InputError, NotAllowedError
 from allinsam.masks import decode_rle
-from allinsam.store import Study, reviews, runs
+from allinsam.store import Study, reviews, runs, suggestions
 from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_rows
@@ -118,6 +118,27 @@ def test_what_nobody_handed_in_is_not_there(study: Study) -> None:
     assert {row["patch_id"] for row in patches_to_review(study)} == {1}
     with pytest.raises(InputError, match="Nobody has handed in"):
         clusters(study, 2)
+
+
+def test_what_was_wrong_on_purpose_is_nobodys_mark(study: Study) -> None:
+    mark = at(study, EXTRA).members[0]
+    source = mark.source
+    row = {
+        "object_id": source.object_id,
+        "class_id": mark.class_id,
+        "mask_counts": mark.mask.counts,
+        "planted": "extra",
+    }
+    made = {
+        "source": "sam",
+        "run_id": None,
+        "backbone": "compact",
+        "weights_sha256": "0",
+        "planted_share": 0.1,
+    }
+    with study.science.write() as db:
+        suggestions.add_suggestions(db, source.assignment_id, {**made, "seed": 1}, [row])
+    assert len(clusters(study, 1)) == len(PODOCYTES) + len(MESANGIAL)
 
 
 def test_a_class_that_a_rater_set_aside_is_no_vote(tmp_path: Path) -> None:

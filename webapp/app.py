@@ -9,6 +9,8 @@ if str(ROOT) not in sys.path:  # Streamlit puts only this script's folder there.
 
 import streamlit as st  # noqa: E402
 
+from allinsam.workflow.newcomers import start_training  # noqa: E402
+from webapp.consent_parts import consent_waits, show_consent  # noqa: E402
 from webapp.navigation import pages_for, show_bar  # noqa: E402
 from webapp.session import current_person, current_study  # noqa: E402
 
@@ -18,5 +20,11 @@ st.set_page_config(page_title="allinsam", page_icon=ICON, layout="wide")
 st.logo(ICON, size="large")
 person = current_person()
 page = st.navigation(pages_for(person.role), position="top")
-show_bar(person, current_study())
-page.run()
+study = current_study()
+show_bar(person, study)
+if person.group == "student":
+    start_training(study, person.person_id)
+if consent_waits(study, person, page.url_path):
+    show_consent(study, person)
+else:
+    page.run()

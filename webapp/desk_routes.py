@@ -17,14 +17,17 @@ from allinsam.masks import mask_to_polygons
 from allinsam.practice import mark
 from allinsam.records import SHOWN_TO
 from allinsam.store import Study, assignments, images, thresholds
-from allinsam.workflow.annotating import marker_evidence, waits_for_registration, why_closed
+from allinsam.workflow.annotating import closed, marker_evidence, why_closed
+from allinsam.workflow.consenting import demand_consent
 from allinsam.workflow.desk import Desk
 from allinsam.workflow.gestures import OBSERVATIONS, Gesture, open_desk, take_gestures
-from allinsam.workflow.practising import CLOSED_UNTIL_PASSED, practice_feedback, qualification
+from allinsam.workflow.practising import practice_feedback
+from allinsam.workflow.refreshing import Refresh, dismiss_refresh, refresh_for
+from allinsam.workflow.suggesting import propose
 from webapp.annotate import bench
 from webapp.annotate.desk_view import Telling
 from webapp.image_routes import LARGEST_PANE_PX, View, refusal
-from webapp.resources import embed_ahead, embedding_cache
+from webapp.resources import embed_ahead, embedding_cache, suggest_ahead
 from webapp.session import study_from_environment
 from webapp.surfaces.scene import Window
 from webapp.views import smoothed
@@ -89,6 +92,11 @@ async def verdicts_route(request: Request) -> Response:
     return await _answer(request, _verdicts)
 
 
+async def refresh_route(request: Request) -> Response:
+    """POST /api/assignments/{id}/refresh {client, refresh, seconds}: the reminder was read."""
+    return await _answer(request, _dismiss)
+
+
 async def here_route(request: Request) -> Response:
     """POST /api/assignments/{id}/here {client, take_over, leave}: I work here, if nobody else does."""
     return await _answer(request, _here)
@@ -99,6 +107,7 @@ routes = [
     Route("/api/assignments/{assignment_id:int}/acts", acts_route, methods=["POST"]),
     Route("/api/assignments/{assignment_id:int}/masks", masks_route, methods=["POST"]),
     Route("/api/assignments/{assignment_id:int}/verdicts", verdicts_route, methods=["GET"]),
+    Route("/api/assignments/{assignment_id:int}/refresh", refresh_route, methods=["POST"]),
     Route("/api/assignments/{assignment_id:int}/here", here_route, methods=["POST"]),
 ]
 
@@ -144,11 +153,14 @@ def _demand_own(study: Study, person: SignedIn, assignment_id: int, opening: boo
         assignment = assignments.get_assignment(db, assignment_id)
         # What was begun before is still taken in: nothing that was drawn is lost.
         asks = opening or assignment["state"] == "waiting"
-        closed = why_closed(db, assignment) if asks and assignment["person_id"] == person.person_id else None
+        is_own = assignment["person_id"] == person.person_id
+        why = why_closed(db, assignment) if asks and is_own else None
     if not may(person, "annotate", assignment) or assignment["person_id"] != person.person_id:
         raise NotAllowedError("This patch is not in your queue.")
-    if closed:
-        raise NotAllowedError(closed)
+    with study.science.read() as db:
+        demand_consent(db, person.person_id)  # by every route: the browser keeps what is refused
+    if why:
+        raise NotAllowedError(why)
 
 
 def _knows(body: dict[str, Any]) -> int | None:
@@ -157,6 +169,7 @@ def _knows(body: dict[str, Any]) -> int | None:
 
 
 def _open(study: Study, person: SignedIn, assignment_id: int, client: str, body: dict) -> dict[str, Any]:
+    propose(study, assignment_id, lambda: embedding_cache(study))
     desk = open_desk(study, assignment_id, person.person_id, client)
     with study.science.read() as db:
         patch = images.get_patch(db, desk.assignment["patch_id"])
@@ -182,6 +195,7 @@ def _open(study: Study, person: SignedIn, assignment_id: int, client: str, body:
         "classes": [_class_json(study, desk, row) for row in desk.classes.values()],
         "queue": _queue_json(mine),
         "holds": _presence.holds(assignment_id, client),
+        "refresh": _refresh_json(refresh_for(study, assignment_id)),
         **_telling.news(desk, client, None),
     }
 
@@ -233,6 +247,19 @@ def _here(study: Study, person: SignedIn, assignment_id: int, client: str, body:
     return {"holds": _presence.holds(assignment_id, client, take_over=body.get("take_over") is True)}
 
 
+def _dismiss(study: Study, person: SignedIn, assignment_id: int, client: str, body: dict) -> dict[str, Any]:
+    number, seconds = body.get("refresh"), body.get("seconds")
+    if type(number) is not int or not isinstance(seconds, (int, float)) or isinstance(seconds, bool):
+        raise InputError("Say which reminder was read, and for how many seconds. Reload the page.")
+    dismiss_refresh(study, person.person_id, number, seconds)
+    return {"dismissed": number}
+
+
+def _refresh_json(refresh: Refresh | None) -> dict[str, Any] | None:
+    """How often each kind of mistake was made; nothing says on which patches."""
+    return None if refresh is None else {"id": refresh.id, "mistakes": refresh.mistakes}
+
+
 def _verdicts(study: Study, person: SignedIn, assignment_id: int, client: str, body: dict) -> dict[str, Any]:
     verdicts = practice_feedback(study, assignment_id)
     told = []
@@ -254,14 +281,9 @@ def _verdicts(study: Study, person: SignedIn, assignment_id: int, client: str, b
 def _queue(study: Study, person_id: str) -> list[dict[str, Any]]:
     """A person's assignments in order, with the state "held" where one must not be opened now."""
     with study.science.read() as db:
-        mine, on_hold = assignments.list_assignments(db, person_id), images.patches_on_hold(db)
-        closed = () if qualification(db, person_id).is_open else CLOSED_UNTIL_PASSED
-    return [
-        {**row, "state": "held"}
-        if row["state"] != "submitted" and (row["purpose"] in closed or waits_for_registration(row, on_hold))
-        else row
-        for row in mine
-    ]
+        mine = assignments.list_assignments(db, person_id)
+        waits = closed(db, mine)
+    return [{**row, "state": "held"} if row["id"] in waits else row for row in mine]
 
 
 def _queue_json(mine: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -283,6 +305,8 @@ def _following(mine: list[dict[str, Any]], assignment_id: int) -> dict[str, Any]
 
 
 def _embed_ahead(study: Study, desk: Desk, following: dict[str, Any] | None) -> None:
+    if following and following["guidance"] == "suggestion":
+        suggest_ahead(study, following["id"])
     try:
         cache = embedding_cache(study)
     except AllinsamError:

@@ -29,11 +29,14 @@ LABELS = {
     "repeat_gap": "Patches before a repeat",
     "patches_per_person": "Most patches per person",
     "arms": "Arms, drawn per patch",
+    "planted": "Suggestions wrong on purpose, share",
+    "suggestions_from": "Suggestions of run no. (empty: SAM)",
 }
 GUIDANCE_NAMES = {
     "threshold": "marker + outline",
     "if": "marker only",
     "pas_only": "PAS alone",
+    "suggestion": "marker + outline + suggestions",
 }
 TOOL_NAMES = {"box_sam": "box to mask", "contour": "outline by hand"}
 CHOICES: dict[str, tuple[str, ...]] = {

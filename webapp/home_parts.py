@@ -77,13 +77,18 @@ def show_own_work(study: Study, person: SignedIn) -> None:
                 st.markdown("This one is for **practice**: after handing in, it says what was right.")
             verb = "Continue" if following["state"] == "open" else "Start"
             label = f"{verb}: patch {following['place']} of {mine.assigned}"
-            page_button(person, "annotate", label, primary=person.role == "annotator")
+            with st.container(horizontal=True):
+                page_button(person, "annotate", label, primary=person.role == "annotator")
+                if not mine.finished and person.role == "annotator":
+                    page_button(person, "tour", "Take the five-minute tour")
         st.progress(mine.finished / mine.assigned, text=f"{mine.finished} of {mine.assigned} patches done")
         minutes = own_minutes(str(study.folder), person.person_id, annotation_state(study))
         left, right = st.columns(2)
         left.metric("Patches done", mine.finished)
         right.metric(
-            "Active minutes so far", f"{minutes:.0f}", help="Pauses and waiting for masks are not counted."
+            "Active minutes so far",
+            f"{minutes:.0f}",
+            help="Without pauses, waiting for masks, and practice.",
         )
 
 

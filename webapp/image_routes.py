@@ -14,13 +14,14 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from allinsam.accounts import SignedIn, may
-from allinsam.errors import AllinsamError, InputError, NotAllowedError, NotFoundError
+from allinsam.errors import AllinsamError, ConsentMissing, InputError, NotAllowedError, NotFoundError
 from allinsam.imaging import read_channel, read_rgb
 from allinsam.records import SHOWN_TO
 from allinsam.registration import as_stain, checked_position, checkerboard, identity_matrix, overlay
 from allinsam.store import Study, images, thresholds
 from allinsam.store.assignments import patch_assignments
 from allinsam.workflow.annotating import read_registered_channel
+from allinsam.workflow.consenting import demand_consent
 from webapp import views
 from webapp.session import study_from_environment
 from webapp.surfaces.scene import Window
@@ -81,9 +82,13 @@ class View:
         return f"/api/patches/{self.patch_id}/view.png?{urlencode(query)}"
 
 
+# ConsentMissing is told apart: the surface keeps what it could not send and asks the page to show the text.
+STATUS_OF = {ConsentMissing: 428, NotAllowedError: 403, NotFoundError: 404}
+
+
 def refusal(error: AllinsamError) -> Response:
     """Why a request was refused, in words and with the right status."""
-    status = 403 if isinstance(error, NotAllowedError) else 404 if isinstance(error, NotFoundError) else 400
+    status = next((code for kind, code in STATUS_OF.items() if isinstance(error, kind)), 400)
     return PlainTextResponse(str(error), status_code=status)
 
 
@@ -162,6 +167,9 @@ def _check_access(study: Study, person: SignedIn, view: View) -> bool:
         given = patch_assignments(db, view.patch_id)
     if not may(person, "view_patch", {"person_ids": [row["person_id"] for row in given]}):
         raise NotAllowedError(f"Patch {view.patch_id} is not in your queue.")
+    if not may(person, "view_thresholds"):  # who sees it only to annotate it
+        with study.science.read() as db:
+            demand_consent(db, person.person_id)
     if view.layer == "pas" or may(person, "view_thresholds"):
         return True
     if view.layer in POSITIONS:

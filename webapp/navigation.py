@@ -20,6 +20,7 @@ PAGES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("home", "Home", EVERYONE),
     ("minutes", "Ten minutes", REVIEWING),
     ("annotate", "Annotate", EVERYONE),
+    ("tour", "Learn", EVERYONE),
     ("registration", "Registration", REVIEWING),
     ("thresholds", "Thresholds", REVIEWING),
     ("train", "Train", ("lead",)),

@@ -13,7 +13,7 @@ from allinsam.store import acts as act_store
 from allinsam.store.runs import last_score
 from allinsam.store.study import get_study, list_classes
 from allinsam.workflow import reporting
-from allinsam.workflow.agreed import count_rows
+from allinsam.workflow.agreed import count_rows, reliability_table
 from webapp.navigation import PAGES, PAGES_FOLDER
 
 SIMULATED = "Simulated tissue: no evidence for real tissue."
@@ -120,7 +120,7 @@ def annotation_state(study: Study) -> tuple[int, ...]:
 
 def score_state(study: Study) -> tuple[int, ...]:
     with study.science.read() as db:
-        return last_score(db)
+        return *last_score(db), act_store.last_change(db)[2]  # a class may get another name
 
 
 @st.cache_data(max_entries=4, show_spinner="Comparing what people drew ...")
@@ -141,6 +141,19 @@ def consensus_counts(folder: str, state: tuple[int, ...]) -> dict[str, int]:
     """Rows of the tables of consensus and reliability."""
     study = open_study(Path(folder))
     return count_rows(study, reporting.ratings(study))
+
+
+@st.cache_data(max_entries=4, show_spinner="Working out how far each person can be trusted ...")
+def reliability_of(folder: str, state: tuple[int, ...]) -> pd.DataFrame:
+    study = open_study(Path(folder))
+    return reliability_table(study, reporting.ratings(study))
+
+
+@st.cache_data(max_entries=4, show_spinner="Counting suggestions ...")
+def suggestion_counts(folder: str, state: tuple[int, ...]) -> dict[str, int]:
+    """Rows of the tables of suggestions and of who followed them."""
+    study = open_study(Path(folder))
+    return {name: len(reporting.export_table(study, name)) for name in ("suggestions", "automation_bias")}
 
 
 @st.cache_data(max_entries=4, show_spinner="Adding up the time ...")
@@ -176,6 +189,6 @@ def settled_count(study: Study) -> int:
 
 @st.cache_data(max_entries=64, show_spinner=False)
 def own_minutes(folder: str, person_id: str, state: tuple[int, ...]) -> float:
-    """Active minutes of one person."""
+    """Active minutes of one person, without practice and qualification."""
     by_patch, _ = reporting.work_times(open_study(Path(folder)), person_id)
-    return float(by_patch["active_s"].sum()) / 60.0
+    return float(reporting.without_training(by_patch)["active_s"].sum()) / 60.0

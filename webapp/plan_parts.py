@@ -11,7 +11,7 @@ from allinsam.store import Study, plans
 from allinsam.workflow.planning import PURPOSES, Preview, apply_plan, preview_plan, withdraw_unbegun
 from webapp.forms import arm_name, settings_form
 
-FIRST = ("overlap", "gold", "repeats", "arms", "patches_per_person", "seed")
+FIRST = ("overlap", "gold", "repeats", "arms", "patches_per_person", "seed", "planted", "suggestions_from")
 # What the lead asked to see: (settings, people, deal again).
 Asked = tuple[dict[str, Any], list[str] | None, bool]
 
@@ -25,6 +25,10 @@ def show_plan(study: Study, by: str, names: dict[str, str]) -> None:
         )
         with st.form("plan-settings"):
             values = settings_form("plan", settings=PlanSettings, first=FIRST)
+            st.caption(
+                "Suggestions are outlines that are there when a patch is opened. Some are wrong on purpose, "
+                "to see who checks them; only the exported tables tell which."
+            )
             people = st.multiselect("People", list(names), format_func=names.get, help="Empty: all students.")
             redeal = st.checkbox("Deal again what nobody has begun", help="People who join get a share.")
             asked = st.form_submit_button("Preview")
@@ -44,6 +48,11 @@ def _show_preview(study: Study, by: str, names: dict[str, str], asked: Asked) ->
         st.error(str(error))
         return
     st.dataframe(_table(seen, names), hide_index=True)
+    if len(seen.arm_rows) > 1:
+        st.dataframe(_arms_table(seen), hide_index=True)
+        st.caption(
+            "Patches of each arm and condition, second looks not counted. The seed draws who gets which."
+        )
     st.caption(_figures(seen))
     accept = not seen.plan.gaps
     if seen.plan.gaps:
@@ -73,6 +82,14 @@ def _table(seen: Preview, names: dict[str, str]) -> pd.DataFrame:
             shown |= {arm_name(arm): row[arm] for arm in seen.settings.arms}
         hours = {} if row["hours"] is None else {"Hours": round(row["hours"], 1)}
         rows.append(shown | hours)
+    return pd.DataFrame(rows)
+
+
+def _arms_table(seen: Preview) -> pd.DataFrame:
+    rows = [
+        {"Arm": arm_name(row["arm"])} | {key.capitalize(): n for key, n in row.items() if key != "arm"}
+        for row in seen.arm_rows
+    ]
     return pd.DataFrame(rows)
 
 

@@ -2,8 +2,10 @@
 
 import logging
 import threading
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from typing import Any
 
 from allinsam.errors import AllinsamError
 from allinsam.sam.embeddings import EmbeddingCache
@@ -11,6 +13,8 @@ from allinsam.sam.segmenter import open_segmenter
 from allinsam.store import Study
 from allinsam.store.study import get_study
 from allinsam.workflow.annotating import read_patch
+from allinsam.workflow.suggesting import predict_ahead
+from allinsam.workflow.teaching import cards_for
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +61,31 @@ def embed_ahead(study: Study, cache: EmbeddingCache, patch_ids: list[int]) -> No
                 continue
             _ahead.add((str(study.folder), patch_id))
         _background().submit(_embed, study, cache, patch_id)
+
+
+def cards_ahead(study: Study, assignment: Mapping[str, Any]) -> None:
+    """Choose the cards in the background, so that they are there when the tour comes to them."""
+    _background().submit(_choose, study, dict(assignment))
+
+
+def _choose(study: Study, assignment: Mapping[str, Any]) -> None:
+    try:
+        cards_for(study, assignment)
+    except (AllinsamError, OSError) as error:
+        log.warning("Cards could not be chosen ahead: %s", error)
+
+
+def suggest_ahead(study: Study, assignment_id: int) -> None:
+    """Have a run look at a patch in the background, where it is to make its suggestions."""
+    _background().submit(_suggest, study, assignment_id)
+
+
+def _suggest(study: Study, assignment_id: int) -> None:
+    try:
+        predict_ahead(study, assignment_id)
+    except (AllinsamError, OSError, RuntimeError) as error:
+        # Opening the patch will tell the person.
+        log.warning("Suggestions of assignment %s could not be made ahead: %s", assignment_id, error)
 
 
 def _embed(study: Study, cache: EmbeddingCache, patch_id: int) -> None:

@@ -20,7 +20,15 @@ from starlette.staticfiles import StaticFiles
 from allinsam.accounts import DEFAULT_SETTINGS, AccountSettings
 from allinsam.errors import AllinsamError
 from allinsam.store.study import get_study
-from webapp import desk_routes, export_routes, guide_routes, image_routes, minutes_routes, review_routes
+from webapp import (
+    card_routes,
+    desk_routes,
+    export_routes,
+    guide_routes,
+    image_routes,
+    minutes_routes,
+    review_routes,
+)
 from webapp.gate import Gate
 from webapp.session import study_from_environment
 from webapp.sign_in import sign_in_routes
@@ -68,6 +76,7 @@ def create_app(settings: AccountSettings = DEFAULT_SETTINGS) -> st.App:
             Mount("/assets", StaticFiles(directory=WEBAPP / "assets")),
             *image_routes.routes,
             *guide_routes.routes,
+            *card_routes.routes,
             *desk_routes.routes,
             *review_routes.routes,
             *export_routes.routes,

@@ -12,12 +12,13 @@ import numpy as np
 
 from allinsam.errors import InputError
 from allinsam.masks import mask_to_polygons
+from allinsam.palette import HALO
 from webapp.surfaces.scene import Thing, Window
 
 # A window asked for by URL must not make a picture of gigabytes from a small patch.
 LARGEST_EMPTY_SIDE_PX = 1024
 MARGIN_GREY = 236  # beyond the patch
-HALO, DARK = (16, 16, 24), "#101018"
+DARK = "#101018"
 # The marker is shown in grey: outlines keep their colour on it, also for colour-blind eyes.
 TINTS = {"grey": (255, 255, 255), "cyan": (90, 255, 255), "green": (120, 255, 120)}
 # Display range of a channel: these shares of its pixels end up black and, at contrast 1, white.

@@ -12,15 +12,21 @@ from allinsam.store.connection import utc_now
 
 # The surface of acts that nobody made on a page: annotations that came as a file.
 IMPORT_SURFACE = "import"
+# Of what a model proposed before anybody looked.
+SUGGESTION_SURFACE = "suggestion"
+NOBODYS_SURFACES = (IMPORT_SURFACE, SUGGESTION_SURFACE)
 
 CURRENT_QUERY = """
 SELECT n.*, c.name AS class_name, a.person_id, a.patch_id, a.purpose, a.guidance, a.tool,
-       p.grp AS "group", t.name AS patch, s.name AS slide, t.condition, x.received_at
+       p.grp AS "group", t.name AS patch, s.name AS slide, t.condition, x.received_at,
+       g.id IS NOT NULL AS suggested, g.planted,
+       ifnull(g.mask_counts = n.mask_counts AND g.class_id = n.class_id, 0) AS as_suggested
 FROM annotation n
 JOIN (SELECT max(id) AS id FROM annotation GROUP BY assignment_id, object_id) last ON last.id = n.id
 JOIN assignment a ON a.id = n.assignment_id JOIN person p ON p.id = a.person_id
 JOIN patch t ON t.id = a.patch_id JOIN slide s ON s.id = t.slide_id
 JOIN cell_class c ON c.id = n.class_id JOIN act x ON x.id = n.act_id
+LEFT JOIN suggestion g ON g.assignment_id = n.assignment_id AND g.object_id = n.object_id
 WHERE n.state = 'accepted'
 """
 
@@ -92,8 +98,8 @@ def act_summary(db: Database, assignment_id: int) -> tuple[int, str | None]:
 def has_acted(db: Database, person_id: str) -> bool:
     """Whether a person has drawn anything in this study yet."""
     query = """SELECT 1 FROM act x JOIN assignment a ON a.id = x.assignment_id
-        WHERE a.person_id = ? AND x.object_id IS NOT NULL LIMIT 1"""
-    return db.execute(query, [person_id]).fetchone() is not None
+        WHERE a.person_id = ? AND x.object_id IS NOT NULL AND x.surface <> ? LIMIT 1"""
+    return db.execute(query, [person_id, SUGGESTION_SURFACE]).fetchone() is not None
 
 
 def insert_act(db: Database, assignment_id: int, act: Act) -> int:

@@ -52,6 +52,19 @@ def add_assignment(
     return assignment_id
 
 
+# What comes first among the patches that wait; the rest keeps its order.
+LEARNING_FIRST = {"practice": 0, "qualification": 1}
+
+
+def put_learning_first(db: Database, person_id: str) -> None:
+    """Among a person's patches that wait, practice comes first, then qualification, then work."""
+    waiting = [row for row in list_assignments(db, person_id) if row["state"] == "waiting"]
+    ordered = sorted(waiting, key=lambda row: LEARNING_FIRST.get(row["purpose"], len(LEARNING_FIRST)))
+    for row, position in zip(ordered, [row["position"] for row in waiting], strict=True):
+        if row["position"] != position:
+            db["assignment"].update(row["id"], {"position": position})
+
+
 def _new_id(db: Database) -> int:
     """An id that no assignment has or had: one that was withdrawn may still be open in a browser."""
     query = """SELECT 1 + max((SELECT ifnull(max(id), 0) FROM assignment),

@@ -8,7 +8,9 @@ from sqlite_utils import Database
 
 from allinsam.store.connection import utc_now
 
-NOT_BEGUN = "state = 'waiting' AND NOT EXISTS (SELECT 1 FROM act WHERE act.assignment_id = assignment.id)"
+NOT_BEGUN = """state = 'waiting'
+    AND NOT EXISTS (SELECT 1 FROM act WHERE act.assignment_id = assignment.id)
+    AND NOT EXISTS (SELECT 1 FROM suggestion_set s WHERE s.assignment_id = assignment.id)"""
 
 
 def add_plan(

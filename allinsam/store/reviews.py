@@ -21,11 +21,15 @@ SELECT d.*, r.patch_id, r.version, u.id AS undone_by, c.name AS class_name
 FROM review_decision d JOIN review r ON r.id = d.review_id
 LEFT JOIN review_decision u ON u.undoes = d.id LEFT JOIN cell_class c ON c.id = d.class_id
 """
-# The newest row of every object, of production work.
+# The newest row of every object, of production work. What was proposed wrong on purpose and kept as it was is
+# nobody's mark.
 WORK = """
 FROM annotation n JOIN assignment a ON a.id = n.assignment_id
 WHERE n.state = 'accepted' AND a.purpose = 'production' AND n.id = (
     SELECT max(m.id) FROM annotation m WHERE m.assignment_id = n.assignment_id AND m.object_id = n.object_id)
+AND NOT EXISTS (
+    SELECT 1 FROM suggestion g WHERE g.assignment_id = n.assignment_id AND g.object_id = n.object_id
+    AND g.planted IS NOT NULL AND g.mask_counts = n.mask_counts AND g.class_id = n.class_id)
 """
 
 

@@ -22,15 +22,18 @@ def change_study(db: Database, person_id: str | None, **fields: Any) -> None:
         if stored == old[name]:
             continue
         db["study"].update(1, {name: stored})
-        db["study_change"].insert(
-            {
-                "field": name,
-                "old_value": str(old[name]),
-                "new_value": str(stored),
-                "person_id": person_id,
-                "changed_at": utc_now(),
-            }
-        )
+        note_change(db, name, str(old[name]), str(stored), person_id)
+
+
+def note_change(db: Database, field: str, old: str | None, new: str | None, person_id: str | None) -> None:
+    """Keep that something of the study was changed, by whom and when."""
+    values = {"field": field, "old_value": old, "new_value": new}
+    db["study_change"].insert({**values, "person_id": person_id, "changed_at": utc_now()})
+
+
+def has_changed(db: Database, field: str) -> bool:
+    """Whether a field of the study was ever changed."""
+    return db["study_change"].count_where("field = ?", [field]) > 0
 
 
 def add_person(db: Database, person_id: str, group: str, simulated: bool = False) -> None:
@@ -60,3 +63,26 @@ def add_class(db: Database, name: str, marker: str, colour: str, key: str) -> in
 
 def list_classes(db: Database) -> list[dict[str, Any]]:
     return list(db["cell_class"].rows_where(order_by="id"))
+
+
+def change_class(db: Database, class_id: int, person_id: str | None, **fields: Any) -> None:
+    """Change fields of a class; each change is kept as a dated row."""
+    old = dict(db["cell_class"].get(class_id))
+    for name, value in fields.items():
+        if value != old[name]:
+            db["cell_class"].update(class_id, {name: value})
+            note_change(db, f"class {class_id} {name}", str(old[name]), str(value), person_id)
+
+
+def names_of_classes(db: Database) -> dict[str, str]:
+    """Every name a class has or had, the oldest of each class first -> its name now."""
+    was = """SELECT x.old_value AS was, c.name AS now FROM study_change x
+        JOIN cell_class c ON x.field = 'class ' || c.id || ' name' ORDER BY x.id"""
+    return {row["was"]: row["now"] for row in db.query(was)} | {
+        row["name"]: row["name"] for row in list_classes(db)
+    }
+
+
+def classes_in_use(db: Database) -> set[int]:
+    """Classes that some assignment asks for."""
+    return {row[0] for row in db.execute("SELECT DISTINCT class_id FROM assignment_class").fetchall()}

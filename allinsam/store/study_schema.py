@@ -383,6 +383,54 @@ CREATE TABLE sent_back (
 ALTER TABLE label_set_member ADD COLUMN review_id INTEGER REFERENCES review(id);
 """
 
+# What was proposed on a patch before anybody looked. Which of it is wrong on purpose stands here alone: acts
+# and annotations do not tell it.
+SUGGESTIONS = """
+CREATE TABLE suggestion_set (
+    assignment_id INTEGER PRIMARY KEY REFERENCES assignment(id),
+    source TEXT NOT NULL CHECK (source IN ('sam', 'run')),
+    run_id INTEGER REFERENCES run(id),
+    backbone TEXT NOT NULL,
+    weights_sha256 TEXT NOT NULL,
+    planted_share REAL NOT NULL CHECK (planted_share BETWEEN 0 AND 0.5),
+    seed INTEGER NOT NULL,
+    made_at TEXT NOT NULL,
+    CHECK ((source = 'run') = (run_id IS NOT NULL))
+) STRICT;
+
+CREATE TABLE suggestion (
+    id INTEGER PRIMARY KEY,
+    assignment_id INTEGER NOT NULL REFERENCES suggestion_set(assignment_id),
+    object_id TEXT NOT NULL,
+    class_id INTEGER NOT NULL REFERENCES cell_class(id),
+    mask_counts TEXT NOT NULL,
+    planted TEXT CHECK (planted IN ('shifted', 'wrong_class', 'merged', 'extra')),
+    UNIQUE (assignment_id, object_id)
+) STRICT;
+"""
+
+# Who agreed to take part, and what people did to learn: read the tour, were reminded. Append-only.
+LEARNING = """
+CREATE TABLE consent (
+    id INTEGER PRIMARY KEY,
+    person_id TEXT NOT NULL REFERENCES person(id),
+    version INTEGER NOT NULL CHECK (version > 0),
+    sha256 TEXT NOT NULL CHECK (length(sha256) = 64),
+    agreed INTEGER NOT NULL CHECK (agreed IN (0, 1)),
+    at TEXT NOT NULL
+) STRICT;
+CREATE INDEX consent_person ON consent (person_id, id);
+
+CREATE TABLE lesson (
+    id INTEGER PRIMARY KEY,
+    person_id TEXT NOT NULL REFERENCES person(id),
+    kind TEXT NOT NULL,
+    payload TEXT NOT NULL CHECK (json_valid(payload)),
+    at TEXT NOT NULL
+) STRICT;
+CREATE INDEX lesson_person ON lesson (person_id, id);
+"""
+
 APPEND_ONLY = ("act", "annotation", "threshold", "registration")
 OF_REVIEWS = (
     "review",
@@ -398,6 +446,8 @@ OF_REVIEWS = (
 WITHDRAWN = {
     "act": "assignment_id",
     "annotation": "assignment_id",
+    "suggestion": "assignment_id",
+    "suggestion_set": "assignment_id",
 }
 
 
@@ -454,6 +504,20 @@ def m003_reason_of_a_registration(db: Database) -> None:
 def m004_review(db: Database) -> None:
     _run_script(db, REVIEWS)
     for table in OF_REVIEWS:
+        _run_script(db, _append_only_triggers(table))
+
+
+@migrations()
+def m005_consent(db: Database) -> None:
+    _run_script(db, LEARNING)
+    for table in ("consent", "lesson"):
+        _run_script(db, _append_only_triggers(table))
+
+
+@migrations()
+def m006_suggestions(db: Database) -> None:
+    _run_script(db, SUGGESTIONS)
+    for table in ("suggestion_set", "suggestion"):
         _run_script(db, _append_only_triggers(table))
 
 

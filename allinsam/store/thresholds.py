@@ -1,5 +1,7 @@
 """Signed marker thresholds, per slide and marker, versioned; a patch may have its own with a reason."""
 
+import json
+from collections.abc import Iterable
 from typing import Any
 
 from sqlite_utils import Database
@@ -58,6 +60,30 @@ def own_thresholds(db: Database, slide_id: int, marker: str) -> dict[int, dict[s
         "slide_id = ? AND marker = ? AND patch_id IS NOT NULL", [slide_id, marker], order_by="version"
     )
     return {row["patch_id"]: row for row in rows}
+
+
+def unsigned_markers(
+    db: Database, guidances: Iterable[str], assignment_ids: Iterable[int] | None = None
+) -> dict[int, list[str]]:
+    """Assignment id -> markers it is asked about, that its slide has and nobody has signed a threshold for.
+
+    Only assignments with one of these guidances that are not handed in, of those named or of all.
+    """
+    named = None if assignment_ids is None else json.dumps(list(assignment_ids))
+    query = """SELECT DISTINCT a.id, c.marker
+        FROM assignment a JOIN patch p ON p.id = a.patch_id
+        JOIN assignment_class ac ON ac.assignment_id = a.id JOIN cell_class c ON c.id = ac.class_id
+        WHERE a.state <> 'submitted' AND a.guidance IN (SELECT value FROM json_each(:guidances))
+        AND (:named IS NULL OR a.id IN (SELECT value FROM json_each(:named)))
+        AND EXISTS (SELECT 1 FROM channel h JOIN patch q ON q.id = h.patch_id
+            WHERE q.slide_id = p.slide_id AND h.role = 'marker' AND h.marker = c.marker)
+        AND NOT EXISTS (SELECT 1 FROM threshold t WHERE t.slide_id = p.slide_id AND t.marker = c.marker
+            AND (t.patch_id IS NULL OR t.patch_id = p.id))
+        ORDER BY a.id, c.marker"""
+    found: dict[int, list[str]] = {}
+    for row in db.query(query, {"guidances": json.dumps(list(guidances)), "named": named}):
+        found.setdefault(row["id"], []).append(row["marker"])
+    return found
 
 
 def list_thresholds(db: Database) -> list[dict[str, Any]]:

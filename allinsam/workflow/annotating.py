@@ -15,7 +15,7 @@ from allinsam.errors import InputError, NotAllowedError, NotFoundError
 from allinsam.files import write_file
 from allinsam.imaging import encode_png, read_channel, read_rgb
 from allinsam.masks import clean_mask, encode_rle
-from allinsam.records import Act
+from allinsam.records import SHOWN_TO, Act
 from allinsam.registration import identity_matrix, warp_to_pas
 from allinsam.sam.embeddings import EmbeddingCache
 from allinsam.sam.prompting import Prompt
@@ -24,7 +24,8 @@ from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
 from allinsam.store.connection import utc_now
 from allinsam.thresholding import marker_mask, molecular_support
-from allinsam.workflow.practising import CLOSED_UNTIL_PASSED, qualification
+from allinsam.workflow.consenting import demand_consent, why_no_consent
+from allinsam.workflow.practising import CLOSED_UNTIL_PASSED, is_paused, qualification
 from allinsam.workflow.standing import Standing, standing
 
 
@@ -57,12 +58,14 @@ def record_acts(study: Study, assignment_id: int, person_id: str, acts: Sequence
 
     Raises:
         NotAllowedError: the assignment is somebody else's.
+        ConsentMissing: they have not agreed to the consent text of now.
         InputError: an act cannot be kept; nothing of this call is.
     """
     with standing(study, assignment_id) as held, study.science.write() as db:
         assignment = queue.get_assignment(db, assignment_id)
         if assignment["person_id"] != person_id:
             raise NotAllowedError(f"Assignment {assignment_id} is not in the queue of {person_id!r}.")
+        demand_consent(db, person_id)
         return append_acts(db, assignment, acts, held)
 
 
@@ -249,33 +252,61 @@ def waits_for_registration(assignment: Mapping[str, Any], on_hold: Collection[in
 
 def why_closed(db: Any, assignment: Mapping[str, Any]) -> str | None:
     """Why an assignment is not to be opened now, for its annotator; None where it is open, or handed in."""
-    if assignment["state"] == "submitted":
+    return closed(db, [assignment]).get(assignment["id"])
+
+
+def closed(db: Any, mine: Sequence[Mapping[str, Any]]) -> dict[int, str]:
+    """Of the assignments of one person, each that is not to be opened now, and why.
+
+    One whose registration was not accepted waits on, unless it is annotated on the stain alone; one that is
+    shown where a marker is bright waits until all its thresholds are signed; production waits until a
+    qualification is passed, where the study asks for one. Nothing opens to whom the lead has paused, and
+    without consent not even what was handed in.
+    """
+    if not mine:
+        return {}
+    if why := why_no_consent(db, mine[0]["person_id"]):
+        return {row["id"]: why for row in mine}
+    left = [row for row in mine if row["state"] != "submitted"]
+    if not left:
+        return {}
+    if is_paused(db, left[0]["person_id"]):
+        return {row["id"]: "Your work is paused. Talk to the study lead." for row in left}
+    on_hold = images.patches_on_hold(db)
+    unsigned = thresholds.unsigned_markers(db, SHOWN_TO["bright"], [row["id"] for row in left])
+    unqualified = _why_unqualified(db, left[0]["person_id"])
+    why = {}
+    for row in left:
+        if waits_for_registration(row, on_hold):
+            why[row["id"]] = "This patch waits until its registration is settled."
+        elif row["id"] in unsigned:
+            markers = " and ".join(unsigned[row["id"]])
+            why[row["id"]] = f"This patch waits until the study lead has signed how bright {markers} must be."
+        elif unqualified and row["purpose"] in CLOSED_UNTIL_PASSED:
+            why[row["id"]] = unqualified
+    return why
+
+
+def _why_unqualified(db: Any, person_id: str) -> str | None:
+    stands = qualification(db, person_id)
+    if stands.is_open:
         return None
-    if waits_for_registration(assignment, images.patches_on_hold(db)):
-        return "This patch waits until its registration is settled."
-    if assignment["purpose"] in CLOSED_UNTIL_PASSED:
-        stands = qualification(db, assignment["person_id"])
-        if not stands.is_open and len(stands.marks) >= stands.needed.attempts:
-            return "Your qualification has not been passed. Talk to the study lead."
-        if not stands.is_open:
-            return "Your qualification comes first. Hand that patch in; the study lead gives it to you."
-    return None
+    if len(stands.marks) >= stands.needed.attempts:
+        return "Your qualification has not been passed. Talk to the study lead."
+    return "Your qualification comes first. Hand that patch in; the study lead gives it to you."
 
 
 def next_assignment(study: Study, person_id: str) -> dict[str, Any] | None:
     """The first patch of a person's queue that is open, else the first that waits; `place` counts from 1.
 
-    One whose registration was not accepted waits on, unless it is annotated on the stain alone; production
-    waits until a qualification is passed, where the study asks for one.
+    One that is `closed` is passed over.
     """
     with study.science.read() as db:
-        on_hold = images.patches_on_hold(db)
-        closed = () if qualification(db, person_id).is_open else CLOSED_UNTIL_PASSED
         mine = queue.list_assignments(db, person_id)
+        waits = closed(db, mine)
     for wanted in ("open", "waiting"):
         for place, assignment in enumerate(mine, 1):
-            waits = assignment["purpose"] in closed or waits_for_registration(assignment, on_hold)
-            if assignment["state"] == wanted and not waits:
+            if assignment["state"] == wanted and assignment["id"] not in waits:
                 return {**assignment, "place": place}
     return None
 

@@ -59,21 +59,11 @@ def waiting_on_thresholds(db: Database) -> dict[tuple[int, str], set[int]]:
 
     A pair that nobody waits for is left out; an assignment may wait for several.
     """
-    marker_of = {row["id"]: row["marker"] for row in study_store.list_classes(db)}
-    signed: dict[tuple[int, str, int], bool] = {}
+    slide_of = {row["id"]: row["slide_id"] for row in queue.list_assignments(db)}
     waiting: dict[tuple[int, str], set[int]] = {}
-    asked: dict[int, list[int]] = {}
-    for row in queue.all_assignment_classes(db):
-        asked.setdefault(row["assignment_id"], []).append(row["class_id"])
-    for row in queue.list_assignments(db):
-        if row["state"] == "submitted" or row["guidance"] not in SHOWN_TO["bright"]:
-            continue
-        for marker in {marker_of[class_id] for class_id in asked.get(row["id"], ())}:
-            place = (row["slide_id"], marker, row["patch_id"])
-            if place not in signed:
-                signed[place] = thresholds.current_threshold(db, *place) is not None
-            if not signed[place]:
-                waiting.setdefault((row["slide_id"], marker), set()).add(row["id"])
+    for assignment_id, markers in thresholds.unsigned_markers(db, SHOWN_TO["bright"]).items():
+        for marker in markers:
+            waiting.setdefault((slide_of[assignment_id], marker), set()).add(assignment_id)
     return waiting
 
 
@@ -194,11 +184,18 @@ def _patch_items(
         rows = queue.list_assignments(db)
         finished = queue.finished_classes(db)
         on_hold = images.patches_on_hold(db)
-        names = {patch["id"]: patch["name"] for patch in images.list_patches(db)}
+        known = {patch["id"]: patch for patch in images.list_patches(db)}
+        # Such a patch would not open: its thresholds are asked about first.
+        unsigned = {
+            p.id
+            for p in patches
+            for marker in p.markers
+            if thresholds.current_threshold(db, known[p.id]["slide_id"], marker, p.id) is None
+        }
     by_experts = {row["patch_id"] for row in finished if row["group"] in ("expert", "truth")}
     mine = {row["patch_id"]: row for row in rows if row["person_id"] == person_id}
     given = Counter(row["patch_id"] for row in rows if row["purpose"] == "production")
-    usable = [p for p in patches if p.markers and p.id not in on_hold and p.id not in by_experts]
+    usable = [p for p in patches if p.markers and p.id not in on_hold | by_experts | unsigned]
     # What this person has begun first, then what fewest students have: gold is taken out of their work.
     usable.sort(key=lambda p: (p.id not in mine, given[p.id], p.slide, p.id))
     usable = [p for p in usable if mine.get(p.id, {}).get("state") != "submitted"]
@@ -219,7 +216,7 @@ def _patch_items(
                 Item(
                     kind,
                     str(patch.id),
-                    names[patch.id],
+                    known[patch.id]["name"],
                     why,
                     KINDS[kind].weight,
                     seconds[kind],

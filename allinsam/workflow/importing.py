@@ -3,7 +3,6 @@
 import hashlib
 import os
 import shutil
-import string
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ from allinsam.sam.backbones import BACKBONES
 from allinsam.store import Study, create_study, images, open_study
 from allinsam.store import study as study_store
 from allinsam.workflow.annotating import write_image
+from allinsam.workflow.classes import CLASS_KEYS
 from allinsam.workflow.registering import ASSUMED
 
 Report = Callable[[float, float, str, dict[str, Any]], None]
@@ -31,7 +31,7 @@ BACKBONE = "compact"
 CLASS_OF_MARKER = {"WT1": "podocyte", "GATA3": "mesangial", "Ki67": "positive"}
 CLASS_LOOK = {"podocyte": ("#F0E442", "1"), "mesangial": ("#56B4E9", "2")}
 COLOURS = ("#009E73", "#E69F00", "#0072B2", "#D55E00", "#CC79A7", "#F0E442", "#56B4E9")
-KEYS = "1234567890" + string.ascii_lowercase
+KEYS = CLASS_KEYS
 
 
 class ImportRefusedError(InputError):

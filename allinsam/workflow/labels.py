@@ -62,13 +62,28 @@ def make_split(study: Study, seed: int = 1, unit: str | None = None) -> int:
         InputError: unknown unit, or fewer than three pieces.
     """
     with study.science.read() as db:
-        patches = split_patches(db)
-        unit = unit or _usual_unit(db) or default_unit(patches)
-        # Before it was said in the rule that slides overlap, rules ended here.
-        known = runs.find_split(db, f"{unit} 6:1:3 of {len(patches)}", seed)
-    if known is not None:
-        return known
-    return keep_split(study, plan_split(patches, unit, seed), seed)
+        known, plan = _split_to_make(db, seed, unit)
+    return known if known is not None else keep_split(study, plan, seed)
+
+
+def preview_split(study: Study, seed: int = 1, unit: str | None = None) -> SplitPlan:
+    """What `make_split` would give, with what its parts would lack; nothing is kept. Raises the same."""
+    with study.science.read() as db:
+        return _split_to_make(db, seed, unit)[1]
+
+
+def _split_to_make(db: Database, seed: int, unit: str | None) -> tuple[int | None, SplitPlan]:
+    """The split itself, with its id where it has been made."""
+    patches = split_patches(db)
+    unit = unit or _usual_unit(db) or default_unit(patches)
+    # Before it was said in the rule that slides overlap, rules ended here.
+    rule = f"{unit} 6:1:3 of {len(patches)}"
+    known = runs.find_split(db, rule, seed)
+    if known is None:
+        return None, plan_split(patches, unit, seed)
+    parts = runs.split_parts(db, known)
+    dealt = [patch for patch in patches if patch.id in parts]
+    return known, SplitPlan(rule, parts, tuple(missing_strata(dealt, parts)))
 
 
 def _usual_unit(db: Database) -> str | None:
@@ -122,6 +137,23 @@ def split_gaps(study: Study, split_id: int) -> list[str]:
     with study.science.read() as db:
         parts = runs.split_parts(db, split_id)
         return missing_strata([patch for patch in split_patches(db) if patch.id in parts], parts)
+
+
+def split_sentence(study: Study, split_id: int) -> str:
+    """What has to stand under a figure made on a split: its rule, and slides that train and test share."""
+    with study.science.read() as db:
+        (split,) = [row for row in runs.list_splits(db) if row["id"] == split_id]
+        parts, slide = runs.split_parts(db, split_id), {p["id"]: p["slide"] for p in images.list_patches(db)}
+    slides = {part: {slide[p] for p, of in parts.items() if of == part} for part in ("train", "test")}
+    shared = len(slides["train"] & slides["test"])
+    tested = len(slides["test"])
+    rule = split["rule"].split(";")[0]
+    seen = (
+        f"{shared} of the {tested} tested slides {'was' if shared == 1 else 'were'} also trained on"
+        if shared
+        else "no tested slide was trained on"
+    )
+    return f"Split {split_id}, by {rule} patches, seed {split['seed']}: {seen}."
 
 
 def check_split(study: Study, split_id: int) -> list[str]:
@@ -256,7 +288,7 @@ def freeze_labels(study: Study, recipe: LabelRecipe, cache: EmbeddingCache | Non
         gold_of = {row["gold_assignment_id"]: row["id"] for row in reviews.list_reviews(db) if row["is_gold"]}
         looked_at = [source for key in gold_of.values() for source in reviews.review_sources(db, key)]
         names = {c["id"]: c["name"] for c in study_store.list_classes(db)}
-        rows = {a: act_store.current_annotations(db, a) for a in {c["assignment_id"] for c in chosen}}
+        rows = {a: _labels_of(db, a) for a in {c["assignment_id"] for c in chosen}}
         patches = {patch["id"]: patch for patch in images.list_patches(db)}
     if recipe.rule == "adjudicated" and not settled:
         raise InputError("No review is finished yet. Finish one on the Review page, or choose other labels.")
@@ -310,6 +342,12 @@ def _behind_gold(
         for source in looked_at
         if (claim := taken.get((source["review_id"], source["class_id"]))) is not None
     ]
+
+
+def _labels_of(db: Database, assignment_id: int) -> list[dict[str, Any]]:
+    """What somebody kept, without suggestions that are wrong on purpose and were kept as they were."""
+    kept = act_store.current_annotations(db, assignment_id)
+    return [row for row in kept if not (row["planted"] and row["as_suggested"])]
 
 
 def _choose_assignments(db: Database, recipe: LabelRecipe) -> list[dict[str, Any]]:
@@ -384,10 +422,14 @@ def _shuffle(lines: list[dict[str, Any]], seed: int) -> None:
 
 
 def read_labels(study: Study, label_set_id: int) -> dict[int, dict[str, np.ndarray]]:
-    """Patch id -> class name -> label image (H, W), from the frozen manifest. A missing class is absent."""
+    """Patch id -> class name -> label image (H, W), from the frozen manifest. A missing class is absent.
+
+    A class that was renamed since is called by its name now; the manifest keeps the old one.
+    """
     with study.science.read() as db:
         label_set = runs.get_label_set(db, label_set_id)
         sizes = {p["id"]: (p["height_px"], p["width_px"]) for p in images.list_patches(db)}
+        name_now = study_store.names_of_classes(db)
     path = study.labels_path(label_set["sha256"])
     content = path.read_bytes() if path.exists() else b""
     if hashlib.sha256(content).hexdigest() != label_set["sha256"]:
@@ -400,5 +442,5 @@ def read_labels(study: Study, label_set_id: int) -> dict[int, dict[str, np.ndarr
         masks = [decode_rle(thing["mask"]) for thing in row["objects"]]
         size_hw = sizes[row["patch_id"]]
         image = instances_to_labels(masks, np.ones(len(masks))) if masks else np.zeros(size_hw, np.int32)
-        labels.setdefault(row["patch_id"], {})[row["class"]] = image
+        labels.setdefault(row["patch_id"], {})[name_now.get(row["class"], row["class"])] = image
     return labels

@@ -140,10 +140,18 @@ def load_run_model(study: Study, run_id: int, loaded: LoadedBackbone | None = No
     loaded = loaded or load_backbone(settings["backbone"], device=device)
     if run["kind"] == "untrained":
         width, seed = settings["adapter_width"], settings["seed"]
-        return untrained_model(loaded, settings["class_names"], width, seed)
+        return _with_names_of_now(study, untrained_model(loaded, settings["class_names"], width, seed))
     if run["state"] != "finished":
         raise NotFoundError(f"Run {run_id} is {run['state']}; only a finished run can predict.")
-    return load_run(study.run_folder(run_id), loaded=loaded)
+    return _with_names_of_now(study, load_run(study.run_folder(run_id), loaded=loaded))
+
+
+def _with_names_of_now(study: Study, model: RunModel) -> RunModel:
+    """Classes that were renamed since the training, by their names now."""
+    with study.science.read() as db:
+        name_now = study_store.names_of_classes(db)
+    model.network.class_names = tuple(name_now.get(name, name) for name in model.class_names)
+    return model
 
 
 def _test_labels(
@@ -238,7 +246,12 @@ def score_labels(study: Study, label_set_id: int, reference_id: int, split_id: i
 
 
 def prediction_path(study: Study, run_id: int, patch_id: int, class_name: str) -> Path:
-    digest = hashlib.sha256(class_name.encode()).hexdigest()[:12]
+    # By the oldest name of the class, so that its predictions are found under any.
+    with study.science.read() as db:
+        name_now = study_store.names_of_classes(db)
+    now = name_now.get(class_name, class_name)
+    oldest = next((was for was, name in name_now.items() if name == now), class_name)
+    digest = hashlib.sha256(oldest.encode()).hexdigest()[:12]
     return study.run_folder(run_id) / "predictions" / f"{int(patch_id)}_{digest}.png"
 
 

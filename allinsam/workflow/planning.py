@@ -9,12 +9,22 @@ import pandas as pd
 from sqlite_utils import Database
 
 from allinsam.errors import InputError
-from allinsam.planning import Plan, PlanPatch, PlanSettings, Task, imbalance, make_plan, shared_patches
+from allinsam.planning import (
+    FIRST_LOOKS,
+    Plan,
+    PlanPatch,
+    PlanSettings,
+    Task,
+    imbalance,
+    make_plan,
+    shared_patches,
+)
 from allinsam.store import Study, accounts, images, plans
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
 from allinsam.workflow.assigning import asked_classes
-from allinsam.workflow.reporting import work_times
+from allinsam.workflow.reporting import without_training, work_times
+from allinsam.workflow.suggesting import check_source
 
 PURPOSES = ("production", "gold", "repeat")
 ATTEMPTS = 3
@@ -51,6 +61,26 @@ class Preview:
         """One row for each person: patches they have, new ones by purpose and by arm, and expected hours."""
         return [self._row(person) for person in self.people]
 
+    @property
+    def arm_rows(self) -> list[dict[str, Any]]:
+        """One row for each arm: its first looks on patches of each condition, what people have included."""
+        condition = {patch.id: patch.condition for patch in self.patches}
+        conditions = sorted(set(condition.values()))
+        counts = Counter(
+            (task.arm, condition[task.patch])
+            for task in (*self.had, *self.plan.tasks)
+            if task.purpose in FIRST_LOOKS and task.patch in condition
+        )
+        arms = [*self.settings.arms, *sorted({arm for arm, _ in counts} - set(self.settings.arms))]
+        return [
+            {
+                "arm": arm,
+                **{one: counts[arm, one] for one in conditions},
+                "all": sum(counts[arm, one] for one in conditions),
+            }
+            for arm in arms
+        ]
+
     def _row(self, person: str) -> dict[str, Any]:
         new = self.plan.queue(person)
         purposes, arms = Counter(task.purpose for task in new), Counter(task.arm for task in new)
@@ -76,6 +106,7 @@ class Preview:
         return {
             "settings": self.settings.to_dict(),
             "people": self.rows,
+            "arms": self.arm_rows,
             "patches": len(self.patches),
             "withdrawn": len(self.withdrawn),
             "imbalance": imbalance(tasks, self.patches),
@@ -117,9 +148,11 @@ def preview_plan(
     annotate any more, have from plans and have not begun is dealt again.
 
     Raises:
-        InputError: nobody or nothing to plan for, or somebody named is simulated, withdrawn or deactivated.
-        NotFoundError: no such person.
+        InputError: nobody or nothing to plan for; somebody named is simulated, withdrawn or deactivated; the
+            run that is to make suggestions is no finished training.
+        NotFoundError: no such person or run.
     """
+    check_source(study, settings)
     return _preview(settings, _read(study, people, redeal), measured_paces(study))
 
 
@@ -156,6 +189,7 @@ def apply_plan(
     Raises:
         InputError: as `preview_plan`; or there are gaps; or queues went on changing meanwhile.
     """
+    check_source(study, settings)
     for _ in range(ATTEMPTS):
         standing = _read(study, people, redeal)
         seen = _preview(settings, standing)
@@ -300,6 +334,7 @@ def measured_paces(study: Study) -> tuple[Pace, ...]:
 
 def paces_of(by_patch: pd.DataFrame) -> tuple[Pace, ...]:
     """The same from the first table of `work_times`."""
+    by_patch = without_training(by_patch)  # who learns is slower than who works
     done = by_patch[
         (by_patch["state"] == "submitted") & (by_patch["active_s"] > 0) & (by_patch["objects"] > 0)
     ]

@@ -9,7 +9,7 @@ from sqlite_utils import Database
 from allinsam.errors import InputError, NotAllowedError
 from allinsam.practice import Mark, Outlined, Verdict, judge, mark
 from allinsam.records import Mask
-from allinsam.store import Study, reviews
+from allinsam.store import Study, images, reviews
 from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
@@ -73,6 +73,19 @@ def pass_mark(db: Database) -> PassMark | None:
     return PassMark(**kept) if kept else None
 
 
+def set_paused(study: Study, by: str | None, person_id: str, paused: bool) -> None:
+    """Close a person's patches until they are opened again; what they have begun is still taken in."""
+    with study.science.write() as db:
+        study_store.get_person(db, person_id)
+        plan = study_store.get_study(db)["plan"]
+        now = set(plan.get("paused", ())) - {person_id} | ({person_id} if paused else set())
+        study_store.change_study(db, by, plan={**plan, "paused": sorted(now)})
+
+
+def is_paused(db: Database, person_id: str) -> bool:
+    return person_id in study_store.get_study(db)["plan"].get("paused", ())
+
+
 def qualification(db: Database, person_id: str) -> Qualification:
     """Only students are asked: an expert's outlines are what others are measured by."""
     needed = pass_mark(db)
@@ -86,7 +99,7 @@ def qualification(db: Database, person_id: str) -> Qualification:
     ]
     marks = []
     for assignment in tried:
-        verdicts = _verdicts(db, assignment, finished)
+        verdicts = verdicts_of(db, assignment, finished)
         if verdicts is not None:
             marks.append(mark(verdicts))
     return Qualification(needed, tuple(marks[: needed.attempts]))
@@ -104,17 +117,23 @@ def practice_feedback(study: Study, assignment_id: int) -> list[Verdict]:
             raise NotAllowedError("Only practice patches say what was right and wrong.")
         if assignment["state"] != "submitted":
             raise NotAllowedError("Hand the practice patch in first; then it says what was right and wrong.")
-        verdicts = _verdicts(db, assignment, queue.finished_classes(db))
+        verdicts = verdicts_of(db, assignment, queue.finished_classes(db))
     if verdicts is None:
         raise InputError("This patch has no finished gold for what was asked any more. Tell the study lead.")
     return verdicts
 
 
-def _verdicts(
-    db: Database, assignment: dict[str, Any], finished: Sequence[dict[str, Any]]
+def verdicts_of(
+    db: Database,
+    assignment: dict[str, Any],
+    finished: Sequence[dict[str, Any]],
+    class_ids: Sequence[int] | None = None,
 ) -> list[Verdict] | None:
-    """What was drawn against the gold; None where there is no gold for all that was asked."""
-    asked = queue.assignment_classes(db, assignment["id"])
+    """What was drawn against the gold; None where there is no gold for these classes, all asked by default.
+
+    finished: rows of `finished_classes`.
+    """
+    asked = queue.assignment_classes(db, assignment["id"]) if class_ids is None else class_ids
     # Nobody is measured by gold that holds their own marks.
     own = {key for key, people in reviews.gold_makers(db).items() if assignment["person_id"] in people}
     others = [row for row in finished if row["assignment_id"] not in own]
@@ -136,30 +155,59 @@ def give_qualification(study: Study, person_id: str, count: int = 1) -> list[int
 
 
 def _give(study: Study, person_id: str, count: int, purpose: str) -> list[int]:
-    """Those with most gold nuclei that this person does not have yet, for the classes whose marker is there.
+    """Put patches from `gold_for` before the person's work that waits.
 
     Raises:
         InputError: too few patches have finished gold.
     """
     with study.science.write() as db:
         demand_annotator(db, person_id)
-        finished, asked = queue.finished_classes(db), asked_classes(db)
-        mine = {row["patch_id"] for row in queue.list_assignments(db, person_id)}
-        usable = []
-        for patch_id in sorted({row["patch_id"] for row in finished if row["purpose"] == "gold"} - mine):
-            class_ids = asked[patch_id]
-            gold = gold_assignment(finished, patch_id, class_ids)
-            if class_ids and gold is not None:
-                usable.append((-len(act_store.current_annotations(db, gold)), patch_id, class_ids))
+        usable = gold_for(db, person_id)
         if len(usable) < count:
             raise InputError(
                 f"{len(usable)} patches with finished gold are left for {person_id!r}, not {count}. Let the "
                 "expert finish more gold, or ask for fewer."
             )
-        return [
-            queue.add_assignment(db, person_id, patch_id, class_ids, purpose=purpose)
-            for _, patch_id, class_ids in sorted(usable)[:count]
-        ]
+        return add_learning(db, person_id, usable[:count], purpose)
+
+
+def gold_for(db: Database, person_id: str) -> list[tuple[int, tuple[int, ...]]]:
+    """Patches with finished gold that are new to this person, with the classes to ask for.
+
+    Those with most gold nuclei first; only classes whose marker is there.
+    """
+    finished, asked = queue.finished_classes(db), asked_classes(db)
+    # What they know already, and what waits for its registration.
+    not_these = {row["patch_id"] for row in queue.list_assignments(db, person_id)}
+    not_these |= images.patches_on_hold(db)
+    usable = []
+    for patch_id in sorted({row["patch_id"] for row in finished if row["purpose"] == "gold"} - not_these):
+        class_ids = asked[patch_id]
+        gold = gold_assignment(finished, patch_id, class_ids)
+        if class_ids and gold is not None:
+            usable.append((-len(act_store.current_annotations(db, gold)), patch_id, class_ids))
+    return [(patch_id, class_ids) for _, patch_id, class_ids in sorted(usable)]
+
+
+def add_learning(
+    db: Database, person_id: str, patches: Sequence[tuple[int, tuple[int, ...]]], purpose: str
+) -> list[int]:
+    """Assignments for practice or qualification; they come before the work that waits.
+
+    Who works in one arm learns in it: a marker that they must not see is not shown to them here either.
+    """
+    arms = {
+        (row["guidance"], row["tool"])
+        for row in queue.list_assignments(db, person_id)
+        if row["purpose"] in CLOSED_UNTIL_PASSED
+    }
+    arm = dict(zip(("guidance", "tool"), arms.pop(), strict=True)) if len(arms) == 1 else {}
+    given = [
+        queue.add_assignment(db, person_id, patch_id, class_ids, purpose=purpose, **arm)
+        for patch_id, class_ids in patches
+    ]
+    queue.put_learning_first(db, person_id)
+    return given
 
 
 def gold_assignment(

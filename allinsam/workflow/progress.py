@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from allinsam.records import SHOWN_TO
 from allinsam.store import Study, images, runs, thresholds
 from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
@@ -77,6 +78,29 @@ def study_progress(study: Study) -> StudyProgress:
             trained=sum(run["kind"] != "untrained" for run in finished),
             scored=runs.last_score(db)[1] > 0,
         )
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """How many assignments, of how many people, wait for a threshold to be signed."""
+
+    slide: str
+    marker: str
+    assignments: int
+    people: int
+
+
+def waiting_for_thresholds(study: Study) -> list[Waiting]:
+    """For each slide and marker that keeps patches closed: those that most people wait for first."""
+    with study.science.read() as db:
+        unsigned = thresholds.unsigned_markers(db, SHOWN_TO["bright"])
+        waits = [row for row in queue.list_assignments(db) if row["id"] in unsigned]
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in waits:
+        for marker in unsigned[row["id"]]:
+            found.setdefault((row["slide"], marker), []).append(row["person_id"])
+    told = [Waiting(*key, len(people), len(set(people))) for key, people in found.items()]
+    return sorted(told, key=lambda one: (-one.people, -one.assignments, one.slide, one.marker))
 
 
 def person_progress(study: Study, person_id: str) -> PersonProgress:

@@ -16,7 +16,7 @@ from allinsam.errors import InputError, NotFoundError
 from allinsam.files import write_file
 from allinsam.masks import decode_rle, instances_to_labels, rle_area
 from allinsam.records import Mask
-from allinsam.store import Study, images, runs, settled
+from allinsam.store import Study, images, learning, runs, settled
 from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
@@ -25,11 +25,15 @@ from allinsam.timing import active_seconds, model_wait_seconds, seconds_per_obje
 from allinsam.workflow.agreed import consensus_table, reliability_table
 from allinsam.workflow.annotating import read_patch
 from allinsam.workflow.export_columns import COLUMNS
-from allinsam.workflow.labels import LabelRecipe, read_labels
+from allinsam.workflow.labels import LabelRecipe, read_labels, split_sentence
 from allinsam.workflow.learning import START_SETTINGS, read_prediction
 from allinsam.workflow.reviewed import decisions_table, reviews_table
+from allinsam.workflow.suggesting import automation_bias_table, suggestions_table
+from allinsam.workflow.taught import learning_table
 
 PEOPLES_PURPOSES = ("production",)
+# Time spent on these is training: it is in the table of times, and in no figure of how fast people work.
+TRAINING_PURPOSES = ("practice", "qualification")
 
 # ---------------------------------------------------------------------------------------- agreement
 
@@ -92,7 +96,7 @@ def agreement_by_groups(study: Study, pairwise: pd.DataFrame) -> pd.DataFrame:
 # --------------------------------------------------------------------------------------------- time
 
 TIME_COLUMNS = list(COLUMNS["times"])
-OBJECT_TIME_COLUMNS = ["person_id", "group", "patch", "object_id", "seconds"]
+OBJECT_TIME_COLUMNS = ["person_id", "group", "patch", "purpose", "object_id", "seconds"]
 
 
 def work_times(
@@ -106,12 +110,12 @@ def work_times(
     with study.science.read() as db:
         cutoff = idle_cutoff_s or float(study_store.get_study(db)["plan"]["idle_cutoff_s"])
         assignments = [a for a in queue.list_assignments(db, person_id) if a["group"] != "truth"]
-        # What came as a file took nobody's time.
+        # What came as a file or from a model took nobody's time.
         acts = {
             a["id"]: [
                 asdict(act)
                 for act in act_store.list_acts(db, a["id"])
-                if act.surface != act_store.IMPORT_SURFACE
+                if act.surface not in act_store.NOBODYS_SURFACES
             ]
             for a in assignments
         }
@@ -130,7 +134,7 @@ def work_times(
             "idle_cutoff_s": cutoff,
         }
         by_patch.append({key: assignment[key] for key in TIME_COLUMNS if key not in figures} | figures)
-        who = {key: assignment[key] for key in ("person_id", "group", "patch")}
+        who = {key: assignment[key] for key in ("person_id", "group", "patch", "purpose")}
         by_object += [
             {**who, "object_id": object_id, "seconds": seconds}
             for object_id, seconds in seconds_per_object(mine, cutoff).items()
@@ -143,18 +147,30 @@ def times_by_assignment(study: Study) -> pd.DataFrame:
 
 
 def times_by_person(study: Study) -> pd.DataFrame:
-    """Per person and over submitted patches: their number, objects, median seconds per object and minutes."""
+    """Per person over submitted patches: their number, objects, median seconds per object and minutes.
+
+    Practice and qualification are left out.
+    """
     return summarise_times(*work_times(study))
 
 
+def without_training(times: pd.DataFrame) -> pd.DataFrame:
+    """Rows of a table of `work_times` that are work, not practice or qualification."""
+    return times[~times["purpose"].isin(TRAINING_PURPOSES)]
+
+
 def summarise_times(by_patch: pd.DataFrame, by_object: pd.DataFrame) -> pd.DataFrame:
-    """The tables of `work_times` per person; a patch that is still open has no time yet."""
+    """The tables of `work_times` per person; a patch that is still open has no time yet.
+
+    Time spent on learning does not count as work.
+    """
     columns = ["person_id", "group", "patches", "objects", "median_s_per_object", "median_min_per_patch"]
+    by_patch, by_object = without_training(by_patch), without_training(by_object)
     by_patch = by_patch[by_patch["state"] == "submitted"]
     if by_patch.empty:
         return pd.DataFrame(columns=columns)
-    done = by_patch.set_index(["person_id", "patch"]).index
-    by_object = by_object[by_object.set_index(["person_id", "patch"]).index.isin(done)]
+    keys = ["person_id", "patch", "purpose"]
+    by_object = by_object[by_object.set_index(keys).index.isin(by_patch.set_index(keys).index)]
     table = (
         by_patch.groupby(["person_id", "group"])
         .agg(patches=("patch", "nunique"), objects=("objects", "sum"), active=("active_s", "median"))
@@ -259,6 +275,14 @@ def _baseline_of(
     start = [chosen[0]["settings"].get(name) for name in START_SETTINGS]
     alike = [run for run in of_split if [run["settings"].get(name) for name in START_SETTINGS] == start]
     return (alike or of_split)[-1:]
+
+
+def split_sentences(study: Study, run_ids: Sequence[int]) -> str:
+    """The split behind these runs' scores, in words; of runs on several splits each of them."""
+    with study.science.read() as db:
+        of_run = {run["id"]: run["split_id"] for run in runs.list_runs(db)}
+    splits = sorted({of_run[int(run_id)] for run_id in run_ids} - {None})
+    return " ".join(split_sentence(study, split_id) for split_id in splits)
 
 
 def run_differences(study: Study, a: int, b: int) -> list[str]:
@@ -451,6 +475,8 @@ def _object_row(row: dict[str, Any], um_per_px: float | None) -> dict[str, Any]:
         **{key: row[key] for key in keys},
         "class": row["class_name"],
         "origin": row["origin"],
+        "suggested": bool(row["suggested"]),
+        "planted": row["planted"],
         **dict(zip(("x0_px", "y0_px", "x1_px", "y1_px"), box, strict=True)),
         "area_px": area_px,
         "area_um2": round(area_px * um_per_px**2, 3) if um_per_px else None,
@@ -471,6 +497,12 @@ def acts_table(study: Study) -> pd.DataFrame:
         return pd.DataFrame(act_store.act_rows(db), columns=list(COLUMNS["acts"]))
 
 
+def consents_table(study: Study) -> pd.DataFrame:
+    """Every answer to every version of the consent text, by pseudonym."""
+    with study.science.read() as db:
+        return pd.DataFrame(learning.list_consents(db), columns=list(COLUMNS["consents"]))
+
+
 def settled_table(study: Study) -> pd.DataFrame:
     with study.science.read() as db:
         rows = [{**row, "detail": json.dumps(row["detail"])} for row in settled.list_settled(db)]
@@ -485,10 +517,14 @@ EXPORTS: dict[str, Callable[[Study], pd.DataFrame]] = {
     "classes": lambda study: class_agreement(ratings(study)),
     "consensus": lambda study: consensus_table(study, ratings(study)),
     "reliability": lambda study: reliability_table(study, ratings(study)),
+    "learning": learning_table,
+    "consents": consents_table,
     "reviews": reviews_table,
     "decisions": decisions_table,
     "settled": settled_table,
     "scores": scores_table,
+    "suggestions": suggestions_table,
+    "automation_bias": automation_bias_table,
 }
 
 

@@ -44,6 +44,20 @@ def test_another_figure_of_one_class(open_page: OpenPage, study: Study) -> None:
     assert "Matched Dice: the same outline" in texts(app)
 
 
+def test_how_far_each_person_can_be_trusted(open_page: OpenPage, study: Study) -> None:
+    app = open_page("agreement")
+    app.session_state["tab"] = "Each person"
+    app.run()
+    assert not app.exception
+    table = app.dataframe[-1].value.set_index(["Person", "Class"])
+    hasty = table.loc[("s1", "podocyte")]
+    # s1 misses the last of each patch's podocytes, which the expert and s2 have marked.
+    missed = 1 / len(PODOCYTES)
+    assert hasty["Found"] == f"{1 - missed:.0%}" and hasty["Alone"] == "0%"
+    assert hasty["F1 without"] > hasty["F1"]
+    assert "beside scores against gold" in texts(app)
+
+
 class TestTooFew:
     @pytest.fixture
     def study(self, tmp_path: Path) -> Study:

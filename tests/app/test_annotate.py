@@ -13,10 +13,14 @@ from allinsam.masks import decode_rle
 from allinsam.registration import identity_matrix
 from allinsam.store import Study, assignments, images
 from allinsam.store import acts as act_store
+from allinsam.workflow import refreshing
 from allinsam.workflow.annotating import ActLog, assignment_state
 from allinsam.workflow.desk import Desk
+from allinsam.workflow.refreshing import set_refresh_rule
 from tests.app.conftest import OpenPage
+from tests.finished import finish
 from tests.people import signed_in_token
+from tests.practising import add_gold
 from tests.studies import MESANGIAL, PERSON, PODOCYTES, NoCache, box_of, disc, small_study
 from webapp import resources, session, surfaces
 from webapp.surfaces.scene import BoxDrawn, Clicked, Gesture, Scene, Stroked
@@ -70,6 +74,36 @@ def test_opening_a_patch_shows_it_and_says_how_to_begin(
     assert "layer=bright" in surface.scene.bright_url
     page.run()
     assert kinds(study) == ["load"]
+
+
+def test_suggestions_wait_for_a_check_and_nothing_marks_the_wrong_ones(
+    open_page: OpenPage, study: Study, surface: StandIn
+) -> None:
+    with study.science.write() as db:
+        db["assignment"].update(1, {"guidance": "suggestion"})
+    page = open_page("annotate", role="annotator")
+    assert not page.exception and not page.error
+    things = surface.scene.things
+    assert len(things) >= 7 and {thing.state for thing in things} == {"proposed"}
+    assert not any(thing.doubtful for thing in things)
+    assert "Some are wrong" in texts(page) and "Drag a box round it" not in texts(page)
+    assert kinds(study) == ["suggest"] * len(things) + ["load"]
+    surface.does(page, Clicked(*PODOCYTES[0]))
+    page.run()
+    assert kinds(study).count("suggest") == len(things)
+
+
+def test_without_a_model_a_patch_with_suggestions_is_not_opened(
+    open_page: OpenPage, study: Study, surface: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(folder: str, backbone: str) -> None:
+        raise ModelError("The weights are gone.")
+
+    monkeypatch.setattr(resources, "_embedding_cache", broken)
+    with study.science.write() as db:
+        db["assignment"].update(1, {"guidance": "suggestion"})
+    page = open_page("annotate", role="annotator")
+    assert not page.exception and "weights are gone" in page.error[0].value and kinds(study) == []
 
 
 def test_a_box_gets_its_mask_is_kept_and_counted(open_page: OpenPage, study: Study, surface: StandIn) -> None:
@@ -342,3 +376,30 @@ def test_the_dual_pane_is_given_the_patch_and_its_words(open_page: OpenPage, stu
     told = json.loads(mounted.proto.mixed.json if mounted.proto.HasField("mixed") else mounted.proto.json)
     assert told["assignment_id"] == 1 and told["strings"]["accept"] == "Keep"
     assert kinds(study) == []  # the page in the browser says when it was loaded
+
+
+def test_a_reminder_stands_before_the_next_patch_until_it_is_read(
+    open_page: OpenPage, study: Study, surface: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refreshing, "_delay", lambda key, assignment_id: 1)
+    set_refresh_rule(study, None, refreshing.RefreshRule(last=1))
+    with study.science.read() as db:
+        shown_before = [row["id"] for row in assignments.list_assignments(db, PERSON)]
+    with study.science.write() as db:
+        for key in shown_before:  # the patches are needed as gold and as work
+            db["assignment_class"].delete_where("assignment_id = ?", [key])
+            db["assignment"].delete(key)
+    for patch_id in (1, 2):
+        add_gold(study, patch_id)
+    finish(study, PERSON, "student", 1, {1: PODOCYTES[:1], 2: ()}, "gold")
+    with study.science.write() as db:
+        following = assignments.add_assignment(db, PERSON, 2, (1, 2), "repeat")
+    assert refreshing.refresh_for(study, following) is None
+    finish(study, PERSON, "student", 2, {1: PODOCYTES, 2: MESANGIAL})
+    page = open_page("annotate", role="annotator")
+    assert not page.exception
+    assert page.subheader[0].value == "A short reminder"
+    assert "Missed nuclei: 6." in " ".join(part.value for part in page.markdown)
+    assert kinds(study, following) == []
+    page.button(key="reminder_read").click().run()
+    assert not page.exception and kinds(study, following) == ["load"]

@@ -85,3 +85,10 @@ class TestWithoutScores:
 def test_the_truth_of_real_tissue_is_not_called_simulated(tmp_path: Path, simulated: bool, name: str) -> None:
     made = create_study(tmp_path / "other", "Other", "compact", "0" * 64, simulated=simulated)
     assert truth_name(made) == name
+
+
+def test_the_split_stands_under_every_figure_of_models(open_page: OpenPage, study: Study) -> None:
+    notes = [caption.value for caption in open_page("compare").caption]
+    told = [note for note in notes if "Split " in note]
+    assert len(told) == 4  # means, pairs, the paper's table, worst patches
+    assert all("tested slide" in note and "seed 1" in note for note in told)

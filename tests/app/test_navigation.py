@@ -13,11 +13,12 @@ from webapp import session
 from webapp.navigation import PAGES, page_names
 
 EXPECTED = {
-    "annotator": {"home", "annotate"},
+    "annotator": {"home", "annotate", "tour"},
     "reviewer": {
         "home",
         "minutes",
         "annotate",
+        "tour",
         "registration",
         "thresholds",
         "compare",
@@ -28,6 +29,7 @@ EXPECTED = {
         "home",
         "minutes",
         "annotate",
+        "tour",
         "registration",
         "thresholds",
         "train",

@@ -3,16 +3,21 @@ import re
 import pytest
 
 from allinsam import accounts
-from allinsam.store import Study
+from allinsam.store import Study, plans
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_rows
 from tests.app.conftest import OpenPage
 from tests.app.finished_pages import button, texts
+from tests.finished import finish
 from tests.people import CHEAP, PASSWORD, signed_in_token
 from tests.practising import add_gold
-from tests.studies import PERSON
+from tests.studies import PERSON, PODOCYTES
 
 LINK = re.compile(r"/set-password\?token=([\w-]+)")
+
+
+def toggle(app, label: str):
+    return next(found for found in app.toggle if found.label.startswith(label))
 
 
 def invite(app, name: str) -> None:
@@ -170,8 +175,80 @@ def test_practice_is_given_and_the_pass_mark_closes_production(open_page: OpenPa
         assert [row["purpose"] for row in queue.list_assignments(db, "p-new")] == ["practice"]
     button(app, "Give").click().run()
     assert "0 patches with finished gold are left" in app.error[0].value
-    app.toggle[-1].set_value(True)
+    toggle(app, "Students must pass").set_value(True)
     button(app, "Save").click().run()
     assert not app.exception
     table = next(frame.value for frame in app.dataframe if "Production" in frame.value)
     assert set(table["Production"]) == {"closed"} and set(table["Tries (F1 / class)"]) == {"none yet"}
+
+
+def test_new_students_learn_first_and_too_little_gold_is_said(open_page: OpenPage, study: Study) -> None:
+    add_gold(study, 1)
+    app = open_page("people")
+    toggle(app, "New students").set_value(True)
+    by_label = {widget.label: widget for widget in app.number_input}
+    by_label["Practice patches"].set_value(1)
+    by_label["Qualification patches"].set_value(1)
+    button(app, "Set").click().run()
+    assert app.success[0].value == "New students learn first."
+    invite(app, "Ada")
+    assert "Too little gold for the training: 1 of 2 patches" in texts(app)
+    table = next(frame.value for frame in app.dataframe if "Training" in frame.value)
+    assert table.set_index("Name").loc["Ada", "Training"] == "too little gold: 1 of 2 patches"
+    add_gold(study, 2)
+    invite(app, "Ben")
+    assert "2 patches to learn on are in the queue already" in texts(app)
+
+
+def test_gold_scores_reminders_and_a_pause(open_page: OpenPage, study: Study) -> None:
+    for patch_id in (1, 2):
+        add_gold(study, patch_id)
+    for patch_id, found in ((1, PODOCYTES), (2, PODOCYTES[:1])):
+        finish(study, "p-new", "student", patch_id, {1: found, 2: ()}, "gold")
+    app = open_page("people")
+    table = next(frame.value for frame in app.dataframe if "Trend" in frame.value).set_index("Name")
+    assert table.loc["p-new", "Last 3 gold"] == "0.73, 0.25"
+    toggle(app, "Remind who").set_value(True)
+    {w.label: w for w in app.number_input}["Gold patches looked at"].set_value(1)
+    button(app, "Keep this rule").click().run()
+    assert app.success[0].value == "The reminder is on."
+    table = next(frame.value for frame in app.dataframe if "Trend" in frame.value).set_index("Name")
+    assert table.loc["p-new", ["Last 1 gold", "Trend"]].tolist() == ["0.25", "worse"]
+    app.selectbox(key="pause_whom").set_value("p-new").run()
+    app.button(key="pause").click().run()
+    assert app.success[0].value == "p-new is paused."
+    table = next(frame.value for frame in app.dataframe if "Trend" in frame.value).set_index("Name")
+    assert table.loc["p-new", "Production"] == "paused"
+    assert button(app, "Let them go on")
+
+
+def test_a_plan_with_suggestions_shows_its_arms_per_condition(open_page: OpenPage, study: Study) -> None:
+    with study.science.write() as db:
+        for name in ("p-a", "p-b"):
+            study_rows.add_person(db, name, "student")
+    app = open_page("people")
+    arms = ["threshold/box_sam", "suggestion/box_sam"]
+    none = {"Hidden gold, share": 0.0, "Hidden repeats, share": 0.0}
+    wrong = {"Suggestions wrong on purpose, share": 0.3}
+    plan(app, People_per_patch=2, **none, **wrong, **{"Arms, drawn per patch": arms})
+    table = next(f.value for f in app.dataframe if "Arm" in f.value).set_index("Arm")
+    assert table["All"].sum() == table["Normal"].sum() == 4  # what PERSON has counts
+    assert set(table.index) == {
+        "marker + outline, box to mask",
+        "marker + outline + suggestions, box to mask",
+    }
+    box = next(box for box in app.checkbox if box.label.startswith("Give out in spite"))
+    box.check().run()
+    button(app, "Give out").click().run()
+    with study.science.read() as db:
+        given = [row for row in queue.list_assignments(db) if row["plan_id"]]
+        (kept,) = plans.list_plans(db)
+    assert {row["guidance"] for row in given} <= {"threshold", "suggestion"}
+    assert (kept["settings"]["planted"], kept["settings"]["suggestions_from"]) == (0.3, None)
+
+
+def test_suggestions_from_a_run_that_is_not_there_are_refused(open_page: OpenPage) -> None:
+    app = open_page("people")
+    arms = {"Arms, drawn per patch": ["suggestion/box_sam"]}
+    plan(app, **arms, **{"Suggestions of run no. (empty: SAM)": 7})
+    assert "No run 7" in app.error[0].value

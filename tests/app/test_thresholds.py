@@ -8,6 +8,7 @@ from streamlit.testing.v1 import AppTest
 
 from allinsam.errors import InputError
 from allinsam.store import Study, thresholds
+from allinsam.store.study import list_classes
 from allinsam.workflow.annotating import ActLog
 from allinsam.workflow.desk import Desk
 from allinsam.workflow.preparing import sign_threshold
@@ -201,3 +202,56 @@ def test_a_patch_of_another_slide_is_refused(tmp_path: Path) -> None:
     study = small_study(tmp_path / "slides")
     with pytest.raises(InputError, match="not on this slide"):
         sign_threshold(study, 1, "GATA3", 70.0, "by eye", LEAD, 2, REASON)
+
+
+# --- Classes ---------------------------------------------------------------------------------------
+
+
+def classes(study: Study) -> list[tuple]:
+    with study.science.read() as db:
+        return [(row["name"], row["marker"], row["colour"], row["key"]) for row in list_classes(db)]
+
+
+def choose_class(page: AppTest, class_id: int) -> None:
+    next(box for box in page.selectbox if box.label == "Class").set_value(class_id).run()
+
+
+def test_a_lead_renames_a_class(open_page: OpenPage, study: Study) -> None:
+    page = open_page("thresholds", role="lead")
+    name = next(box for box in page.text_input if box.label == "Name")
+    assert name.value == "podocyte"
+    marker = next(box for box in page.selectbox if box.label == "Marker")
+    assert marker.disabled  # patches that ask for it were given out
+    name.set_value("podo")
+    page.button(key="class_save").click().run()
+    assert not page.exception and page.success[0].value == "podo is saved."
+    assert classes(study)[0] == ("podo", "WT1", "#F0E442", "1")
+
+
+def test_a_lead_adds_a_class_and_is_warned_of_a_colour(open_page: OpenPage, study: Study) -> None:
+    page = open_page("thresholds", role="lead")
+    choose_class(page, 0)
+    assert not [w for w in page.warning if "colour" in w.value.lower()]
+    picker = page.color_picker[0]
+    assert picker.value == "#961EFF"  # the first that all eyes tell from the others
+    picker.set_value("#F0E040").run()
+    (told,) = [w.value for w in page.warning if "cannot tell it" in w.value]
+    assert "podocyte" in told and "#961EFF" in told
+    page.color_picker[0].set_value("#964B0F").run()
+    next(box for box in page.text_input if box.label == "Name").set_value("endothelial")
+    next(box for box in page.selectbox if box.label == "Marker").set_value("WT1")
+    page.button(key="class_save").click().run()
+    assert classes(study)[-1] == ("endothelial", "WT1", "#964B0F", "3")
+
+
+def test_what_a_class_cannot_be_is_said(open_page: OpenPage, study: Study) -> None:
+    page = open_page("thresholds", role="lead")
+    choose_class(page, 0)
+    next(box for box in page.text_input if box.label == "Name").set_value("Podocyte")
+    page.button(key="class_save").click().run()
+    assert "There is or was a class 'podocyte'" in page.error[0].value and len(classes(study)) == 2
+
+
+def test_a_reviewer_does_not_change_classes(open_page: OpenPage) -> None:
+    page = open_page("thresholds", role="reviewer")
+    assert not page.exception and not [e for e in page.expander if e.label == "Classes"]

@@ -133,3 +133,14 @@ class TestWithoutLabels:
         app = open_page("train")
         assert not app.exception
         assert "No finished labels yet" in texts(app) and button(app, "Assign patches")
+
+
+def test_what_a_split_cannot_fill_is_named_before_the_button(open_page: OpenPage, study: Study) -> None:
+    with study.science.write() as db:
+        db.execute("DELETE FROM channel WHERE marker = 'GATA3' AND patch_id > 2")
+    app = open_page("train")
+    (told,) = [warning.value for warning in app.warning if "split" in warning.value]
+    assert "cannot be filled" in told and "no patch with GATA3 in condition normal" in told
+    seed = next(widget for widget in app.number_input if widget.label == "Seed of the split")
+    seed.set_value(5).run()
+    assert any("seed 5" in warning.value for warning in app.warning)

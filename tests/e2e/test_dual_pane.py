@@ -15,6 +15,7 @@ from allinsam.store import Study, assignments
 from allinsam.store import acts as act_store
 from allinsam.workflow.annotating import assignment_state
 from allinsam.workflow.checking import verify
+from allinsam.workflow.touring import note_tour
 from tests.e2e.conftest import Serve
 from tests.e2e.panes import on_screen
 from tests.live import LiveServer, wait_until
@@ -488,6 +489,7 @@ def test_a_practice_round_shows_the_three_planted_mistakes(tmp_path: Path, serve
     add_gold(study, 1)
     with study.science.write() as db:
         practice = assignments.add_assignment(db, PERSON, 1, [1, 2], purpose="practice")
+    note_tour(study, PERSON, "visit", "tour_skipped", "pictures")
     live = serve(study)
     token = signed_in_token(study, "annotator", PERSON)
     page.context.add_cookies([{"name": COOKIE, "value": token, "url": live.url}])

@@ -38,7 +38,7 @@ def show(bench: Bench, desk: Desk, mine: list[dict[str, Any]], go_to: Callable[[
         st.space("stretch")
         look.patch_chooser(mine, desk.assignment_id, go_to)
         view_popover()
-        guidance.help_popover(desk.assignment)
+        guidance.help_popover(desk.study, desk.assignment)
 
 
 def _classes(bench: Bench, desk: Desk) -> None:

@@ -253,7 +253,8 @@ def doubts(desk: Desk) -> dict[str, list[str]]:
 
 
 def _doubts(thing: ObjectState, beside_others: list[str], with_support: bool) -> list[str]:
-    if thing.mask is None:
+    # What speaks for or against an outline that was proposed is the person's to find.
+    if thing.mask is None or thing.suggested:
         return []
     if not rings_of(thing):
         return ["No nucleus was found in this box. Draw the box again, outline it by hand, or delete it."]

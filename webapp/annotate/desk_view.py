@@ -87,8 +87,9 @@ def object_json(
         "box": None if thing.box is None else [round(value, 2) for value in thing.box],
         "rings": [np.round(ring, 1).tolist() for ring in bench.rings_of(thing)],
         "origin": thing.origin,
-        "predicted_iou": thing.predicted_iou,
-        "support": thing.molecular_support if shows_support else None,
+        # Of an outline that was proposed nothing is told that could say whether it is right.
+        "predicted_iou": None if thing.suggested else thing.predicted_iou,
+        "support": thing.molecular_support if shows_support and not thing.suggested else None,
         "points": [list(point) for point in thing.points],
         "empty": thing.mask is not None and not bench.rings_of(thing),
         "doubts": list(doubts),

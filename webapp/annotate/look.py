@@ -48,6 +48,7 @@ STYLE = """<style>
 .examples { font-size: .85rem; }
 .examples div { display: flex; flex-wrap: wrap; gap: .5rem .8rem; margin-bottom: .6rem; }
 .examples figure { margin: 0; width: 224px; }
+.examples .card-figure { width: auto; }
 .examples.stain-only figure { width: 110px; }
 .examples.stain-only img { width: 110px; object-fit: cover; object-position: left; }
 </style>"""

@@ -18,6 +18,8 @@ const MOST_GESTURES = 100;    // in one request
 const MOST_BYTES = 1_000_000; // in one request
 const MOST_KEPT_ALIVE = 50_000;  // bytes that a closing page may still send
 const PICTURES_KEPT = 24;
+const NO_CONSENT = 428;       // the consent text has changed: it has to be answered first
+const CLOSED = [403, 404, NO_CONSENT];  // not this person's any more, or not open now
 const HELD = { " ": "pan", q: "blink", h: "hide" };
 const VERDICT_SIGNS = { right: "✓", wrong_class: "⇄", missed: "!", extra: "✕" };
 const VERDICT_COLOURS = { right: "#7ec8ff", wrong_class: "#ffb000", missed: "#ffb000", extra: "#ffb000" };
@@ -263,7 +265,7 @@ class Surface {
     this.drag = null;
     this.draft = [];
     this.waiting = new Set();
-    this.verdicts = null;
+    this.verdicts = this.cards = this.reminder = null;
     this.knows = null;
     this.showOpen = this.editing = this.redrawing = this.pressed = null;
     this.finished = this.asking = null;
@@ -275,7 +277,7 @@ class Surface {
     if (!desk) {  // asked again by _tick
       this._say(this.trouble);
       // The page says why it is closed, and where to go.
-      if (this.refusal === 403 || this.refusal === 404) this.tellPage(assignmentId, this.turn);
+      if (CLOSED.includes(this.refusal)) this.tellPage(assignmentId, this.turn);
       return;
     }
     this.trouble = "";
@@ -291,11 +293,13 @@ class Surface {
     if (!this._returnToPlace()) this._selectNext();
     this.tellPage(assignmentId, this.turn);
     await this._sendLeftBehind(assignmentId).catch(() => {});
+    if (desk.refresh) await this._remind(desk.refresh);  // its time is not the patch's
     if (this.opening !== opening) return;
     this.emit("load");
     if (this.waiting.size) this._fetchMasks();
     if (desk.submitted && desk.assignment.practice) this._judge();
     for (const example of this.examples) new Image().src = `/api/guide/${example.name}.png`;  // for the help card
+    if (!this.examples.length && !this.cards) this._fetchCards();
     // The page that was just left here may not have said so yet.
     if (!this.holds) setTimeout(() => this._here(), 800);
   }
@@ -427,7 +431,8 @@ class Surface {
       const told = await this._retrying(() =>
         this._fetch("acts", assignment, { client: this.client, knows: this.knows, gestures: batch }));
       if (!told) {
-        shutOut = this.refusal === 403 || this.refusal === 404;  // not this person's any more, or closed
+        shutOut = CLOSED.includes(this.refusal);
+        if (this.refusal === NO_CONSENT) this.tellPage(assignment, this.turn, true);  // it shows the text
         if (this.refusal !== 400) break;  // it all waits, in the browser too
         if (batch.length > 1) { most = 1; continue; }
         // One that the server cannot take at all must not hold up the rest.
@@ -683,6 +688,34 @@ class Surface {
     this.verdicts = told;
     this.selected = null;
     this.refresh();
+  }
+
+  // Cards from the study's own gold, for the help; a study without any has none.
+  async _fetchCards() {
+    const assignment = this.assignmentId;
+    const told = await this._fetch("cards", assignment).catch(() => ({ cards: [] }));
+    if (assignment !== this.assignmentId) return;
+    this.cards = told.cards;
+    for (const card of this.cards) new Image().src = card.url;
+    this.refresh();
+  }
+
+  // Shown before a patch is begun, until it is dismissed.
+  _remind(refresh) {
+    this.reminder = { ...refresh, since: performance.now() };
+    if (!this.examples.length) this._fetchCards();
+    this.refresh();
+    return new Promise((resolve) => { this.reminded = resolve; });
+  }
+
+  async _dismissReminder() {
+    const { id, since } = this.reminder, assignment = this.assignmentId;
+    const seconds = Math.round((performance.now() - since) / 100) / 10;
+    this.reminder = null;
+    this._awake();
+    this.refresh();
+    await this._retrying(() => this._fetch("refresh", assignment, { client: this.client, refresh: id, seconds }));
+    this.reminded();
   }
 
   nextPatch() {
@@ -1567,6 +1600,7 @@ class Surface {
     else this._moved();
     if (!!this.gone === away) return;
     this.gone = away;
+    if (this.reminder) return;  // the patch has not begun yet
     this.emit(away ? "blur" : "focus");
   }
 
@@ -1805,10 +1839,12 @@ class Surface {
     const things = this._listed();
     const count = (state) => things.filter((t) => t.state === state).length;
     const clear = things.filter((t) => t.state === "proposed" && t.rings.length && !t.doubts.length && !t.pending).length;
+    // Nothing was looked for that could make a suggestion a clear one.
+    const keep = this.desk.assignment.guidance === "suggestion" ? this.text.keep_all : this.text.keep_clear;
     const counts = ["proposed", "accepted", "rejected"].filter(count).map((s) => `${count(s)} ${this.text.states[s]}`).join(", ");
     return h("div", { class: "list" },
       counts && h("div", { class: "counts" }, counts),
-      clear > 1 && !this.readOnly && this._button(this.text.keep_clear.replace("{n}", clear), "Shift A", () => this.acceptClear()),
+      clear > 1 && !this.readOnly && this._button(keep.replace("{n}", clear), "Shift A", () => this.acceptClear()),
       h("div", { class: "chips" }, things.map((thing) => h("button", {
         type: "button", class: `chip ${thing.id === this.selected ? "pressed" : ""}`, "aria-pressed": String(thing.id === this.selected),
         style: { borderLeftColor: this.classOf(thing).colour }, onclick: () => this.select(thing.id, true),
@@ -1909,7 +1945,7 @@ class Surface {
       content = h("div", { class: "sheet" }, h("h3", {}, held ? t.held : t.all_done),
         h("p", {}, held ? t.held_more.replace("{n}", held) : t.all_done_more), h("div", { class: "actions" },
           this._button(t.look_again, null, () => { this.finished = false; this.refresh(); }, { kind: "primary" })));
-    }
+    } else if (this.reminder && this.desk) content = this._reminderSheet();
     else if (this.paused) {
       content = h("div", { class: "sheet" }, h("h3", {}, t.paused), this._button(t.resume, null, () => this.setPaused(false), { kind: "primary" }));
     } else if (this.idle) {
@@ -1938,23 +1974,54 @@ class Surface {
     content?.querySelector("textarea, select, button")?.focus({ preventScroll: true });
   }
 
-  _coverKey() { return JSON.stringify([this.finished, this.paused, this.idle, this.asking, this.help, !!this.desk]); }
+  _coverKey() { return JSON.stringify([this.finished, this.paused, this.idle, this.asking, this.help, !!this.desk,
+    this.reminder?.id, (this.help || this.reminder) && this.cards]); }
+
+  _reminderSheet() {
+    const t = this.text.reminder;
+    const made = Object.entries(this.reminder.mistakes).sort((a, b) => b[1] - a[1]);
+    return h("div", { class: `sheet wide ${this._hasMarker() ? "" : "stain-only"}` },
+      h("h3", {}, t.title), h("p", {}, t.more),
+      h("ul", { class: "mistakes" }, made.map(([kind, n]) => h("li", {}, t[kind].replace("{n}", n)))),
+      ...this._pictures(),
+      h("div", { class: "actions" }, this._button(t.go_on, null, () => this._dismissReminder(), { kind: "primary" })));
+  }
+
+  // What good and bad look like: simulated pictures in a simulated study, else cards from its own gold.
+  _pictures() {
+    if (!this.examples.length) return this._cardPictures();
+    const t = this.text, withMarker = this._hasMarker();
+    const row = (good) => h("div", { class: "pictures" }, this.examples.filter((e) => e.good === good && (withMarker || !e.needs_marker))
+      .map((e) => h("figure", {}, h("img", { src: `/api/guide/${e.name}.png`, alt: "" }), h("figcaption", {}, t.examples[e.name]))));
+    return [
+      h("h4", {}, t.examples_say.good, h("span", {}, t.examples_say[withMarker ? "simulated" : "simulated_stain"])), row(true),
+      h("h4", {}, t.examples_say.bad), row(false),
+    ];
+  }
+
+  _cardPictures() {
+    const t = this.text;
+    if (!this.cards) return [h("p", {}, t.cards_wait)];
+    if (!this.cards.length) return [];
+    return [
+      h("h4", {}, t.cards_title, h("span", {}, this._hasMarker() ? t.cards_more : t.cards_more_stain)),
+      h("div", { class: "pictures cards" }, this.cards.map((card) =>
+        h("figure", {}, h("img", { src: card.url, alt: "" }), h("figcaption", {}, t.cards[card.name])))),
+    ];
+  }
 
   _helpSheet(close) {
     const t = this.text;
     const keys = this._keys().filter(([key]) => key !== "Ctrl+Z");
     const held = [["Space", t.keys.pan], ["Q", t.keys.blink], ["H", t.keys.hide], [t.keys.wheel_key, t.keys.wheel]];
     const kind = this.desk.assignment.tool === "contour" ? "contour" : "box";
-    const steps = t.steps[this._hasMarker() ? kind : `${kind}_plain`];
+    const suggested = this.desk.assignment.guidance === "suggestion";
+    const steps = t.steps[suggested ? `${kind}_suggested` : this._hasMarker() ? kind : `${kind}_plain`];
     const shown = (key) => (key === "A" ? "Shift A" : key.replace("Ctrl+z", "Ctrl Z").replace("Ctrl+y", "Ctrl Y"));
-    const withMarker = this._hasMarker();
-    const pictures = (good) => h("div", { class: "pictures" }, this.examples.filter((e) => e.good === good && (withMarker || !e.needs_marker))
-      .map((e) => h("figure", {}, h("img", { src: `/api/guide/${e.name}.png`, alt: "" }), h("figcaption", {}, t.examples[e.name]))));
-    return h("div", { class: `sheet wide ${withMarker ? "" : "stain-only"}` },
+    return h("div", { class: `sheet wide ${this._hasMarker() ? "" : "stain-only"}` },
       h("h3", {}, t.help_title),
       h("ol", { class: "steps" }, steps.map((step) => h("li", {}, step)), h("li", { class: "plain" }, t.in_doubt)),
-      h("h4", {}, t.examples_say.good, h("span", {}, t.examples_say[withMarker ? "simulated" : "simulated_stain"])), pictures(true),
-      h("h4", {}, t.examples_say.bad), pictures(false),
+      ...this._pictures(),
       h("div", { class: "keys" }, [...keys.map(([key, name]) => [shown(key), name]), ...held]
         .map(([key, name]) => h("div", {}, h("kbd", {}, key.length === 1 ? key.toUpperCase() : key), ` ${name}`))),
       h("div", { class: "actions" }, this._button(t.close, "?", close, { kind: "primary" })));
@@ -2007,7 +2074,8 @@ export default function ({ data, parentElement, setStateValue }) {
     surface.goTo(data.assignment_id);  // the address has changed, as by the browser's Back
   }
   clearTimeout(surface.leaving);
-  surface.tellPage = (patch, turn) => setStateValue("patch", { patch, turn });
+  // What is told again must differ, or the page would not run.
+  surface.tellPage = (patch, turn, refused) => setStateValue("patch", { patch, turn, at: refused ? Date.now() : 0 });
   return () => {
     surface.leaving = setTimeout(() => {
       surface.close();

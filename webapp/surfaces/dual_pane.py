@@ -28,16 +28,25 @@ def _component() -> Any:
     )
 
 
-def show(assignment_id: int, study_key: str, key: str, on_patch: Callable[[int | None], None]) -> None:
+def show(
+    assignment_id: int,
+    study_key: str,
+    key: str,
+    on_patch: Callable[[int | None], None],
+    simulated: bool,
+) -> None:
     """Mount the surface on a patch.
 
     Args:
         study_key: tells studies apart in what the browser keeps; one address may serve one after another.
         on_patch: told the patch that the person has gone to, before the page runs again: a page that
             mounted the surface with the old one would call it back.
+        simulated: the help shows simulated pictures; else cards from the study's own gold.
     """
     examples = [
-        {"name": name, "good": row.good, "needs_marker": row.needs_marker} for name, row in EXAMPLES.items()
+        {"name": name, "good": row.good, "needs_marker": row.needs_marker}
+        for name, row in EXAMPLES.items()
+        if simulated
     ]
     told = (st.session_state.get(key) or {}).get("patch") or {}
     _component()(
