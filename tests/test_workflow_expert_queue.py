@@ -5,9 +5,9 @@ from allinsam.store import assignments as queue
 from allinsam.store import study as study_rows
 from allinsam.workflow.expert_queue import gold_need, open_items
 from allinsam.workflow.planning import apply_plan
-from tests.finished import finish, finished_study
+from tests.finished import finish
 from tests.practising import add_gold
-from tests.studies import LEAD, MESANGIAL, PODOCYTES, THRESHOLD, small_study
+from tests.studies import LEAD, PERSON, PODOCYTES, THRESHOLD, small_study
 
 
 def test_nothing_waits(tmp_path) -> None:
@@ -68,22 +68,42 @@ def test_a_test_patch_without_an_expert_is_asked_for(tmp_path) -> None:
     assert [one.name for one in open_items(study, LEAD)] == ["reference:3"]
 
 
-def test_a_patch_takes_what_this_expert_took_before(tmp_path) -> None:
-    study = finished_study(tmp_path / "study", scored=False)
+def test_a_patch_that_would_not_open_is_not_asked_for(tmp_path) -> None:
+    study = small_study(tmp_path / "study", slides=1, patches_per_slide=2, signed=False)
     with study.science.write() as db:
-        slide_id = images.list_slides(db)[0]["id"]
-        first = images.list_patches(db)[0]
-        new = images.add_patch(
-            db,
-            name="new",
-            slide_id=slide_id,
-            condition="normal",
-            image_sha256=first["image_sha256"],
-        )
-        runs.add_split(db, "patch", 1, {new: "test"})
+        runs.add_split(db, "patch", 1, {2: "test"})
+    assert {one.kind for one in open_items(study, LEAD)} == {"threshold"}
+    with study.science.write() as db:
+        for marker in ("WT1", "GATA3"):
+            thresholds.add_threshold(db, 1, marker, THRESHOLD, "otsu", LEAD)
+    assert [one.name for one in open_items(study, LEAD)] == ["reference:2"]
+
+
+def test_patches_wait_for_experts_alone(tmp_path) -> None:
+    study = planned_study(tmp_path / "study")
+    with study.science.write() as db:
+        runs.add_split(db, "patch", 1, {9: "test"})
+    assert open_items(study, PERSON) == []
+    assert open_items(study, None) == open_items(study, LEAD) != []
+
+
+def test_where_there_is_a_truth_no_expert_is_asked_for_a_reference(tmp_path) -> None:
+    study = small_study(tmp_path / "study", slides=1, patches_per_slide=2)
+    add_gold(study, 1)
+    with study.science.write() as db:
+        runs.add_split(db, "patch", 1, {1: "test", 2: "test"})
+    assert open_items(study, LEAD) == []
+
+
+def test_a_patch_takes_what_this_expert_took_before(tmp_path) -> None:
+    study = small_study(tmp_path / "study", slides=1, patches_per_slide=6)
+    for patch_id in range(1, 6):
+        finish(study, "e1", "expert", patch_id, {1: PODOCYTES, 2: ()})
+    with study.science.write() as db:
+        runs.add_split(db, "patch", 1, {6: "test"})
     seconds = {
         person: next(one.seconds for one in open_items(study, person) if one.kind == "reference")
         for person in ("e1", LEAD)
     }
     # One nucleus every five seconds and one more second; the lead has outlined nothing yet.
-    assert seconds == {"e1": 5.0 * (len(PODOCYTES) + len(MESANGIAL)) + 1.0, LEAD: 600.0}
+    assert seconds == {"e1": 5.0 * len(PODOCYTES) + 1.0, LEAD: 600.0}

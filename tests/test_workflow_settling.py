@@ -14,7 +14,7 @@ from allinsam.workflow.expert_queue import open_items
 from allinsam.workflow.reporting import export_table
 from allinsam.workflow.settling import ACCEPT_REASONS, give_patch, settle, threshold_start, undo
 from tests.raters import RATERS, hand_in_all
-from tests.studies import BRIGHT, DIM, LEAD, PERSON, PODOCYTES, disc, small_study
+from tests.studies import BRIGHT, DIM, LEAD, PERSON, PODOCYTES, THRESHOLD, disc, small_study
 
 
 @pytest.fixture
@@ -234,6 +234,9 @@ def test_doubtful_outlines_of_test_patches_are_asked_about(tmp_path: Path) -> No
 
 
 def test_a_patch_is_given_once_and_can_be_opened(study: Study) -> None:
+    with study.science.write() as db:
+        for marker in ("WT1", "GATA3"):
+            thresholds.add_threshold(db, 1, marker, THRESHOLD, "otsu", LEAD, 2, "Darker than the rest.")
     first = press(study, "gold", "2", "open").open_assignment
     again = press(study, "reference", "2", "open").open_assignment
     assert first == again == give_patch(study, LEAD, "gold", 2)
@@ -241,6 +244,12 @@ def test_a_patch_is_given_once_and_can_be_opened(study: Study) -> None:
         row = queue.get_assignment(db, first)
         assert (row["person_id"], row["patch_id"], row["purpose"]) == (LEAD, 2, "gold")
         assert why_closed(db, row) is None
+
+
+def test_who_is_no_expert_is_given_no_gold(study: Study) -> None:
+    with pytest.raises(InputError, match="group of experts"):
+        press(study, "gold", "2", "open", person=PERSON)
+    assert kept(study) == []
 
 
 def test_skipping_settles_nothing_and_undo_of_nothing_is_nothing(study: Study) -> None:

@@ -129,15 +129,15 @@ def minutes_of(items: Sequence[Item]) -> str:
     return f"about {max(1, round(sum(item.seconds for item in items) / 60))} min"
 
 
-def items_of(study: Study, person: SignedIn) -> list[Item]:
+def items_of(study: Study, person_id: str | None) -> list[Item]:
     """After a start of the server, what raters disagree about is looked for on every patch once."""
     with st.spinner("Looking for what waits ..."):
-        return open_items(study, person.person_id)
+        return open_items(study, person_id)
 
 
 def show_ten_minutes(study: Study, person: SignedIn) -> None:
     """What waits for an expert, what it would cost, and the button."""
-    items = items_of(study, person)
+    items = items_of(study, person.person_id)
     with st.container(border=True):
         st.subheader("Ten minutes", anchor=False)
         if not items:
@@ -156,8 +156,8 @@ def show_ten_minutes(study: Study, person: SignedIn) -> None:
 
 
 @st.cache_data(max_entries=4, show_spinner=False)
-def forecast_of(folder: str, state: tuple[int, ...], people: int, assigned: int, today: str) -> Forecast:
-    """`state`, `people` and `assigned` stand for what the study holds."""
+def forecast_of(folder: str, state: tuple[int, ...], others: tuple[int, ...], today: str) -> Forecast:
+    """`state` and `others` stand for what the study holds."""
     study = open_study(Path(folder))
     by_patch = times_of(folder, state)["by_patch"]
     return forecast(student_work(study, by_patch, paces_of(by_patch)), datetime.fromisoformat(today).date())
@@ -166,10 +166,11 @@ def forecast_of(folder: str, state: tuple[int, ...], people: int, assigned: int,
 def show_outlook(study: Study, person: SignedIn, progress: StudyProgress) -> None:
     """How far, until when, and what it still takes of an expert."""
     today = datetime.now(UTC).date().isoformat()
-    found = forecast_of(
-        str(study.folder), annotation_state(study), len(progress.people), progress.assigned, today
-    )
-    items = items_of(study, person)
+    with study.server.read() as db:
+        active = sum(row["active"] for row in account_rows.list_accounts(db))
+    others = (len(progress.people), progress.assigned, active)
+    found = forecast_of(str(study.folder), annotation_state(study), others, today)
+    items = items_of(study, None)
     hours = sum(item.seconds for item in items) / 3600
     spent = f"{hours:.1f} h" if hours >= 1 else minutes_of(items)
     days = days_of_ten_minutes(items)

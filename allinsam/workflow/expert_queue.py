@@ -13,6 +13,8 @@ from allinsam.records import SHOWN_TO
 from allinsam.store import Study, images, runs, settled, thresholds
 from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
+from allinsam.store import study as study_store
+from allinsam.workflow.labels import reference_recipe
 from allinsam.workflow.nuclei_in_doubt import nucleus_items
 from allinsam.workflow.planning import newest_plan, plan_patches
 from allinsam.workflow.reporting import work_times
@@ -21,8 +23,11 @@ from allinsam.worth import ENOUGH, KINDS, UNDO, Item, expected_seconds, rank
 # ------------------------------------------------------------------------------------- what waits
 
 
-def open_items(study: Study, person_id: str) -> list[Item]:
-    """Everything that waits for this person, ranked."""
+def open_items(study: Study, person_id: str | None) -> list[Item]:
+    """Everything that waits for this person, ranked; of None, for an expert who has not begun anything.
+
+    Patches to outline wait for people in the group of experts alone: nobody else's outlines are gold.
+    """
     with study.science.read() as db:
         rows = settled.list_settled(db)
         seconds = {kind: value for kind, (value, _) in expected_seconds(rows).items()}
@@ -31,7 +36,7 @@ def open_items(study: Study, person_id: str) -> list[Item]:
             *_threshold_items(db, seconds["threshold"], _taken_back(rows)),
             *_registration_items(db, seconds["registration"], _kept_waiting(rows)),
         ]
-    if own := _own_seconds_per_patch(study, person_id, state):
+    if person_id and (own := _own_seconds_per_patch(study, person_id, state)):
         seconds |= {"gold": own, "reference": own}
     found += nucleus_items(study, person_id, seconds, test)
     found += _patch_items(study, person_id, seconds, test)
@@ -163,19 +168,34 @@ def gold_need(study: Study) -> GoldNeed:
     return GoldNeed(there, wanted_gold(patches, plan[1], plan[0]) if plan else 0)
 
 
-def _patch_items(study: Study, person_id: str, seconds: Mapping[str, float], test: set[int]) -> list[Item]:
-    """Patches that somebody has to outline: gold the plan lacks, then test patches without an expert."""
+def _patch_items(
+    study: Study, person_id: str | None, seconds: Mapping[str, float], test: set[int]
+) -> list[Item]:
+    """Patches that somebody has to outline: gold the plan lacks, then test patches without an expert.
+
+    Where models are scored against a truth, an expert's outlines would not be the reference.
+    """
     need = gold_need(study)
+    test = test if reference_recipe(study).group == "expert" else set()
     with study.science.read() as db:
+        if person_id and study_store.get_person(db, person_id)["group"] != "expert":
+            return []
         patches = plan_patches(db)
         rows = queue.list_assignments(db)
         finished = queue.finished_classes(db)
         on_hold = images.patches_on_hold(db)
-        names = {patch["id"]: patch["name"] for patch in images.list_patches(db)}
+        known = {patch["id"]: patch for patch in images.list_patches(db)}
+        # Such a patch would not open: its thresholds are asked about first.
+        unsigned = {
+            p.id
+            for p in patches
+            for marker in p.markers
+            if thresholds.current_threshold(db, known[p.id]["slide_id"], marker, p.id) is None
+        }
     by_experts = {row["patch_id"] for row in finished if row["group"] in ("expert", "truth")}
     mine = {row["patch_id"]: row for row in rows if row["person_id"] == person_id}
     given = Counter(row["patch_id"] for row in rows if row["purpose"] == "production")
-    usable = [p for p in patches if p.markers and p.id not in on_hold and p.id not in by_experts]
+    usable = [p for p in patches if p.markers and p.id not in on_hold | by_experts | unsigned]
     # What this person has begun first, then what fewest students have: gold is taken out of their work.
     usable.sort(key=lambda p: (p.id not in mine, given[p.id], p.slide, p.id))
     usable = [p for p in usable if mine.get(p.id, {}).get("state") != "submitted"]
@@ -196,7 +216,7 @@ def _patch_items(study: Study, person_id: str, seconds: Mapping[str, float], tes
                 Item(
                     kind,
                     str(patch.id),
-                    names[patch.id],
+                    known[patch.id]["name"],
                     why,
                     KINDS[kind].weight,
                     seconds[kind],

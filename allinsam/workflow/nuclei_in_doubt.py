@@ -19,7 +19,7 @@ Doubt = tuple[int, str, str]  # patch, cluster, why
 
 
 def nucleus_items(
-    study: Study, person_id: str, seconds: Mapping[str, float], test: Collection[int]
+    study: Study, person_id: str | None, seconds: Mapping[str, float], test: Collection[int]
 ) -> list[Item]:
     """Nuclei in dispute, reviews that only have to be finished, and doubtful outlines of test patches.
 

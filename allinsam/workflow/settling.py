@@ -13,6 +13,7 @@ from allinsam.errors import InputError, NotFoundError
 from allinsam.imaging import read_channel
 from allinsam.store import Study, images, settled, thresholds
 from allinsam.store import assignments as queue
+from allinsam.store import study as study_store
 from allinsam.thresholding import THRESHOLDS, marker_mask
 from allinsam.workflow.assigning import asked_classes
 from allinsam.workflow.nuclei_in_doubt import decide_nucleus, finish_review, reopen_review, take_back_nucleus
@@ -239,10 +240,13 @@ def give_patch(study: Study, person_id: str, kind: str, patch_id: int) -> int:
     """The assignment by which this person outlines a patch as gold or as a reference; made if needed.
 
     Raises:
-        InputError: no class of the study has its marker on the patch, or the person has handed it in.
+        InputError: the person is no expert, no class of the study has its marker on the patch, or the person
+            has handed it in.
     """
     purpose = {"gold": "gold", "reference": "production"}[kind]
     with study.science.write() as db:
+        if study_store.get_person(db, person_id)["group"] != "expert":
+            raise InputError(f"{person_id!r} is not in the group of experts, whose work gold is.")
         patch = images.get_patch(db, patch_id)
         for row in queue.list_assignments(db, person_id):
             if row["patch_id"] == patch_id:

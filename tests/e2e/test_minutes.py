@@ -13,7 +13,7 @@ from tests.e2e.conftest import Serve
 from tests.live import wait_until
 from tests.people import PASSWORD, signed_in_token
 from tests.raters import hand_in_all
-from tests.studies import small_study
+from tests.studies import LEAD, THRESHOLD, small_study
 
 PATIENT = 60_000  # ms, for a busy machine
 # What the expert presses for each kind: two keys at most.
@@ -128,6 +128,8 @@ def test_a_decision_is_sent_when_the_server_is_back(study: Study, serve: Serve, 
 def test_a_test_patch_opens_on_annotate(study: Study, serve: Serve, page: Page) -> None:
     with study.science.write() as db:
         runs.add_split(db, "patch", 1, {1: "test", 2: "train"})
+        for marker in ("WT1", "GATA3"):
+            thresholds.add_threshold(db, 1, marker, THRESHOLD, "otsu", LEAD, 1, "Darker than the rest.")
     live = serve(study)
     live.sign_in(page, "expert", PASSWORD)
     page.goto(f"{live.url}/minutes")
