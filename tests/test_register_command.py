@@ -19,6 +19,7 @@ from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
 from allinsam.workflow.annotating import next_assignment, read_registered_channel, write_image
 from allinsam.workflow.assigning import assign_patches
+from allinsam.workflow.preparing import sign_thresholds
 from allinsam.workflow.registering import register_study
 
 SIZE_HW = (512, 512)
@@ -178,6 +179,7 @@ def study(tmp_path: Path) -> Study:
                 role = "nuclear" if marker == "DAPI" else "marker"
                 images.add_channel(db, patch_id, role, marker, sha256)
             images.add_registration(db, patch_id, identity_matrix(), "assumed identity", accepted=True)
+    sign_thresholds(made, "otsu", PERSON)
     return made
 
 
