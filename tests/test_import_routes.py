@@ -13,6 +13,7 @@ from starlette.testclient import TestClient
 
 from allinsam import jobs
 from allinsam.errors import InputError, NotFoundError
+from allinsam.importing import ImportLimits
 from allinsam.store import Study
 from allinsam.workflow import importing, uploads
 from allinsam.workflow.uploads import drop_old, drop_upload, new_upload, uploaded, used_up
@@ -159,6 +160,16 @@ def test_what_a_killed_import_unpacked_is_removed_later(
     os.utime(left, (0, 0))
     drop_old(empty_study)
     assert not left.exists()
+
+
+def test_unpacking_leaves_room_on_the_disk(empty_study: Study, tmp_path: Path) -> None:
+    source = tmp_path / "lab.zip"
+    with zipfile.ZipFile(source, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.png", bytes(3_000_000))
+    limits = ImportLimits(kept_free_mb=10**9)
+    with pytest.raises(InputError, match="unpacks to 3 MB, and the disk has .* Make room"):
+        importing.import_study(empty_study.folder, source, limits=limits)
+    assert not list(empty_study.folder.glob(f"{uploads.UNPACKED}*"))
 
 
 def test_uploads_leave_room_on_the_disk(

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from allinsam.errors import InputError, NotFoundError
+from allinsam.importing import ImportLimits
 from allinsam.store import Study, jobs
 
 FOLDER = "uploads"
@@ -19,7 +20,7 @@ UNPACKED = ".unpacked-"
 UNPACKED_KEPT_S = 24 * 3600.0
 LONGEST_NAME = 100
 # A full disk would stop everybody who annotates: so much stays free, and so many files wait at most.
-KEPT_FREE_BYTES = 500_000_000
+KEPT_FREE_BYTES = ImportLimits().kept_free_mb * 1_000_000
 MOST_WAITING = 40
 
 
