@@ -162,6 +162,16 @@ def test_a_class_that_a_rater_set_aside_is_no_vote(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------ deciding
 
 
+def test_of_two_reviewers_each_takes_back_their_own(study: Study) -> None:
+    missed, extra = at(study, MISSED), at(study, EXTRA)
+    decide(study, LEAD, 1, missed.cluster_id, "consensus")
+    decide(study, PERSON, 1, extra.cluster_id, "rejected")
+    assert undo(study, LEAD, 1) == missed.cluster_id
+    assert undo(study, LEAD, 1) is None
+    assert at(study, MISSED).is_open and at(study, EXTRA).decision.kind == "rejected"
+    assert undo(study, LEAD, 1, extra.cluster_id) == extra.cluster_id  # named, it is meant
+
+
 def test_decisions_count_until_they_are_taken_back(study: Study) -> None:
     missed = at(study, MISSED)
     assert missed.is_open

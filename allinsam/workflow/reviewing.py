@@ -549,7 +549,8 @@ def _outcome(
 
 
 def undo(study: Study, reviewer_id: str, patch_id: int, cluster_id: str | None = None) -> str | None:
-    """Take back what was decided last about a cluster, or without one, in this version; returns the cluster.
+    """Take back what was decided last about a cluster, or without one, what this reviewer decided last in
+    this version; returns the cluster.
 
     None where there is nothing to take back. Raises InputError where the review is finished.
     """
@@ -562,7 +563,11 @@ def undo(study: Study, reviewer_id: str, patch_id: int, cluster_id: str | None =
             for row in reviews.list_decisions(db, patch_id)
             if row["kind"] != "undo"
             and row["undone_by"] is None
-            and (row["cluster_id"] == cluster_id if cluster_id else row["review_id"] == newest["id"])
+            and (
+                row["cluster_id"] == cluster_id
+                if cluster_id
+                else (row["review_id"], row["person_id"]) == (newest["id"], reviewer_id)
+            )
         ]
         if not standing_rows:
             return None
