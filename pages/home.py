@@ -9,7 +9,7 @@ from allinsam.store.study import get_study
 from allinsam.workflow.progress import study_progress
 from webapp import home_parts as parts
 from webapp.navigation import EVERYONE
-from webapp.page_parts import page_head, simulated_note
+from webapp.page_parts import as_typed, page_head, simulated_note
 from webapp.session import current_study, require
 
 STYLE = """<style>
@@ -42,7 +42,7 @@ def main() -> None:
         name = get_study(db)["name"]
     progress = study_progress(study)
     st.html(STYLE)
-    page_head(name, f"{progress.slides} slides, {progress.patches} patches")
+    page_head(as_typed(name), f"{progress.slides} slides, {progress.patches} patches")
     if jobs.demo_is_being_made(study):
         show_growth(study, progress.patches)
     leads = may(person, "manage_people")

@@ -167,7 +167,7 @@ def show_assign(study: Study, known: dict[str, dict]) -> None:
         chosen = st.selectbox("To", list(names), format_func=names.get, key="assignee")
         free = least_covered_patches(study, chosen)
         if not free:
-            st.markdown(f"{names[chosen]} has all patches of this study.")
+            st.markdown(f"{as_typed(names[chosen])} has all patches of this study.")
             return
         left, right = st.columns(2)
         every = left.checkbox(f"All {len(free)} patches left", key="every")
@@ -191,7 +191,7 @@ def show_assign(study: Study, known: dict[str, dict]) -> None:
             )
             if done.on_hold:
                 left_out += f" {len(done.on_hold)} wait for a registration and were left out."
-            more = f"In the queue of {names[chosen]}: {len(done.assignment_ids)} more."
+            more = f"In the queue of {as_typed(names[chosen])}: {len(done.assignment_ids)} more."
             st.session_state["assigned"] = more + left_out
             st.rerun()
 

@@ -155,7 +155,7 @@ def show_patch(study: Study, person: SignedIn, now: Standing, following: int | N
     """The pictures and what can be done; only this runs again while the IF is moved."""
     with st.container(horizontal=True, gap="small", wrap=False):
         if now.state == "no_if":
-            st.info(f"Patch {now.patch} has no IF channel. Nothing can be registered.")
+            st.info(f"Patch {as_typed(now.patch)} has no IF channel. Nothing can be registered.")
             return
         rows = parts.versions(study, now.patch_id)
         base = start_in_hand(now, rows)
@@ -241,7 +241,7 @@ def show_pictures(study: Study, now: Standing, matrix: np.ndarray, size_hw: tupl
 def show_state(study: Study, person: SignedIn, now: Standing, newest: dict[str, Any]) -> None:
     """Where the patch stands, with the reason in words, and a new estimate by one click."""
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.markdown(f"**{now.patch}**", width="content")
+        st.markdown(f"**{as_typed(now.patch)}**", width="content")
         st.space("stretch")
         if st.button("Register this patch", key="register_one"):
             with st.spinner("Registering ..."):
@@ -339,7 +339,7 @@ def show_decision(
             placeholder="Short reason, kept with it",
         )
         if st.button("Accept the estimate as it is", key="believe", disabled=not reason.strip()):
-            attempt(believe, f"The estimate of {now.patch} is accepted.")
+            attempt(believe, f"The estimate of {as_typed(now.patch)} is accepted.")
     elif st.button(
         "Accept this position",
         type="primary",
@@ -347,9 +347,9 @@ def show_decision(
         icon=":material/check:",
         disabled=now.state == "accepted" and not changed,
     ):
-        attempt(accept, f"The position of {now.patch} is accepted.")
+        attempt(accept, f"The position of {as_typed(now.patch)} is accepted.")
     if now.state == "flagged" and st.button("Keep waiting", key="keep_waiting"):
-        st.session_state["told"] = f"{now.patch} keeps waiting."
+        st.session_state["told"] = f"{as_typed(now.patch)} keeps waiting."
         go_to(following or now.patch_id)
         st.rerun()
 

@@ -74,7 +74,7 @@ def patch_in_hand(pair: dict[str, Any], patches: list[dict[str, Any]]) -> dict[s
 def scope(pair: dict[str, Any], patch: dict[str, Any], own: dict[int, dict[str, Any]]) -> dict[str, Any]:
     """The pair with what is signed where the threshold in hand holds: on the slide, or this patch alone."""
     only = st.toggle(
-        f"Only for this patch, {patch['name']}",
+        f"Only for this patch, {as_typed(patch['name'])}",
         value=patch["id"] in own,
         key=f"only-{name_of(pair)}-{patch['id']}",
     )
@@ -146,7 +146,8 @@ def sign(
     history = parts.versions(study, pair, patch_id)
     if signed is None and patch_id is not None and pair["of_slide"]:
         st.info(
-            f"{patch['name']} has none of its own: the slide's {pair['of_slide']['value']:g} holds for it."
+            f"{as_typed(patch['name'])} has none of its own: the slide's {pair['of_slide']['value']:g} holds "
+            "for it."
         )
     elif signed is None:
         waits = next(
@@ -162,7 +163,7 @@ def sign(
             + (f"; {waits} patches in queues." if waits > 1 else "; 1 patch in a queue." if waits else ".")
         )
     elif value == signed["value"]:
-        where = "" if patch_id is None else f" for {patch['name']} alone"
+        where = "" if patch_id is None else f" for {as_typed(patch['name'])} alone"
         why = f": {as_typed(signed['reason'])}" if signed["reason"] else ""
         st.success(f"Version {signed['version']}, {value:g}, is signed{where} and shown to people{why}.")
     elif under := history[0][parts.UNDER]:
@@ -182,7 +183,7 @@ def sign(
         )
     if st.button(
         f"Sign {value:g}"
-        + ("" if patch_id is None else f" only for {patch['name']}")
+        + ("" if patch_id is None else f" only for {as_typed(patch['name'])}")
         + ("" if signed is None else f" as version {signed['version'] + 1}"),
         type="primary",
         icon=":material/draw:",
@@ -209,7 +210,7 @@ def sign(
 def show_own(patches: list[dict[str, Any]], own: dict[int, dict[str, Any]]) -> None:
     """Which patches of the slide have a threshold of their own, and why."""
     lines = [
-        f"• **{patch['name']}** is shown under its own, {own[patch['id']]['value']:g}: "
+        f"• **{as_typed(patch['name'])}** is shown under its own, {own[patch['id']]['value']:g}: "
         f"{as_typed(own[patch['id']]['reason'])}"
         for patch in patches
         if patch["id"] in own
@@ -227,7 +228,7 @@ def pictures(
     own: dict[int, dict[str, Any]],
 ) -> None:
     """One patch of the slide under the threshold in hand."""
-    names = {one["id"]: one["name"] + (" •" if one["id"] in own else "") for one in patches}
+    names = {one["id"]: as_typed(one["name"]) + (" •" if one["id"] in own else "") for one in patches}
     # A new chooser when a name in it changes: an older one would report a name that is gone.
     key = f"patch-{name_of(pair)}-{len(own)}"
     at = f"patch_at-{name_of(pair)}"

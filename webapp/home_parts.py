@@ -25,7 +25,7 @@ from allinsam.workflow.progress import (
 )
 from allinsam.workflow.stuck import Stuck, find_stuck
 from allinsam.worth import Item, days_of_ten_minutes, within
-from webapp.page_parts import annotation_state, own_minutes, page_button, times_of
+from webapp.page_parts import annotation_state, as_typed, own_minutes, page_button, times_of
 
 DONE, NEXT, LATER = (
     ":green[:material/check_circle:]",
@@ -201,7 +201,8 @@ def forecast_words(found: Forecast, names: Mapping[str, str]) -> str:
         last = f"{found.last:%-d %b %Y}" if found.last else "more than a year from now"
         return f"{found.first:%-d %b} to {last}{hours}"
     if found.state == "early":
-        who = ", ".join(names.get(p, p) for p in found.early[:2]) + (" ..." if len(found.early) > 2 else "")
+        who = ", ".join(as_typed(names.get(p, p)) for p in found.early[:2])
+        who += " ..." if len(found.early) > 2 else ""
         return f"too early to tell{hours}  \n:gray[fewer than 3 days with work: {who}]"
     return {"finished": "all are done", "nobody": "no student has patches yet"}[found.state]
 

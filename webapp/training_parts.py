@@ -34,6 +34,7 @@ from allinsam.workflow.refreshing import (
     trend_of,
 )
 from allinsam.workflow.touring import tour_standing
+from webapp.page_parts import as_typed
 
 GIVE = {"Practice": give_practice, "Qualification": give_qualification}
 NOTES = {
@@ -76,7 +77,7 @@ def _give(study: Study, names: Mapping[str, str]) -> None:
         except AllinsamError as error:
             st.error(str(error))
             return
-        more = f"In the queue of {names[chosen]}: {len(given)} more for {kind.lower()}."
+        more = f"In the queue of {as_typed(names[chosen])}: {len(given)} more for {kind.lower()}."
         st.session_state["assigned"] = more
         st.rerun()
 
@@ -198,7 +199,7 @@ def _pause(study: Study, person_id: str, names: Mapping[str, str]) -> None:
     st.caption("No patch opens for them, and the page tells them to talk to you. What they did stays.")
     if st.button("Let them go on" if paused else "Pause", key="pause"):
         set_paused(study, person_id, chosen, not paused)
-        st.session_state["assigned"] = f"{names[chosen]} {'goes on' if paused else 'is paused'}."
+        st.session_state["assigned"] = f"{as_typed(names[chosen])} {'goes on' if paused else 'is paused'}."
         st.rerun()
 
 

@@ -12,6 +12,7 @@ from tests.finished import finish
 from tests.people import CHEAP, PASSWORD, signed_in_token
 from tests.practising import add_gold
 from tests.studies import PERSON, PODOCYTES
+from webapp.page_parts import as_typed
 
 LINK = re.compile(r"/set-password\?token=([\w-]+)")
 
@@ -114,7 +115,7 @@ def test_patches_are_assigned(open_page: OpenPage, study: Study) -> None:
 def test_who_has_everything_gets_nothing_more(open_page: OpenPage, study: Study) -> None:
     app = open_page("people")
     app.selectbox(key="assignee").set_value(PERSON).run()
-    assert f"{PERSON} has all patches of this study" in texts(app)
+    assert f"{as_typed(PERSON)} has all patches of this study" in texts(app)
 
 
 @pytest.mark.parametrize("role", ["reviewer", "annotator"])
@@ -227,7 +228,7 @@ def test_gold_scores_reminders_and_a_pause(open_page: OpenPage, study: Study) ->
     assert table.loc["p-new", ["Last 1 gold", "Trend"]].tolist() == ["0.25", "worse"]
     app.selectbox(key="pause_whom").set_value("p-new").run()
     app.button(key="pause").click().run()
-    assert app.success[0].value == "p-new is paused."
+    assert app.success[0].value == "p\\-new is paused."
     table = next(frame.value for frame in app.dataframe if "Trend" in frame.value).set_index("Name")
     assert table.loc["p-new", "Production"] == "paused"
     assert button(app, "Let them go on")

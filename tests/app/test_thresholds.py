@@ -162,7 +162,7 @@ def test_a_patch_gets_its_own_with_a_reason(signed_page: OpenPage, two_patches: 
     assert not page.exception and not page.error
     values = [holds(two_patches, patch_id) for patch_id in (1, 2, None)]
     assert values == [THRESHOLD, 70, THRESHOLD]
-    assert "is signed for slide-1-p2 alone" in page.success[0].value
+    assert "is signed for slide\\-1\\-p2 alone" in page.success[0].value
     told = [caption.value.replace("\\", "") for caption in page.caption]
     assert any("**slide-1-p2** is shown under its own, 70: " + REASON in text for text in told)
     assert page.dataframe[0].value["Above"].tolist() == [70.0]

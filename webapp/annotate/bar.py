@@ -12,6 +12,7 @@ from allinsam.workflow.desk import Desk
 from webapp.annotate import bench as benches
 from webapp.annotate import guidance, look
 from webapp.annotate.bench import Bench, ViewSettings
+from webapp.page_parts import as_typed
 from webapp.views import TINTS
 
 PANE_SIZES = {"Small": 480, "Medium": 560, "Large": 720, "Extra large": 900}
@@ -51,13 +52,13 @@ def _classes(bench: Bench, desk: Desk) -> None:
             f"font-weight: {650 if chosen else 400}; }}"
         )
         st.button(
-            f"{letter[class_id]} · {row['name'].capitalize()}",
+            f"{letter[class_id]} · {as_typed(row['name'].capitalize())}",
             key=key,
             shortcut=row["key"],
             on_click=_choose_class,
             args=(bench, class_id),
             disabled=desk.state.submitted,
-            help=f"Draw {row['name']} nuclei next, and show their marker.",
+            help=f"Draw {as_typed(row['name'])} nuclei next, and show their marker.",
         )
     st.html(f"<style>{html.unescape(' '.join(style))}</style>")
 

@@ -14,6 +14,7 @@ from webapp import views
 from webapp.annotate import bench as benches
 from webapp.annotate.bench import Bench, Urls, attempt
 from webapp.clock import local_time
+from webapp.page_parts import as_typed
 from webapp.surfaces.scene import Scene, Thing, window_at
 
 MARKS = {"proposed": "○", "accepted": "✓", "rejected": "✕"}
@@ -299,8 +300,8 @@ def _class_state(bench: Bench, desk: Desk, class_id: int, row: dict, letter: str
         if t.class_id == class_id and t.state in ("proposed", "accepted")
     ]
     for kind, label, help in (
-        ("nothing_here", "None here", f"You looked everywhere: there is no {row['name']} nucleus."),
-        ("unsure", "Unsure", f"You cannot tell {row['name']} nuclei here. Better than guessing."),
+        ("nothing_here", "None here", f"You looked everywhere: there is no {as_typed(row['name'])} nucleus."),
+        ("unsure", "Unsure", f"You cannot tell {as_typed(row['name'])} nuclei here. Better than guessing."),
     ):
         st.button(
             label,
@@ -353,7 +354,7 @@ def open_points(bench: Bench, desk: Desk) -> None:
         number[object_id] = place
     lines = []
     for point in desk.open_points():
-        name = desk.classes[point.class_id]["name"]
+        name = as_typed(desk.classes[point.class_id]["name"])
         if point.kind == "proposals":
             which = ", ".join(f"{letter[point.class_id]}{number[i]}" for i in point.object_ids[:8])
             more = " ..." if len(point.object_ids) > 8 else ""
