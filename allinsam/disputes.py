@@ -81,7 +81,10 @@ def _iou(a: Instance, b: Instance) -> float:
 
 
 def letters(people: Iterable[str], patch: str) -> dict[str, str]:
-    """A letter for each rater of a patch, in an order that tells nothing and is another on the next patch."""
+    """A letter for each rater of a patch, in an order that tells nothing and is another on the next patch.
+
+    patch: something of the patch that those who see the letters do not know.
+    """
     order = sorted(people, key=lambda person: sha256(f"{patch}/{person}".encode()).digest())
     return {person: _letter(number) for number, person in enumerate(order)}
 

@@ -162,6 +162,15 @@ def test_a_class_that_a_rater_set_aside_is_no_vote(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------ deciding
 
 
+def test_letters_cannot_be_worked_out_from_what_a_reviewer_sees(study: Study) -> None:
+    """A reviewer sees patches' names and, on the Agreement page, pseudonyms."""
+    before = dict(review_state(study, 1).raters)
+    for n in range(8):
+        with study.science.write() as db:
+            db["patch"].update(1, {"name": f"another {n}"})
+        assert dict(review_state(study, 1).raters) == before
+
+
 def test_of_two_reviewers_each_takes_back_their_own(study: Study) -> None:
     missed, extra = at(study, MISSED), at(study, EXTRA)
     decide(study, LEAD, 1, missed.cluster_id, "consensus")

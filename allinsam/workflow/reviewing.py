@@ -144,8 +144,9 @@ class _Work:
     def class_ids(self) -> tuple[int, ...]:
         return tuple(sorted({class_id for _, class_id in self.claims}))
 
-    def letters(self, patch: str) -> dict[str, str]:
-        return letters(self.person_of.values(), patch)
+    def letters(self, patch: Mapping[str, Any]) -> dict[str, str]:
+        # By what no page tells: from a patch's name anybody could work out whose letter is whose.
+        return letters(self.person_of.values(), patch["image_sha256"])
 
 
 def _works(db: Database, patch_id: int | None = None) -> dict[int, _Work]:
@@ -316,7 +317,7 @@ def review_state(study: Study, patch_id: int, person_id: str | None = None) -> R
             for row in queue.finished_classes(db)
             if (row["patch_id"], row["purpose"]) == (patch_id, "gold") and row["group"] in ("truth", "expert")
         }
-    letter_of = work.letters(patch["name"])
+    letter_of = work.letters(patch)
     raters = {letter_of[person]: key for key, person in work.person_of.items()}
     newest = versions[-1] if versions else {}
     return ReviewState(
@@ -347,7 +348,7 @@ def _clusters(study: Study, db: Database, patch_id: int) -> list[Cluster]:
     work, patch = _work(db, patch_id), images.get_patch(db, patch_id)
     size_hw = (patch["height_px"], patch["width_px"])
     ids = {row["name"]: row["id"] for row in study_store.list_classes(db)}
-    letter_of, decided = work.letters(patch["name"]), reviews.decided(db, patch_id).get(patch_id, {})
+    letter_of, decided = work.letters(patch), reviews.decided(db, patch_id).get(patch_id, {})
     names_of = {class_id: name for name, class_id in ids.items()}
     looked: dict[str, set[str]] = {}
     for assignment_id, class_id in work.claims:
