@@ -73,7 +73,7 @@ def picture_urls(study: Study, desk: Desk, at: Bench, view: bar.ViewSettings) ->
         asked = View(patch_id, layer, window, marker, view.contrast, view.tint)
         # Where the threshold is not shown, a new one must not show in the address either.
         told = threshold and layer != "pas" and desk.assignment["guidance"] in SHOWN_TO["bright"]
-        return asked.url(version=f"-{threshold['id']}" if told else "")
+        return asked.url(f"-{threshold['id']}" if told else "", desk.assignment_id)
 
     return url
 

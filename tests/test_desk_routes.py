@@ -92,7 +92,7 @@ class Page:
 def test_a_page_is_told_what_it_needs_to_begin(study: Study, visit: Visit) -> None:
     told = Page(visit(), own_id(study)).open()
     assert told["assignment"]["width_px"] == 512 and told["assignment"]["guidance"] == "threshold"
-    assert told["assignment"]["pas_url"].startswith("/api/patches/")
+    assert told["assignment"]["pas_url"].startswith("/api/assignments/")
     assert [row["name"] for row in told["classes"]] == ["podocyte", "mesangial"]
     assert {row["letter"] for row in told["classes"]} == {"P", "M"}
     assert [row["marker"] for row in told["classes"]] == [row["name"] for row in told["channels"]]
@@ -315,6 +315,9 @@ def test_hidden_gold_and_repeats_look_like_any_other_patch(
     for answer in answers:
         words = answer.text.lower()
         assert not [w for w in ("purpose", "gold", "repeat", "production", "plan", "slide-1") if w in words]
+        assert not [w for w in ("patches/", "patch_id", "-r1", "-r2") if w in words]
+    addresses = [{one["assignment"]["pas_url"], *(c["url"] for c in one["channels"])} for one in told]
+    assert not addresses[0] & addresses[2]
     # All three have the same two channels and classes, so that even the lists are of one length.
     told_alike = [{key: value for key, value in one.items() if key != "following"} for one in told]
     assert shape(told_alike[0]) == shape(told_alike[1]) == shape(told_alike[2])

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from allinsam.accounts import SignedIn
-from allinsam.store import Study, thresholds
+from allinsam.store import Study, assignments, thresholds
 from allinsam.workflow.consenting import answer_consent, set_consent_text
 from tests.studies import DIM, LEAD, PERSON, PODOCYTES, small_study
 from webapp import session
@@ -97,6 +97,33 @@ def test_an_arm_without_the_marker_cannot_fetch_it(
     answers = {layer: client.get(View(1, layer, WHOLE, "WT1").url()) for layer in ("pas", "marker", "bright")}
     assert {layer for layer, answer in answers.items() if answer.status_code == 200} == allowed
     assert {answer.status_code for layer, answer in answers.items() if layer not in allowed} <= {403}
+
+
+def test_an_annotator_s_picture_comes_by_assignment_and_tells_no_patch(study: Study, visit: Visit) -> None:
+    """A patch that is seen again has other addresses and other entity tags."""
+    with study.science.write() as db:
+        again = assignments.add_assignment(db, PERSON, 1, (1, 2), "repeat", guidance="if")
+    client = visit(study, STUDENT)
+    urls = [View(1, "marker", WHOLE, "WT1").url("-r7-9", own) for own in (1, again)]
+    assert urls[0] != urls[1] and not [url for url in urls if "patches" in url or "r7" in url]
+    assert urls[0].split("?")[1].split("&v=")[1] != urls[1].split("?")[1].split("&v=")[1]
+    first, second = (client.get(url) for url in urls)
+    assert first.status_code == second.status_code == 200
+    assert first.headers["etag"] != second.headers["etag"]
+    kept = client.get(urls[0], headers={"if-none-match": first.headers["etag"]})
+    assert kept.status_code == 304
+    # What is shown is what this assignment shows, whatever another of the same patch does.
+    bright = [client.get(View(1, "bright", WHOLE, "WT1").url("", own)).status_code for own in (1, again)]
+    assert bright == [200, 403]
+
+
+def test_nobody_sees_a_picture_by_another_s_assignment(study: Study, visit: Visit) -> None:
+    url = View(1, "pas", WHOLE).url("", 1)
+    assert [visit(study, person).get(url).status_code for person in (OTHER, SIGNER)] == [403, 403]
+    for unknown in (999, 2**70):
+        assert visit(study, STUDENT).get(View(1, "pas", WHOLE).url("", unknown)).status_code == 404
+    set_consent_text(study, LEAD, "Read this.")
+    assert visit(study, STUDENT).get(url).status_code == 428
 
 
 def test_only_who_signs_thresholds_may_try_others(study: Study, visit: Visit) -> None:

@@ -345,12 +345,13 @@ def _pictures(study: Study, assignment: dict[str, Any]) -> tuple[str, list[dict[
             "name": marker,
             "url": View(patch_id, "marker", window, marker).url(
                 (f"-r{registration['id']}" if registration else "")
-                + (f"-{threshold['id']}" if threshold and versioned else "")
+                + (f"-{threshold['id']}" if threshold and versioned else ""),
+                assignment["id"],
             ),
         }
         for marker, threshold in signed.items()
     ]
-    return View(patch_id, "pas", window).url(), shown
+    return View(patch_id, "pas", window).url(assignment_id=assignment["id"]), shown
 
 
 def _class_json(study: Study, desk: Desk, row: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from allinsam.imaging import read_channel, read_rgb
 from allinsam.records import SHOWN_TO
 from allinsam.registration import as_stain, checked_position, checkerboard, identity_matrix, overlay
 from allinsam.store import Study, images, thresholds
-from allinsam.store.assignments import patch_assignments
+from allinsam.store.assignments import get_assignment, patch_assignments
 from allinsam.workflow.annotating import read_registered_channel
 from allinsam.workflow.consenting import demand_consent
 from webapp import views
@@ -59,8 +59,12 @@ class View:
         None  # of a position, 2x3 row by row; None: the registration that holds
     )
 
-    def url(self, version: str = "") -> str:
-        """Path and query; `version` names what the picture depends on beside these, such as a threshold."""
+    def url(self, version: str = "", assignment_id: int | None = None) -> str:
+        """Path and query; `version` names what the picture depends on beside these, such as a threshold.
+
+        assignment_id: for its annotator. The address tells no patch then, so that a repeat of one looks
+        like any other.
+        """
         query: dict[str, Any] = {
             "layer": self.layer,
             "x0": self.window.x0,
@@ -78,8 +82,11 @@ class View:
             query["threshold"] = f"{self.threshold:g}"
         if self.matrix is not None:
             query["matrix"] = ",".join(f"{value:.9g}" for value in self.matrix)
+        if assignment_id is not None and version:
+            version = f"-{_salted(version, assignment_id)[:12]}"
         query["v"] = f"{PICTURE_VERSION}{version}"
-        return f"/api/patches/{self.patch_id}/view.png?{urlencode(query)}"
+        of = f"patches/{self.patch_id}" if assignment_id is None else f"assignments/{assignment_id}"
+        return f"/api/{of}/view.png?{urlencode(query)}"
 
 
 # ConsentMissing is told apart: the surface keeps what it could not send and asks the page to show the text.
@@ -93,12 +100,14 @@ def refusal(error: AllinsamError) -> Response:
 
 
 def view_route(request: Request) -> Response:
-    """GET /api/patches/{patch_id}/view.png"""
+    """GET /api/patches/{patch_id}/view.png, or /api/assignments/{assignment_id}/view.png of one's own."""
     try:
         study = study_from_environment()
-        view = _asked_view(request)
-        by_threshold = _check_access(study, request.state.person, view)
-        etag = f'"{_state_of(study, view)}-{by_threshold:d}"'
+        patch_id, own = _asked_patch(study, request)
+        view = _asked_view(request, patch_id)
+        by_threshold = _check_access(study, request.state.person, view, own)
+        state = f"{_state_of(study, view)}-{by_threshold:d}"
+        etag = f'"{state if own is None else _salted(state, own)}"'
         headers = {"ETag": etag, "Cache-Control": "private, max-age=3600", "Vary": "Cookie"}
         if request.headers.get("if-none-match") == etag:
             return Response(status_code=304, headers=headers)
@@ -106,27 +115,49 @@ def view_route(request: Request) -> Response:
         if view.layer in POSITIONS:
             picture = _position(study, view)
         else:
-            picture = _picture(study, view, etag, by_threshold)
+            picture = _picture(study, view, state, by_threshold)
     except AllinsamError as error:
         return refusal(error)
     return Response(picture, media_type="image/png", headers=headers)
 
 
-routes: list[Route] = [Route("/api/patches/{patch_id:int}/view.png", view_route)]
+routes: list[Route] = [
+    Route("/api/patches/{patch_id:int}/view.png", view_route),
+    Route("/api/assignments/{assignment_id:int}/view.png", view_route),
+]
 
 
-def _asked_view(request: Request) -> View:
+def _asked_patch(study: Study, request: Request) -> tuple[int, int | None]:
+    """The patch, and the assignment if it was asked for by that."""
+    assignment_id = request.path_params.get("assignment_id")
+    if assignment_id is None:
+        return request.path_params["patch_id"], None
+    if assignment_id >= 2**63:
+        raise NotFoundError(f"No patch {assignment_id} in this study.")
+    with study.science.read() as db:
+        assignment = get_assignment(db, assignment_id)
+    if not may(request.state.person, "annotate", assignment):
+        raise NotAllowedError("This patch is not in your queue.")
+    return assignment["patch_id"], assignment_id
+
+
+def _salted(text: str, assignment_id: int) -> str:
+    """Of two assignments of one patch, something else for each."""
+    return hashlib.sha256(f"{assignment_id} {text}".encode()).hexdigest()[:32]
+
+
+def _asked_view(request: Request, patch_id: int) -> View:
     query = request.query_params
     layer = query.get("layer", "pas")
     if layer not in LAYERS:
         raise InputError(f"Unknown layer {layer!r}. Choose one of {', '.join(LAYERS)}.")
-    if request.path_params["patch_id"] >= 2**63:  # more than the store's numbers hold
-        raise NotFoundError(f"No patch {request.path_params['patch_id']} in this study.")
+    if patch_id >= 2**63:  # more than the store's numbers hold
+        raise NotFoundError(f"No patch {patch_id} in this study.")
     side, px = _number(query, "side", 512, 1, 100_000), _number(query, "px", 512, 1, LARGEST_PANE_PX)
     x0, y0 = (_number(query, name, 0, -100_000, 1_000_000) for name in ("x0", "y0"))
     threshold = _number(query, "threshold", 0.0, 0, 65_535) if "threshold" in query else None
     return View(
-        patch_id=request.path_params["patch_id"],
+        patch_id=patch_id,
         layer=layer,
         window=Window(int(x0), int(y0), int(side), int(px)),
         marker=query.get("marker", ""),
@@ -161,20 +192,22 @@ def _number(query: Mapping[str, str], name: str, default: float, low: float, hig
     return value
 
 
-def _check_access(study: Study, person: SignedIn, view: View) -> bool:
+def _check_access(study: Study, person: SignedIn, view: View, assignment_id: int | None) -> bool:
     """Refuse what this person may not see; whether a marker may be shown by what its threshold says."""
     with study.science.read() as db:
         given = patch_assignments(db, view.patch_id)
     if not may(person, "view_patch", {"person_ids": [row["person_id"] for row in given]}):
         raise NotAllowedError(f"Patch {view.patch_id} is not in your queue.")
-    if not may(person, "view_thresholds"):  # who sees it only to annotate it
+    if assignment_id is not None or not may(person, "view_thresholds"):  # who sees it to annotate it
         with study.science.read() as db:
             demand_consent(db, person.person_id)
     if view.layer == "pas" or may(person, "view_thresholds"):
         return True
     if view.layer in POSITIONS:
         raise NotAllowedError("Only who settles registrations may look at positions of the IF.")
-    own = [row for row in given if row["person_id"] == person.person_id]
+    own = [
+        row for row in given if row["person_id"] == person.person_id and assignment_id in (None, row["id"])
+    ]
     if not any(row["guidance"] in SHOWN_TO[view.layer] for row in own):
         raise NotAllowedError("This patch is annotated without the marker.")
     if view.threshold is not None:
