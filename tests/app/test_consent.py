@@ -45,7 +45,7 @@ def test_a_lead_is_asked_only_before_annotating(open_page: OpenPage, study: Stud
 def test_the_lead_writes_the_text_and_sees_who_agreed(open_page: OpenPage, study: Study) -> None:
     page = open_page("people")
     assert "Consent" not in page.dataframe[0].value
-    page.text_area[0].set_value(TEXT)
+    next(area for area in page.text_area if area.label.startswith("Consent text")).set_value(TEXT)
     button(page, "Publish the text").click().run()
     assert not page.exception
     assert page.success[0].value.startswith("Version 1 is saved")
