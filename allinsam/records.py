@@ -19,6 +19,8 @@ IMPORT_PURPOSES = ("gold", "prior")
 GUIDANCES = ("pas_only", "if", "threshold", "suggestion")
 # Arms a lead may hand out, the usual one first.
 OFFERED_GUIDANCES = ("threshold", "if", "pas_only", "suggestion")
+# Under these each person looks for themselves; who is shown outlines shares them with others.
+UNPROMPTED_GUIDANCES = ("pas_only", "if", "threshold")
 # What of the marker an arm may see, on the page or by typing a URL: its picture, and where it is bright.
 SHOWN_TO = {"marker": ("if", "threshold", "suggestion"), "bright": ("threshold", "suggestion")}
 TOOLS = ("box_sam", "contour")

@@ -15,7 +15,7 @@ from allinsam.comparison import cluster_bootstrap, equivalence_test, holm, paire
 from allinsam.errors import InputError, NotFoundError
 from allinsam.files import write_file
 from allinsam.masks import decode_rle, instances_to_labels, rle_area
-from allinsam.records import Mask
+from allinsam.records import UNPROMPTED_GUIDANCES, Mask
 from allinsam.store import Study, images, learning, runs, settled
 from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
@@ -39,12 +39,17 @@ TRAINING_PURPOSES = ("practice", "qualification")
 
 
 def ratings(study: Study) -> dict[str, dict[str, dict[str, np.ndarray]]]:
-    """patch -> person -> class -> label image of finished production work; the truth is nobody's rating."""
+    """patch -> person -> class -> label image of finished production work; the truth is nobody's rating.
+
+    Work that began from suggestions is left out: people who were shown the same outlines agree by them.
+    """
     with study.science.read() as db:
         claims = [
             row
             for row in queue.finished_classes(db)
-            if row["purpose"] in PEOPLES_PURPOSES and row["group"] != "truth"
+            if row["purpose"] in PEOPLES_PURPOSES
+            and row["guidance"] in UNPROMPTED_GUIDANCES
+            and row["group"] != "truth"
         ]
         objects = act_store.current_annotations(db)
         patches = {patch["id"]: patch for patch in images.list_patches(db)}
