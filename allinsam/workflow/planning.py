@@ -19,7 +19,7 @@ from allinsam.planning import (
     make_plan,
     shared_patches,
 )
-from allinsam.store import Study, accounts, images, plans
+from allinsam.store import Study, accounts, images, learning, plans
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
 from allinsam.workflow.assigning import asked_classes
@@ -287,7 +287,7 @@ def _task(row: Mapping[str, Any]) -> Task:
 
 def _plan_patches(db: Database, class_ids: Mapping[int, tuple[int, ...]]) -> tuple[PlanPatch, ...]:
     marker_of = {row["id"]: row["marker"] for row in study_store.list_classes(db)}
-    rows = queue.list_assignments(db)
+    rows, shown = queue.list_assignments(db), learning.patches_on_cards(db)
     finished: dict[int, set[int]] = {}
     for claim in queue.finished_classes(db):
         finished.setdefault(claim["assignment_id"], set()).add(claim["class_id"])
@@ -309,6 +309,7 @@ def _plan_patches(db: Database, class_ids: Mapping[int, tuple[int, ...]]) -> tup
             patch["glomerulus"],
             frozenset(gold.get(patch["id"], ())),
             frozenset(closed.get(patch["id"], ())),
+            frozenset(shown.get(patch["id"], ())),
         )
         for patch in images.list_patches(db)
     )

@@ -9,7 +9,7 @@ from sqlite_utils import Database
 from allinsam.errors import InputError, NotAllowedError
 from allinsam.practice import Mark, Outlined, Verdict, judge, mark
 from allinsam.records import Mask
-from allinsam.store import Study, images, reviews
+from allinsam.store import Study, images, learning, reviews
 from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
@@ -150,7 +150,8 @@ def give_practice(study: Study, person_id: str, count: int = 3) -> list[int]:
 
 
 def give_qualification(study: Study, person_id: str, count: int = 1) -> list[int]:
-    """Put qualification patches into a person's queue: patches whose gold they have never seen."""
+    """Put qualification patches into a person's queue: patches whose gold they have never seen, not even
+    on a card."""
     return _give(study, person_id, count, "qualification")
 
 
@@ -163,6 +164,9 @@ def _give(study: Study, person_id: str, count: int, purpose: str) -> list[int]:
     with study.science.write() as db:
         demand_annotator(db, person_id)
         usable = gold_for(db, person_id)
+        if purpose == "qualification":
+            seen = learning.patches_on_cards(db, person_id)
+            usable = [(patch_id, class_ids) for patch_id, class_ids in usable if patch_id not in seen]
         if len(usable) < count:
             raise InputError(
                 f"{len(usable)} patches with finished gold are left for {person_id!r}, not {count}. Let the "

@@ -10,7 +10,7 @@ from sqlite_utils import Database
 from allinsam.cards import NEEDS_MARKER, Card, GoldNucleus, GoldPatch, card_candidates, choose_cards
 from allinsam.masks import decode_rle, rle_area
 from allinsam.records import SHOWN_TO, Mask
-from allinsam.store import Study, images, thresholds
+from allinsam.store import Study, images, learning, thresholds
 from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
@@ -47,6 +47,16 @@ def cards_for(study: Study, assignment: Mapping[str, Any]) -> dict[str, Card]:
     return choose_cards(
         [card for card in cards if shows_marker or card.name not in NEEDS_MARKER] for cards in found
     )
+
+
+def note_card(study: Study, person_id: str, card: Card) -> None:
+    """Keep, once, that a person has seen some of this patch's gold: it is no test of them any more."""
+    with study.science.read() as db:
+        if card.patch_id in learning.patches_on_cards(db, person_id):
+            return
+    with study.science.write() as db:
+        if card.patch_id not in learning.patches_on_cards(db, person_id):
+            learning.add_lesson(db, person_id, learning.CARD_SHOWN, {"patch_id": card.patch_id})
 
 
 def _sources(db: Database, person_id: str, class_ids: Sequence[int]) -> list[tuple[int, int]]:
