@@ -90,6 +90,11 @@ class Mask:
         return {"size": [self.height_px, self.width_px], "counts": self.counts}
 
     @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> "Mask":
+        """Of an annotation, a decision or whatever else the store keeps with a mask."""
+        return cls(row["mask_height_px"], row["mask_width_px"], row["mask_counts"])
+
+    @classmethod
     def from_rle(cls, rle: Mapping[str, Any]) -> "Mask":
         height_px, width_px = rle["size"]
         return cls(int(height_px), int(width_px), str(rle["counts"]))

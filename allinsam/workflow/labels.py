@@ -395,7 +395,7 @@ def _label_objects(
     recipe: LabelRecipe,
     cache: EmbeddingCache | None,
 ) -> list[dict[str, Any]]:
-    stored = [Mask(r["mask_height_px"], r["mask_width_px"], r["mask_counts"]).as_rle() for r in rows]
+    stored = [Mask.from_row(r).as_rle() for r in rows]
     if recipe.masks == "weak" and rows:
         boxes = [
             json.loads(row["first_box"]) if row["first_box"] else mask_to_box(decode_rle(rle)).tolist()

@@ -234,7 +234,7 @@ def _outlined(rows: Sequence[dict[str, Any]], class_ids: Sequence[int]) -> list[
         Outlined(
             row["object_id"],
             row["class_id"],
-            Mask(row["mask_height_px"], row["mask_width_px"], row["mask_counts"]),
+            Mask.from_row(row),
         )
         for row in rows
         if row["class_id"] in class_ids

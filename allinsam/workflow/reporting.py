@@ -58,7 +58,7 @@ def ratings(study: Study) -> dict[str, dict[str, dict[str, np.ndarray]]]:
     for row in objects:
         key = (row["assignment_id"], row["class_id"])
         if key in wanted:
-            masks.setdefault(key, []).append(decode_rle(_rle(row)))
+            masks.setdefault(key, []).append(decode_rle(Mask.from_row(row).as_rle()))
     found: dict[str, dict[str, dict[str, np.ndarray]]] = {}
     for claim in claims:
         patch = patches[claim["patch_id"]]
@@ -67,10 +67,6 @@ def ratings(study: Study) -> dict[str, dict[str, dict[str, np.ndarray]]]:
         labels = instances_to_labels(mine, np.ones(len(mine))) if mine else np.zeros(size_hw, np.int32)
         found.setdefault(patch["name"], {}).setdefault(claim["person_id"], {})[claim["class_name"]] = labels
     return found
-
-
-def _rle(row: dict[str, Any]) -> dict[str, Any]:
-    return Mask(row["mask_height_px"], row["mask_width_px"], row["mask_counts"]).as_rle()
 
 
 def slide_of_patch(study: Study) -> dict[str, str]:
@@ -475,7 +471,7 @@ def objects_table(study: Study) -> pd.DataFrame:
 def _object_row(row: dict[str, Any], um_per_px: float | None) -> dict[str, Any]:
     keys = ("object_id", "person_id", "group", "slide", "patch", "condition", "purpose", "guidance", "tool")
     box = json.loads(row["first_box"]) if row["first_box"] else [None] * 4
-    area_px = rle_area(_rle(row))
+    area_px = rle_area(Mask.from_row(row).as_rle())
     return {
         **{key: row[key] for key in keys},
         "class": row["class_name"],

@@ -97,7 +97,7 @@ def _areas(study: Study, gold: int, class_ids: tuple[int, ...], state: tuple) ->
     """Of the gold nuclei of a patch, px."""
     with study.science.read() as db:
         rows = act_store.current_annotations(db, gold)
-    return tuple(float(rle_area(_mask(row).as_rle())) for row in rows if row["class_id"] in class_ids)
+    return tuple(float(rle_area(Mask.from_row(row).as_rle())) for row in rows if row["class_id"] in class_ids)
 
 
 @lru_cache(maxsize=256)
@@ -111,13 +111,9 @@ def _candidates(
     bright = {class_id: seen.bright for class_id, seen in evidence.items() if seen is not None}
     nuclei = []
     for row in rows:
-        mask = decode_rle(_mask(row).as_rle()).astype(bool)
+        mask = decode_rle(Mask.from_row(row).as_rle()).astype(bool)
         lit = bright.get(row["class_id"])
         support = None if lit is None or not mask.any() else float(molecular_support(mask, lit))
         nuclei.append(GoldNucleus(row["class_id"], mask, support))
     patch = GoldPatch(patch_id, read_patch(study, patch_id), nuclei, bright)
     return tuple(card_candidates(patch, typical_px))
-
-
-def _mask(row: Mapping[str, Any]) -> Mask:
-    return Mask(row["mask_height_px"], row["mask_width_px"], row["mask_counts"])
