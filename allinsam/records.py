@@ -13,7 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-PURPOSES = ("production", "gold", "repeat", "qualification", "practice")
+# What a patch is given out for: work, which nobody does before they have passed where a study asks for it;
+# and learning, in the order in which it comes. Time to learn is in no figure of how fast people work.
+WORK_PURPOSES = ("production", "gold", "repeat")
+LEARNING_PURPOSES = ("practice", "qualification")
 # What annotations that come as a file are taken for.
 IMPORT_PURPOSES = ("gold", "prior")
 GUIDANCES = ("pas_only", "if", "threshold", "suggestion")

@@ -19,6 +19,7 @@ from allinsam.planning import (
     make_plan,
     shared_patches,
 )
+from allinsam.records import WORK_PURPOSES
 from allinsam.store import Study, accounts, images, learning, plans
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
@@ -26,7 +27,6 @@ from allinsam.workflow.assigning import asked_classes
 from allinsam.workflow.reporting import without_training, work_times
 from allinsam.workflow.suggesting import check_source
 
-PURPOSES = ("production", "gold", "repeat")
 ATTEMPTS = 3
 
 
@@ -87,7 +87,7 @@ class Preview:
         return {
             "person": person,
             "has": sum(task.person == person for task in self.had),
-            **{purpose: purposes[purpose] for purpose in PURPOSES},
+            **{purpose: purposes[purpose] for purpose in WORK_PURPOSES},
             "new": len(new),
             **{arm: arms[arm] for arm in self.settings.arms},
             "hours": self.hours(new),
@@ -278,7 +278,7 @@ def _standing(db: Database, people: tuple[str, ...], able: frozenset[str], redea
 
 def _is_work(row: Mapping[str, Any]) -> bool:
     """Work to be compared: production, and what a plan hid in it. Other gold is what measures people."""
-    return row["purpose"] == "production" or (row["purpose"] in PURPOSES and row["plan_id"] is not None)
+    return row["purpose"] == "production" or (row["purpose"] in WORK_PURPOSES and row["plan_id"] is not None)
 
 
 def _task(row: Mapping[str, Any]) -> Task:

@@ -8,7 +8,7 @@ from sqlite_utils import Database
 
 from allinsam.errors import InputError, NotAllowedError
 from allinsam.practice import Mark, Outlined, Verdict, judge, mark
-from allinsam.records import Mask
+from allinsam.records import WORK_PURPOSES, Mask
 from allinsam.store import Study, images, learning, reviews
 from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
@@ -17,10 +17,6 @@ from allinsam.workflow.assigning import asked_classes, demand_annotator
 
 # Whose gold counts first: the truth of simulated or imported patches, then an expert's.
 GOLD_GROUPS = ("truth", "expert")
-
-
-# What nobody does before they have passed.
-CLOSED_UNTIL_PASSED = ("production", "gold", "repeat")
 
 
 @dataclass(frozen=True)
@@ -203,7 +199,7 @@ def add_learning(
     arms = {
         (row["guidance"], row["tool"])
         for row in queue.list_assignments(db, person_id)
-        if row["purpose"] in CLOSED_UNTIL_PASSED
+        if row["purpose"] in WORK_PURPOSES
     }
     arm = dict(zip(("guidance", "tool"), arms.pop(), strict=True)) if len(arms) == 1 else {}
     given = [

@@ -15,7 +15,7 @@ from allinsam.comparison import cluster_bootstrap, equivalence_test, holm, paire
 from allinsam.errors import InputError, NotFoundError
 from allinsam.files import write_file
 from allinsam.masks import decode_rle, instances_to_labels, rle_area
-from allinsam.records import UNPROMPTED_GUIDANCES, Mask
+from allinsam.records import LEARNING_PURPOSES, UNPROMPTED_GUIDANCES, Mask
 from allinsam.store import Study, images, learning, runs, settled
 from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
@@ -32,8 +32,6 @@ from allinsam.workflow.suggesting import automation_bias_table, suggestions_tabl
 from allinsam.workflow.taught import learning_table
 
 PEOPLES_PURPOSES = ("production",)
-# Time spent on these is training: it is in the table of times, and in no figure of how fast people work.
-TRAINING_PURPOSES = ("practice", "qualification")
 
 # ---------------------------------------------------------------------------------------- agreement
 
@@ -157,7 +155,7 @@ def times_by_person(study: Study) -> pd.DataFrame:
 
 def without_training(times: pd.DataFrame) -> pd.DataFrame:
     """Rows of a table of `work_times` that are work, not practice or qualification."""
-    return times[~times["purpose"].isin(TRAINING_PURPOSES)]
+    return times[~times["purpose"].isin(LEARNING_PURPOSES)]
 
 
 def summarise_times(by_patch: pd.DataFrame, by_object: pd.DataFrame) -> pd.DataFrame:

@@ -8,6 +8,7 @@ import pandas as pd
 from sqlite_utils import Database
 
 from allinsam.practice import Mark, mark
+from allinsam.records import LEARNING_PURPOSES
 from allinsam.store import Study, learning
 from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
@@ -39,7 +40,7 @@ def _rows_of(db: Database, person: Mapping[str, Any]) -> list[dict[str, Any]]:
         )
     finished = [row for row in queue.finished_classes(db) if row["person_id"] != person["id"]]
     for row in queue.list_assignments(db, person["id"]):
-        if row["purpose"] not in queue.LEARNING_FIRST or row["state"] != "submitted":
+        if row["purpose"] not in LEARNING_PURPOSES or row["state"] != "submitted":
             continue
         verdicts = verdicts_of(db, row, finished)
         if verdicts is not None:
