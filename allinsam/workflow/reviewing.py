@@ -26,17 +26,15 @@ from allinsam.errors import InputError
 from allinsam.marks import rated_patch
 from allinsam.masks import decode_rle, encode_rle, encode_window
 from allinsam.records import Mask
-from allinsam.store import Study, images, reviews
+from allinsam.store import Study, images, reviews, settled
 from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
 from allinsam.workflow.annotating import ActLog, append_acts, marker_evidence
 from allinsam.workflow.standing import Standing, standing
+from allinsam.worth import expected_seconds
 
 KINDS = ("pick", "consensus", "edited", "class", "rejected", "added")
-# A guess until a study has decisions enough to measure.
-SECONDS_PER_DISPUTE = 6.0
-SECONDS_PER_PATCH = 15.0
 REVIEW_SURFACE = "review"
 PATCHES_REMEMBERED = 32
 TALLIES_REMEMBERED = 8192
@@ -246,11 +244,13 @@ def patches_to_review(study: Study, reviewer_id: str | None = None) -> list[dict
     Keys: patch_id, patch, slide, condition, raters, nuclei, disputed, open (in dispute and not decided),
     open_ids (their clusters),
     disagreement (share of the nuclei in dispute), state (see ReviewState), version, is_gold, own (whether
-    `reviewer_id` is one of the raters), reviewer_id (who began it), expected_seconds (a guess).
+    `reviewer_id` is one of the raters), reviewer_id (who began it), expected_seconds (as in an
+    expert's ten minutes: of each nucleus in dispute, and to finish).
     """
     with study.science.read() as db:
         patches = {patch["id"]: patch for patch in images.list_patches(db)}
         works, decided = _works(db), reviews.decided(db)
+        seconds = {kind: each for kind, (each, _) in expected_seconds(settled.list_settled(db)).items()}
         versions: dict[int, list[dict[str, Any]]] = {}
         for row in reviews.list_reviews(db):
             versions.setdefault(row["patch_id"], []).append(row)
@@ -260,7 +260,7 @@ def patches_to_review(study: Study, reviewer_id: str | None = None) -> list[dict
             stands = _standing_of(versions.get(patch_id, []), work)
             still = [key for key in disputed if key not in decided.get(patch_id, {})]
             finished = stands["state"] == "reviewed"
-            seconds = SECONDS_PER_PATCH + SECONDS_PER_DISPUTE * len(still)
+            expected = seconds["finish"] + seconds["dispute"] * len(still)
             rows.append(
                 {
                     "patch_id": patch_id,
@@ -274,7 +274,7 @@ def patches_to_review(study: Study, reviewer_id: str | None = None) -> list[dict
                     "disagreement": len(disputed) / nuclei if nuclei else 0.0,
                     **stands,
                     "own": reviewer_id in work.person_of.values(),
-                    "expected_seconds": 0.0 if finished else seconds,
+                    "expected_seconds": 0.0 if finished else expected,
                 }
             )
     rows.sort(key=lambda r: (r["state"] == "reviewed", -r["open"], -r["disagreement"], r["patch"]))
