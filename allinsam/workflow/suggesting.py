@@ -50,8 +50,6 @@ from allinsam.workflow.learning import load_run_model
 from allinsam.workflow.standing import standing
 
 PREDICTIONS_REMEMBERED = 16  # patches in front of people, and the next of each
-# What became of a suggestion. "kept": accepted with the outline and the class it was proposed with.
-FATES = ("kept", "class_changed", "edited", "dropped", "deleted", "open")
 
 
 @dataclass(frozen=True)
@@ -296,6 +294,7 @@ def suggestions_table(study: Study) -> pd.DataFrame:
 
 
 def _fate(row: Mapping[str, Any], thing: ObjectState | None) -> str:
+    """What became of a suggestion; "kept": accepted with the outline and the class it was proposed with."""
     if thing is None or thing.state == "proposed":
         return "open"
     if thing.state != "accepted":
