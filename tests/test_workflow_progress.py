@@ -1,7 +1,9 @@
 import pytest
 
+from allinsam.errors import InputError
 from allinsam.store import Study, assignments
 from allinsam.training.settings import TrainingSettings
+from allinsam.workflow.labels import LabelRecipe, freeze_labels
 from allinsam.workflow.preparing import sign_threshold
 from allinsam.workflow.progress import (
     GUESSED_SECONDS,
@@ -12,7 +14,7 @@ from allinsam.workflow.progress import (
     waiting_on_thresholds,
 )
 from tests.finished import finish, finished_study
-from tests.studies import LEAD, PERSON, small_study
+from tests.studies import LEAD, PERSON, PODOCYTES, small_study
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +78,21 @@ def test_a_class_with_nothing_there_counts_as_labelled(tmp_path) -> None:
     assert label_standing(study) == [
         {"group": "expert", "class": "podocyte", "people": 1, "patches": 1, "objects": 0}
     ]
+
+
+@pytest.mark.parametrize("guidance, counts", [("if", True), ("suggestion", False), ("pas_only", False)])
+def test_labels_stand_as_far_as_training_takes_them(tmp_path, guidance: str, counts: bool) -> None:
+    study = small_study(tmp_path / "study")
+    finish(study, "e1", "expert", 1, {1: PODOCYTES})
+    with study.science.write() as db:
+        [done] = [row["id"] for row in assignments.list_assignments(db, "e1")]
+        db["assignment"].update(done, {"guidance": guidance})
+    assert bool(label_standing(study)) == counts
+    if counts:
+        freeze_labels(study, LabelRecipe(group="expert"))
+    else:
+        with pytest.raises(InputError, match="No finished patch matches"):
+            freeze_labels(study, LabelRecipe(group="expert"))
 
 
 def test_without_a_run_the_time_is_a_guess(empty_study: Study) -> None:

@@ -47,6 +47,8 @@ from allinsam.workflow.label_rules import (
 SHARES = {"train": 6, "val": 1, "test": 3}
 MASK_SOURCES = ("edited", "weak")
 OF_CONSENSUS = ("method", "quorum")
+# Who saw the marker and no model's outlines: what teaches unless a recipe says otherwise.
+LABEL_GUIDANCES = ("if", "threshold")
 
 
 # ------------------------------------------------------------------------------------------ splits
@@ -197,7 +199,7 @@ class LabelRecipe:
     masks: str = "edited"
     rule: str = "pooled"
     purposes: tuple[str, ...] = ("production",)
-    guidances: tuple[str, ...] = ("if", "threshold")
+    guidances: tuple[str, ...] = LABEL_GUIDANCES
     shuffle_classes: bool = False  # a control: every nucleus keeps its outline and gets a random class
     seed: int = 1
     method: str = "majority"

@@ -14,7 +14,7 @@ from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
 from allinsam.training.settings import TrainingSettings
 from allinsam.workflow.annotating import waits_for_registration
-from allinsam.workflow.labels import SHARES
+from allinsam.workflow.labels import LABEL_GUIDANCES, SHARES
 from allinsam.workflow.registering import is_missing
 
 # Seconds to learn from one patch once, until a run on this machine has shown its own pace: the compact SAM
@@ -145,9 +145,14 @@ def class_progress(study: Study) -> dict[tuple[str, str], tuple[int, int]]:
 
 
 def label_standing(study: Study) -> list[dict[str, Any]]:
-    """Per group and class: people and patches with finished labels, and their objects."""
+    """Per group and class: people and patches with finished labels as a usual recipe takes them, and their
+    objects."""
     with study.science.read() as db:
-        claims = [row for row in queue.finished_classes(db) if row["purpose"] == "production"]
+        claims = [
+            row
+            for row in queue.finished_classes(db)
+            if row["purpose"] == "production" and row["guidance"] in LABEL_GUIDANCES
+        ]
         objects = act_store.object_counts(db)
     rows = []
     for group, class_name in sorted({(c["group"], c["class_name"]) for c in claims}):
