@@ -112,7 +112,7 @@ def work_times(
         # What came as a file or from a model took nobody's time.
         acts = {
             a["id"]: [
-                asdict(act)
+                vars(act)
                 for act in act_store.list_acts(db, a["id"])
                 if act.surface not in act_store.NOBODYS_SURFACES
             ]

@@ -7,7 +7,7 @@ the store's `suggestion` rows alone.
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -307,7 +307,7 @@ def _fate(row: Mapping[str, Any], thing: ObjectState | None) -> str:
 def _what_became(acts: Sequence[Act], cutoff: float, names: Mapping[int, str]) -> dict[str, dict[str, Any]]:
     """object_id -> its state now and how its annotator came there."""
     state: AssignmentState = replay(acts)[0]
-    worked = [asdict(act) for act in acts if act.surface not in act_store.NOBODYS_SURFACES]
+    worked = [vars(act) for act in acts if act.surface not in act_store.NOBODYS_SURFACES]
     seconds, standing_acts = seconds_per_object(worked, cutoff), set(state.undo_stack)
     decided: dict[str, float] = {}
     batch: dict[str, str] = {}

@@ -1,7 +1,6 @@
 """What everybody did to learn, and how well, as one table: tour, practice, qualification, gold, reminders."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
@@ -78,4 +77,4 @@ def _figures(found: Mark) -> dict[str, Any]:
 
 
 def _seconds(db: Database, assignment_id: int, cutoff_s: float) -> float:
-    return round(active_seconds([asdict(act) for act in act_store.list_acts(db, assignment_id)], cutoff_s), 1)
+    return round(active_seconds([vars(act) for act in act_store.list_acts(db, assignment_id)], cutoff_s), 1)
