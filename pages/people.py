@@ -23,7 +23,7 @@ from webapp.session import current_study, require
 from webapp.training_parts import show_training, training_note
 
 MOST_INVITED = 50  # at once
-ROLE_NOTES = "Lead: everything. Reviewer: thresholds, comparison, agreement. Annotator: own patches only."
+ROLE_NOTES = "Lead: everything. Reviewer: ten minutes, reviews, thresholds, scores. Annotator: own patches."
 
 
 def link_of(token: str) -> str:

@@ -131,14 +131,15 @@ async def _answer(request: Request, act: Any) -> Response:
     return JSONResponse(answer, headers={"Cache-Control": "private, no-store"})
 
 
-async def json_body(request: Request) -> dict[str, Any]:
+async def json_body(request: Request, most_bytes: int = LARGEST_BODY_BYTES) -> dict[str, Any]:
+    """One JSON object; what is none or larger is refused as it comes in."""
     if request.headers.get("content-type", "").split(";")[0] != "application/json":
         raise InputError("Send JSON.")
     content = bytearray()
     async for chunk in request.stream():
         content += chunk
-        if len(content) > LARGEST_BODY_BYTES:
-            raise InputError(f"More than {LARGEST_BODY_BYTES} bytes at once are not taken.")
+        if len(content) > most_bytes:
+            raise InputError(f"More than {most_bytes} bytes at once are not taken.")
     try:
         body = json.loads(bytes(content))
     except (ValueError, RecursionError) as error:

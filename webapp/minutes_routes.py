@@ -1,6 +1,5 @@
 """The expert's ten minutes by fetch: what comes next, settled by a key, and the last one taken back."""
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ from allinsam.errors import AllinsamError, InputError
 from allinsam.store import Study
 from allinsam.workflow.expert_queue import open_items
 from allinsam.workflow.settling import settle, undo
+from webapp.desk_routes import json_body
 from webapp.image_routes import refusal
 from webapp.minutes_parts import shown
 from webapp.session import study_from_environment
@@ -54,28 +54,11 @@ async def _answer(request: Request, act: Callable[[Study, SignedIn, dict], dict[
     try:
         person = request.state.person
         demand(person, "settle_items")
-        body = await _body(request)
+        body = await json_body(request, LARGEST_BODY_BYTES)
         answer = await run_in_threadpool(act, study_from_environment(), person, body)
     except AllinsamError as error:
         return refusal(error)
     return JSONResponse(answer, headers={"Cache-Control": "private, no-store"})
-
-
-async def _body(request: Request) -> dict[str, Any]:
-    if request.headers.get("content-type", "").split(";")[0] != "application/json":
-        raise InputError("Send JSON.")
-    content = bytearray()
-    async for chunk in request.stream():
-        content += chunk
-        if len(content) > LARGEST_BODY_BYTES:
-            raise InputError(f"More than {LARGEST_BODY_BYTES} bytes at once are not taken.")
-    try:
-        body = json.loads(bytes(content))
-    except (ValueError, RecursionError) as error:
-        raise InputError("This is no JSON. Reload the page.") from error
-    if not isinstance(body, dict):
-        raise InputError("Send one JSON object.")
-    return body
 
 
 def _text(body: Mapping[str, Any], name: str) -> str:
