@@ -152,7 +152,9 @@ def show_patch(study: Study, person: SignedIn, patch_id: int, name: str, followi
             f"You annotated this patch yourself, as rater {state.own_letters[0]}. Better let somebody else "
             "review it; if you go on, it is kept with the review."
         )
-    turn = f"{state.version}-{state.state}-{'-'.join(map(str, state.raters.values()))}"
+    # A hash, salted by Python: numbers of assignments, which were given out person by person, would tell
+    # whose letters of several patches are one person's.
+    turn = str(hash((state.version, state.state, str(sorted(state.raters.items())))))
     review_pane.show(patch_id, turn, "review_pane", lambda: None)
 
 

@@ -19,6 +19,7 @@ from allinsam.errors import AllinsamError
 from allinsam.importing import FolderRules, ImportLimits
 from allinsam.importing.slide import SlideRules
 from allinsam.store import Study, open_study
+from allinsam.workflow import uploads
 from allinsam.workflow.importing import ImportRefusedError, import_study
 from allinsam.workflow.importing_slides import SlideSource, import_slide
 from tests.bad_inputs import (
@@ -515,7 +516,7 @@ def test_what_cannot_be_used_is_refused_in_one_line(of: str, what: str, study: S
         assert said.startswith(f"Nothing was imported from {source}: 1 problem. ")
         said = "\n".join(said.splitlines()[1:])
     assert "\n" not in said and len(said) < 600 and said.rstrip().endswith((".", "?"))
-    assert ".unpacking-" not in said
+    assert uploads.UNPACKED not in said
     assert content(study) == before
     if "that is there" in what:
         return

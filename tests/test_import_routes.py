@@ -1,6 +1,8 @@
 """Sending a file: for the lead alone, from our own pages, up to a size, and never half kept."""
 
 import os
+import shutil
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +13,9 @@ from starlette.testclient import TestClient
 
 from allinsam import jobs
 from allinsam.errors import InputError, NotFoundError
+from allinsam.importing import ImportLimits
 from allinsam.store import Study
-from allinsam.workflow import uploads
+from allinsam.workflow import importing, uploads
 from allinsam.workflow.uploads import drop_old, drop_upload, new_upload, uploaded, used_up
 from tests.people import signed_in_token
 from webapp import import_routes, session
@@ -138,11 +141,51 @@ def test_a_file_goes_with_its_import_or_after_a_while(empty_study: Study, tmp_pa
     drop_old(empty_study, older_than_s=-1)
     assert uploaded(empty_study, key) == path
     jobs.cancel(empty_study, job_id)
-    left = empty_study.folder / ".unpacking-abc"
-    left.mkdir()
-    os.utime(left, (0, 0))
     drop_old(empty_study, older_than_s=-1)
-    assert not path.exists() and not left.exists()
+    assert not path.exists()
+
+
+def test_what_a_killed_import_unpacked_is_removed_later(
+    empty_study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "lab.zip"
+    with zipfile.ZipFile(source, "w") as archive:
+        archive.writestr("notes.txt", "no image")
+    with monkeypatch.context() as killed, pytest.raises(InputError):
+        killed.setattr(importing.shutil, "rmtree", lambda *_, **__: None)
+        importing.import_study(empty_study.folder, source)
+    [left] = empty_study.folder.glob(".unpack*")
+    drop_old(empty_study)
+    assert left.exists()  # in use, for all that is known
+    os.utime(left, (0, 0))
+    drop_old(empty_study)
+    assert not left.exists()
+
+
+def test_unpacking_leaves_room_on_the_disk(empty_study: Study, tmp_path: Path) -> None:
+    source = tmp_path / "lab.zip"
+    with zipfile.ZipFile(source, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.png", bytes(3_000_000))
+    limits = ImportLimits(kept_free_mb=10**9)
+    with pytest.raises(InputError, match="unpacks to 3 MB, and the disk has .* Make room"):
+        importing.import_study(empty_study.folder, source, limits=limits)
+    assert not list(empty_study.folder.glob(f"{uploads.UNPACKED}*"))
+
+
+def test_uploads_leave_room_on_the_disk(
+    client: TestClient, empty_study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sign_in(client, empty_study, "lead")
+    free = shutil.disk_usage(empty_study.folder).free
+    with monkeypatch.context() as full:
+        full.setattr(uploads, "KEPT_FREE_BYTES", free + 10**12)
+        answer = client.post(UPLOAD, content=b"x")
+        assert answer.status_code == 400 and "disk has" in answer.text
+    assert kept(empty_study) == []
+    monkeypatch.setattr(uploads, "MOST_WAITING", 2)
+    assert [client.post(UPLOAD, content=b"x").status_code for _ in range(3)] == [200, 200, 400]
+    drop_old(empty_study, older_than_s=-1)
+    assert client.post(UPLOAD, content=b"x").status_code == 200
 
 
 @pytest.mark.parametrize("role", ["lead", "annotator"])

@@ -153,6 +153,18 @@ def test_annotators_get_nothing(visit: Visit, study: Study, path: str) -> None:
         ("settle", {"client_key": "p:1", "kind": "gold", "key": "1", "decision": "open", "seconds": "1"}),
         ("settle", {"client_key": "p\n1", "kind": "gold", "key": "1", "decision": "open", "seconds": 1.0}),
         ("undo", {"client_key": "p:1"}),
+        ("undo", {"client_key": "p:1", "seconds": 10**400}),
+        (
+            "settle",
+            {
+                "client_key": "p:1",
+                "kind": "threshold",
+                "key": "1:WT1",
+                "decision": "sign",
+                "detail": {"value": 10**400},
+                "seconds": 1.0,
+            },
+        ),
     ],
 )
 def test_what_is_not_usable_is_refused_in_words(visit: Visit, study: Study, path: str, body: dict) -> None:

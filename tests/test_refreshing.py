@@ -1,5 +1,6 @@
 """Scores on hidden gold add up, and the reminder comes late, once, and never says which patch was gold."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -251,6 +252,10 @@ def test_a_reminder_by_the_routes_tells_kinds_and_no_patch(
     read = {"client": CLIENT, "refresh": shown["id"], "seconds": 4.5}
     for wrong in ({"refresh": "1"}, {"seconds": None}, {"seconds": True}):
         assert http.post(at, json={**read, **wrong}).status_code == 400
+    for wrong in (float("nan"), float("inf"), 10**400):
+        content = json.dumps({**read, "seconds": wrong})
+        answer = http.post(at, content=content, headers={"content-type": "application/json"})
+        assert answer.status_code == 400
     assert visit(OTHER).post(at, json=read).status_code == 403
     assert http.post(at, json=read).json() == {"dismissed": shown["id"]}
     assert desk(http, following)["refresh"] is None

@@ -119,6 +119,7 @@ def test_outlines_are_drawn_anew_and_added(visit: Visit, study: Study) -> None:
         ({"kind": "added", "class_id": 1, "points": "all"}, "no list of points"),
         ({"kind": "added", "class_id": 1, "points": [[1, 1], [1, 1], [1, 1]]}, "holds no pixel"),
         ({"kind": "added", "points": ring(UNMARKED[1])}, "needs a class"),
+        ({"kind": "added", "class_id": 1, "points": [[10**400, 1], [2, 2], [3, 1]]}, "no list of points"),
         ({}, "Unknown decision"),
     ],
 )
@@ -134,6 +135,15 @@ def test_points_that_are_no_numbers_are_refused(visit: Visit) -> None:
     answer = visit().post(f"{AT}/decisions", content=body, headers={"content-type": "application/json"})
     assert answer.status_code == 400 and "no number" in answer.text
     assert visit().post(f"{AT}/decisions", data={"kind": "consensus"}).status_code == 400
+
+
+def test_a_comment_with_half_a_character_is_refused(visit: Visit, study: Study) -> None:
+    extra = of(visit().get(AT).json(), EXTRA)["id"]
+    body = json.dumps({"kind": "rejected", "cluster_id": extra, "comment": "half an emoji \ud83d"})
+    answer = visit().post(f"{AT}/decisions", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 400 and "cannot be kept" in answer.text
+    with study.science.read() as db:
+        assert reviews.list_decisions(db) == []
 
 
 def test_unknown_and_untouched_patches_and_finished_reviews(visit: Visit, study: Study) -> None:

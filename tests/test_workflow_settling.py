@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -195,6 +196,46 @@ def test_a_class_that_is_renamed_is_asked_about_by_its_new_name(rated: Study) ->
     assert open_nucleus(rated, int(patch_id), cluster_id).decision.class_name == "visceral cell"
 
 
+def test_undo_takes_back_ones_own_and_never_what_another_did_since(rated: Study) -> None:
+    first = disputes(rated)[0]
+    patch_id, cluster_id = first.split(":")
+    press(rated, "dispute", first, "consensus")
+    reviewing.undo(rated, RATERS[0], int(patch_id), cluster_id)
+    press(rated, "dispute", first, "rejected", person=RATERS[0])
+    with pytest.raises(InputError, match="Somebody else has decided"):
+        undo(rated, LEAD, "page:u", 1.0)
+    assert decided(rated, first).kind == "rejected"
+    assert kept(rated) == [("dispute", "consensus"), ("dispute", "rejected")]
+
+
+def test_a_review_that_somebody_goes_on_with_is_neither_finished_nor_reopened_by_an_old_key(
+    rated: Study,
+) -> None:
+    for key in disputes(rated):
+        press(rated, "dispute", key, "consensus")
+    press(rated, "finish", "1:1", "finish")
+    reviewing.reopen(rated, RATERS[0], 1)
+    with pytest.raises(InputError, match="gone on with this review"):
+        press(rated, "finish", "1:1", "finish")
+    reviewing.finish(rated, RATERS[0], 1)
+    with pytest.raises(InputError, match="gone on with this review"):
+        undo(rated, LEAD, "page:u", 1.0)
+    state = reviewing.review_state(rated, 1)
+    assert (state.version, state.state) == (2, "reviewed")
+
+
+def test_a_key_press_and_an_undo_sent_twice_at_once_count_once(rated: Study) -> None:
+    first, second = disputes(rated)[:2]
+    press(rated, "dispute", first, "consensus")
+    sent = (LEAD, "page:same", "dispute", second, "consensus", {}, 4.0)
+    with ThreadPoolExecutor(4) as pool:
+        rows = {done.row_id for done in pool.map(lambda _: settle(rated, *sent), range(4))}
+        undone = list(pool.map(lambda _: undo(rated, LEAD, "page:u", 1.0)["key"], range(4)))
+    assert len(rows) == 1 and undone == [second] * 4
+    assert [decision for _, decision in kept(rated)] == ["consensus", "consensus", "undo"]
+    assert decided(rated, first).kind == "consensus" and decided(rated, second) is None
+
+
 def test_disputes_of_test_patches_come_before_others(rated: Study) -> None:
     hand_in_all(rated, 2)
     patches = [item.detail["patch_id"] for item in open_items(rated, LEAD) if item.kind == "dispute"]
@@ -300,6 +341,23 @@ def test_nonsense_is_refused_in_words(
     with pytest.raises(InputError):
         settle(study, LEAD, "page:1", kind, key, decision, {"value": 90.0}, seconds)
     assert kept(study) == []
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -3.0])
+def test_an_undo_of_no_time_takes_nothing_back(rated: Study, seconds: float) -> None:
+    first = disputes(rated)[0]
+    press(rated, "dispute", first, "consensus")
+    with pytest.raises(InputError, match="no time"):
+        undo(rated, LEAD, "page:u", seconds)
+    assert decided(rated, first).kind == "consensus" and len(kept(rated)) == 1
+
+
+@pytest.mark.parametrize("detail", [{"reason": float("nan")}, {"note": "x" * 5000}])
+def test_what_cannot_be_kept_is_not_carried_out(rated: Study, detail: dict) -> None:
+    first = disputes(rated)[0]
+    with pytest.raises(InputError, match="The detail has"):
+        press(rated, "dispute", first, "consensus", **detail)
+    assert decided(rated, first) is None and kept(rated) == []
 
 
 def test_rows_are_never_changed_and_are_exported(study: Study) -> None:

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from allinsam.accounts import SignedIn, may
+from allinsam.acts import LARGEST_NUMBER
 from allinsam.errors import AllinsamError, InputError, NotAllowedError, NotFoundError
 from allinsam.masks import mask_to_polygons
 from allinsam.practice import mark
@@ -250,7 +251,8 @@ def _here(study: Study, person: SignedIn, assignment_id: int, client: str, body:
 
 def _dismiss(study: Study, person: SignedIn, assignment_id: int, client: str, body: dict) -> dict[str, Any]:
     number, seconds = body.get("refresh"), body.get("seconds")
-    if type(number) is not int or not isinstance(seconds, (int, float)) or isinstance(seconds, bool):
+    is_time = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+    if type(number) is not int or not is_time or not abs(seconds) < LARGEST_NUMBER:
         raise InputError("Say which reminder was read, and for how many seconds. Reload the page.")
     dismiss_refresh(study, person.person_id, number, seconds)
     return {"dismissed": number}

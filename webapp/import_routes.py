@@ -8,7 +8,7 @@ from starlette.routing import Route
 
 from allinsam.accounts import demand
 from allinsam.errors import AllinsamError, InputError
-from allinsam.workflow.uploads import drop_upload, new_upload
+from allinsam.workflow.uploads import demand_room, drop_upload, new_upload
 from webapp.image_routes import refusal
 from webapp.session import study_from_environment, upload_limit_mb
 
@@ -26,6 +26,7 @@ async def upload_route(request: Request) -> Response:
         name = request.query_params.get("name", "")
         said = request.headers.get("content-length", "")
         _check_size(name, int(said) if said.isdecimal() else 0)
+        demand_room(study, int(said) if said.isdecimal() else 0)
         key, path = new_upload(study, name)
         written = 0
         with path.open("xb") as file:

@@ -72,7 +72,10 @@ def _seconds(body: Mapping[str, Any]) -> float:
     value = body.get("seconds")
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InputError("seconds is no number. Reload the page.")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise InputError("seconds is no time. Reload the page.") from error
 
 
 def _next(study: Study, person: SignedIn, body: dict[str, Any]) -> dict[str, Any]:

@@ -171,7 +171,7 @@ def _drawn(points: Any, size_hw: tuple[int, int]) -> np.ndarray:
     """What a line drawn by hand encloses, in one piece."""
     try:
         line = np.asarray(points, np.float32)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError("This outline is no list of points [x, y]. Draw it again.") from error
     if line.ndim != 2 or line.shape[1] != 2 or not 3 <= len(line) <= MOST_POINTS:
         raise InputError(f"An outline has 3 to {MOST_POINTS} points [x, y]. Draw it again.")

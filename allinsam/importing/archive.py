@@ -5,10 +5,10 @@ read: a directory may lie.
 """
 
 import lzma
+import shutil
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from allinsam.errors import InputError
@@ -37,7 +37,9 @@ def unpack_zip(archive: Path, into: Path, limits: ImportLimits) -> tuple[Path, l
     try:
         with zipfile.ZipFile(archive) as opened:
             left_bytes = limits.zip_mb * 1_000_000
-            for entry, path in _usable(archive, opened.infolist(), limits):
+            usable = _usable(archive, opened.infolist(), limits)
+            _demand_room(archive, into, sum(entry.file_size for entry, _ in usable) / 1e6, limits)
+            for entry, path in usable:
                 if path.suffix.lower() in NESTED_SUFFIXES:
                     line = "an archive in the archive is not read. Unpack it and put its images there."
                     problems.append(Problem(entry.filename, line))
@@ -57,9 +59,18 @@ def unpack_zip(archive: Path, into: Path, limits: ImportLimits) -> tuple[Path, l
     return _top(archive, into), problems
 
 
+def _demand_room(archive: Path, into: Path, needed_mb: float, limits: ImportLimits) -> None:
+    free_mb = shutil.disk_usage(into).free / 1e6
+    if free_mb < needed_mb + limits.kept_free_mb:
+        raise InputError(
+            f"{archive} unpacks to {needed_mb:,.0f} MB, and the disk has {free_mb:,.0f} MB left, of which "
+            f"{limits.kept_free_mb:,} stay free. Make room on the disk, or pack fewer at once."
+        )
+
+
 def _usable(
     archive: Path, entries: list[zipfile.ZipInfo], limits: ImportLimits
-) -> Iterator[tuple[zipfile.ZipInfo, PurePosixPath]]:
+) -> list[tuple[zipfile.ZipInfo, PurePosixPath]]:
     """Files to unpack with their path under the target, once all of them are known to be harmless."""
     if len(entries) > limits.zip_entries:
         raise InputError(
@@ -91,7 +102,7 @@ def _usable(
         raise InputError(
             f"{archive} unpacks to {total_mb:,.0f} MB, more than {limits.zip_mb:,} MB. Pack fewer at once."
         )
-    yield from usable
+    return usable
 
 
 def _checked_path(archive: Path, entry: zipfile.ZipInfo) -> PurePosixPath:

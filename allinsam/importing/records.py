@@ -38,6 +38,7 @@ class ImportLimits:
     zip_entries: int = 10_000
     zip_file_mb: int = 400  # of one file in a ZIP, unpacked
     zip_mb: int = 2_000  # of a whole ZIP, unpacked
+    kept_free_mb: int = 500  # of the study's disk: a full one would stop everybody who annotates
 
 
 @dataclass(frozen=True)

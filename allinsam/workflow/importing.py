@@ -35,6 +35,7 @@ from allinsam.store import Study, create_study, images, open_study
 from allinsam.store import study as study_store
 from allinsam.workflow.classes import CLASS_KEYS
 from allinsam.workflow.registering import ASSUMED
+from allinsam.workflow.uploads import UNPACKED
 
 Report = Callable[[float, float, str, dict[str, Any]], None]
 
@@ -212,7 +213,7 @@ def _planned(
         return
     # On the study's disk, where there is to be room for the images; never where other accounts may look.
     beside = study_folder if study_folder.exists() else _first_there(study_folder)
-    unpacked = Path(tempfile.mkdtemp(dir=beside, prefix=".unpacked-"))
+    unpacked = Path(tempfile.mkdtemp(dir=beside, prefix=UNPACKED))
     try:
         report(0, 1, f"unpacking {source.name}", {})
         top, left_out = unpack_zip(source, unpacked, limits)

@@ -168,16 +168,29 @@ def decide_nucleus(kind: str) -> Decide:
 
 def take_back_nucleus(study: Study, person_id: str, last: Mapping[str, Any]) -> None:
     patch_id, cluster_id = _parts(last["key"])
+    with study.science.read() as db:
+        now = reviews.decided(db, patch_id).get(patch_id, {}).get(cluster_id)
+    if now is not None and now["person_id"] != person_id:
+        raise InputError("Somebody else has decided about this nucleus since. See the Review page.")
     reviewing.undo(study, person_id, patch_id, cluster_id)
 
 
 def finish_review(study: Study, person_id: str, key: str, detail: Mapping[str, Any]) -> dict[str, Any]:
-    done = reviewing.finish(study, person_id, _parts(key)[0])
+    patch_id, version = _parts(key)
+    _demand_version(study, patch_id, version)
+    done = reviewing.finish(study, person_id, patch_id)
     return {"version": done["version"], "nuclei": done["nuclei"]}
 
 
 def reopen_review(study: Study, person_id: str, last: Mapping[str, Any]) -> None:
-    reviewing.reopen(study, person_id, _parts(last["key"])[0])
+    patch_id, _ = _parts(last["key"])
+    _demand_version(study, patch_id, str(last["detail"]["version"]))
+    reviewing.reopen(study, person_id, patch_id)
+
+
+def _demand_version(study: Study, patch_id: int, version: str) -> None:
+    if str(reviewing.review_state(study, patch_id).version) != version:
+        raise InputError("Somebody has gone on with this review since. See the Review page.")
 
 
 def _parts(key: str) -> tuple[int, str]:

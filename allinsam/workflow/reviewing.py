@@ -759,6 +759,10 @@ def why_sent_back(study: Study, assignment_id: int) -> str | None:
 
 def _checked_text(text: str) -> str:
     text = text.strip()
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # half of an emoji, say
+        raise InputError("This comment has a character that cannot be kept. Write it again.") from error
     if len(text) > LONGEST_TEXT:
         raise InputError(f"This comment has {len(text)} characters; {LONGEST_TEXT} are kept. Shorten it.")
     return text

@@ -1,6 +1,8 @@
 """Settling what waits for an expert: each decision is carried out, and kept with the seconds it took."""
 
+import json
 import math
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,6 +24,9 @@ from allinsam.workflow.registering import accept_estimate
 from allinsam.worth import OPEN, SKIP, UNDO
 
 START_METHOD = "otsu"
+LONGEST_DETAIL = 2000  # characters
+# Asked and carried out by one at a time: a key press that is sent twice at once counts once.
+_one_at_a_time = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -62,17 +67,19 @@ def settle(
     if decision != SKIP and decision not in DECISIONS[kind]:
         known = ", ".join([*DECISIONS[kind], SKIP])
         raise InputError(f"A {kind} cannot be settled by {decision!r}. Choose one of {known}.")
-    if not (math.isfinite(seconds) and seconds >= 0):
-        raise InputError(f"{seconds} is no time. Give seconds of 0 or more.")
-    with study.science.read() as db:
-        before = settled.find_settled(db, client_key)
-    if before is not None:
-        return Settled(before["id"], before["detail"].get("assignment_id"))
-    kept = {} if decision == SKIP else DECISIONS[kind][decision](study, person_id, key, dict(detail))
-    with study.science.write() as db:
-        row_id = settled.add_settled(
-            db, client_key, person_id, kind, key, decision, {**detail, **kept}, seconds
-        )
+    # Before anything is done: what is done has to be kept with its row.
+    _check_seconds(seconds)
+    _check_detail(detail)
+    with _one_at_a_time:
+        with study.science.read() as db:
+            before = settled.find_settled(db, client_key)
+        if before is not None:
+            return Settled(before["id"], before["detail"].get("assignment_id"))
+        kept = {} if decision == SKIP else DECISIONS[kind][decision](study, person_id, key, dict(detail))
+        with study.science.write() as db:
+            row_id = settled.add_settled(
+                db, client_key, person_id, kind, key, decision, {**detail, **kept}, seconds
+            )
     return Settled(row_id, kept.get("assignment_id"))
 
 
@@ -81,7 +88,16 @@ def undo(study: Study, person_id: str, client_key: str, seconds: float) -> dict[
 
     A registration waits again and a nucleus is open again. A signed threshold holds until the next version
     is signed: its item comes back, to be signed anew.
+
+    Raises:
+        InputError: somebody has gone on from there since, or the seconds are no time.
     """
+    _check_seconds(seconds)
+    with _one_at_a_time:
+        return _undo(study, person_id, client_key, seconds)
+
+
+def _undo(study: Study, person_id: str, client_key: str, seconds: float) -> dict[str, Any] | None:
     with study.science.read() as db:
         again = settled.find_settled(db, client_key)
         rows = settled.list_settled(db)
@@ -97,6 +113,20 @@ def undo(study: Study, person_id: str, client_key: str, seconds: float) -> dict[
             db, client_key, person_id, last["kind"], last["key"], UNDO, {}, seconds, last["id"]
         )
     return last
+
+
+def _check_seconds(seconds: float) -> None:
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise InputError(f"{seconds} is no time. Give seconds of 0 or more.")
+
+
+def _check_detail(detail: Mapping[str, Any]) -> None:
+    try:
+        length = len(json.dumps(dict(detail), allow_nan=False))
+    except ValueError as error:
+        raise InputError("The detail has a number that is none. Reload the page.") from error
+    if length > LONGEST_DETAIL:
+        raise InputError(f"The detail has {length} characters; {LONGEST_DETAIL} are kept. Reload the page.")
 
 
 def _sign(study: Study, person_id: str, key: str, detail: Mapping[str, Any]) -> dict[str, Any]:
@@ -192,9 +222,13 @@ def _number_of(text: str) -> int:
 
 def _number(detail: Mapping[str, Any], name: str) -> float:
     value = detail.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InputError(f"{name} is {value!r}. Give a number.")
-    return float(value)
+    try:
+        number = math.nan if isinstance(value, bool | str) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(f"{name} is {str(value)[:40]!r}. Give a number.")
+    return number
 
 
 @dataclass(frozen=True)

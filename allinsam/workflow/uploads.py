@@ -9,15 +9,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from allinsam.errors import InputError, NotFoundError
+from allinsam.importing import ImportLimits
 from allinsam.store import Study, jobs
 
 FOLDER = "uploads"
 KEY = re.compile(r"[0-9a-f]{32}")
 KEPT_S = 2 * 3600.0
 # What a ZIP was unpacked to and a killed process could not remove; none is in use for so long.
-UNPACKED = ".unpacking-*"
+UNPACKED = ".unpacked-"
 UNPACKED_KEPT_S = 24 * 3600.0
 LONGEST_NAME = 100
+# A full disk would stop everybody who annotates: so much stays free, and so many files wait at most.
+KEPT_FREE_BYTES = ImportLimits().kept_free_mb * 1_000_000
+MOST_WAITING = 40
 
 
 def new_upload(study: Study, name: str) -> tuple[str, Path]:
@@ -27,6 +31,13 @@ def new_upload(study: Study, name: str) -> tuple[str, Path]:
         name: the file's own; of it, what makes a plain file name is kept.
     """
     drop_old(study)
+    waiting = sum(1 for _ in (study.folder / FOLDER).glob("*"))
+    if waiting >= MOST_WAITING:
+        raise InputError(
+            f"{waiting} files that were sent wait to be imported. Import them, or try again in "
+            f"{KEPT_S / 3600:g} hours, when they are gone."
+        )
+    demand_room(study)
     plain = re.sub(r"[^A-Za-z0-9._-]+", "_", re.split(r"[\\/]", name)[-1]).strip("._")[-LONGEST_NAME:]
     if not plain:
         raise InputError(f"{name[:40]!r} is no file name. Rename the file.")
@@ -34,6 +45,16 @@ def new_upload(study: Study, name: str) -> tuple[str, Path]:
     folder = study.folder / FOLDER / key
     folder.mkdir(parents=True, mode=0o700)
     return key, folder / plain
+
+
+def demand_room(study: Study, coming_bytes: int = 0) -> None:
+    """Raise InputError where the disk would have too little room left for what is coming."""
+    free = shutil.disk_usage(study.folder).free
+    if free < coming_bytes + KEPT_FREE_BYTES:
+        raise InputError(
+            f"The server's disk has {free / 1e6:,.0f} MB left, too little for this file: "
+            f"{KEPT_FREE_BYTES / 1e6:,.0f} MB are kept free for those who annotate. Make room there."
+        )
 
 
 def uploaded(study: Study, key: str) -> Path:
@@ -58,12 +79,18 @@ def drop_old(study: Study, older_than_s: float = KEPT_S) -> None:
         waiting = [row["arguments"] for row in jobs.list_jobs(db) if row["state"] in ("queued", "running")]
     wanted = {Path(str(arguments.get("from_job", ""))).parent.name for arguments in waiting}
     for folder in (study.folder / FOLDER).glob("*"):
-        age_s = time.time() - folder.stat().st_mtime
-        if KEY.fullmatch(folder.name) and folder.name not in wanted and age_s > older_than_s:
+        if KEY.fullmatch(folder.name) and folder.name not in wanted and _age_s(folder) > older_than_s:
             shutil.rmtree(folder, ignore_errors=True)
-    for folder in study.folder.glob(UNPACKED):
-        if time.time() - folder.stat().st_mtime > UNPACKED_KEPT_S:
+    for folder in study.folder.glob(f"{UNPACKED}*"):
+        if _age_s(folder) > UNPACKED_KEPT_S:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _age_s(folder: Path) -> float:
+    try:
+        return time.time() - folder.stat().st_mtime
+    except FileNotFoundError:  # somebody else has just removed it
+        return 0.0
 
 
 @contextmanager

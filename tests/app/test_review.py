@@ -1,5 +1,7 @@
 """The review page: the most disputed first, finishing, gold, versions, and patches sent back."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -117,3 +119,14 @@ class TestWithoutWork:
     def test_the_page_says_what_it_waits_for(self, open_page: OpenPage) -> None:
         page = open_page("review")
         assert not page.exception and "Nobody has handed in a patch yet" in texts(page)
+
+
+def test_the_browser_is_told_no_number_of_a_rater_s_assignment(open_page: OpenPage, study: Study) -> None:
+    """Numbers are given out person by person: they would tell whose letters are one person's."""
+    page = on_patch(open_page("review", role="reviewer"), 1)
+    [pane] = page.get("bidi_component")
+    told = json.loads(pane.proto.json)
+    assert told["patch_id"] == 1
+    numbers = re.findall(r"\d+", told["turn"])
+    raters = review_state(study, 1).raters
+    assert not {str(number) for number in raters.values()} & set(numbers)
