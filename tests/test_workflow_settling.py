@@ -184,6 +184,12 @@ def test_two_experts_do_not_overwrite_each_other(rated: Study) -> None:
     assert decided(rated, first).kind == "consensus"
 
 
+def test_disputes_of_test_patches_come_before_others(rated: Study) -> None:
+    hand_in_all(rated, 2)
+    patches = [item.detail["patch_id"] for item in open_items(rated, LEAD) if item.kind == "dispute"]
+    assert patches == [1] * 4 + [2] * 4
+
+
 def test_a_class_that_is_renamed_is_asked_about_by_its_new_name(rated: Study) -> None:
     [first, *_] = disputes(rated)
     patch_id, cluster_id = first.split(":")
@@ -234,12 +240,6 @@ def test_a_key_press_and_an_undo_sent_twice_at_once_count_once(rated: Study) -> 
     assert len(rows) == 1 and undone == [second] * 4
     assert [decision for _, decision in kept(rated)] == ["consensus", "consensus", "undo"]
     assert decided(rated, first).kind == "consensus" and decided(rated, second) is None
-
-
-def test_disputes_of_test_patches_come_before_others(rated: Study) -> None:
-    hand_in_all(rated, 2)
-    patches = [item.detail["patch_id"] for item in open_items(rated, LEAD) if item.kind == "dispute"]
-    assert patches == [1] * 4 + [2] * 4
 
 
 def doubtful(study: Study, patch_id: int, support: float, score: float) -> None:

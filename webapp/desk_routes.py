@@ -133,7 +133,6 @@ async def _answer(request: Request, act: Any) -> Response:
 
 
 async def json_body(request: Request, most_bytes: int = LARGEST_BODY_BYTES) -> dict[str, Any]:
-    """One JSON object; what is none or larger is refused as it comes in."""
     if request.headers.get("content-type", "").split(";")[0] != "application/json":
         raise InputError("Send JSON.")
     content = bytearray()
