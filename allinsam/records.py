@@ -19,7 +19,6 @@ WORK_PURPOSES = ("production", "gold", "repeat")
 LEARNING_PURPOSES = ("practice", "qualification")
 # What annotations that come as a file are taken for.
 IMPORT_PURPOSES = ("gold", "prior")
-GUIDANCES = ("pas_only", "if", "threshold", "suggestion")
 # Arms a lead may hand out, the usual one first.
 OFFERED_GUIDANCES = ("threshold", "if", "pas_only", "suggestion")
 # Under these each person looks for themselves; who is shown outlines shares them with others.
