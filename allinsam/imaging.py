@@ -59,7 +59,7 @@ def image_header(path: Path | str) -> ImageHeader:
         InputError: the file is missing, damaged, of another format, or too large.
     """
     path = Path(path)
-    with _one_clear_line(path):
+    with one_clear_line(path):
         kind = _format_of(path)
         if kind == "TIFF":
             with _tiff_image(path) as (file, series):
@@ -75,7 +75,7 @@ def read_image(path: Path | str) -> np.ndarray:
         InputError: as `image_header`, or the pixels are damaged or cut off.
     """
     path = Path(path)
-    with _one_clear_line(path):
+    with one_clear_line(path):
         kind = _format_of(path)
         if kind == "TIFF":
             return np.ascontiguousarray(_tiff_pixels(path))
@@ -126,17 +126,17 @@ def encode_labels(labels: np.ndarray) -> bytes:
 
 
 @contextmanager
-def _one_clear_line(path: Path) -> Iterator[None]:
+def one_clear_line(path: Path, kind: str = "an image") -> Iterator[None]:
     """Whatever a damaged file does to its parser, the caller gets one InputError that names the file."""
     try:
         yield
-    except InputError:
+    except (InputError, MemoryError):
         raise
     except PermissionError as error:
         raise InputError(f"{path} may not be read. Give this program the right to read it.") from error
     except Exception as error:  # parsers fail on damaged bytes with errors of nearly every kind
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
-        raise InputError(f"{path} cannot be read as an image: {reason}. Export it again.") from error
+        raise InputError(f"{path} cannot be read as {kind}: {reason}. Export it again.") from error
 
 
 def _format_of(path: Path) -> str:

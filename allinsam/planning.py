@@ -76,7 +76,7 @@ class PlanPatch:
     """A patch as the plan sees it.
 
     gold_by: whose finished gold it has. closed_to: who knows it from elsewhere, from practice for instance.
-    Neither of them ever gets it.
+    Neither of them ever gets it. shown_to: who has seen some of its gold on a card: never their hidden gold.
     """
 
     id: int
@@ -86,6 +86,7 @@ class PlanPatch:
     glomerulus: str | None = None
     gold_by: frozenset[str] = frozenset()
     closed_to: frozenset[str] = frozenset()
+    shown_to: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -212,7 +213,7 @@ def _draw_gold(
     for person in names:
         had = {task.patch for task in given if task.person == person}
         has = sum(task.person == person and task.purpose == "gold" for task in given)
-        free = [p.id for p in order if p.id not in had and person not in p.gold_by | p.closed_to]
+        free = [p.id for p in order if p.id not in had and person not in p.gold_by | p.closed_to | p.shown_to]
         golds[person] = free[: max(0, wanted - has)]
     return golds, set(used) | {patch for drawn in golds.values() for patch in drawn}
 

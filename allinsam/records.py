@@ -13,12 +13,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-PURPOSES = ("production", "gold", "repeat", "qualification", "practice")
+# What a patch is given out for: work, which nobody does before they have passed where a study asks for it;
+# and learning, in the order in which it comes. Time to learn is in no figure of how fast people work.
+WORK_PURPOSES = ("production", "gold", "repeat")
+LEARNING_PURPOSES = ("practice", "qualification")
 # What annotations that come as a file are taken for.
 IMPORT_PURPOSES = ("gold", "prior")
-GUIDANCES = ("pas_only", "if", "threshold", "suggestion")
 # Arms a lead may hand out, the usual one first.
 OFFERED_GUIDANCES = ("threshold", "if", "pas_only", "suggestion")
+# Under these each person looks for themselves; who is shown outlines shares them with others.
+UNPROMPTED_GUIDANCES = ("pas_only", "if", "threshold")
 # What of the marker an arm may see, on the page or by typing a URL: its picture, and where it is bright.
 SHOWN_TO = {"marker": ("if", "threshold", "suggestion"), "bright": ("threshold", "suggestion")}
 TOOLS = ("box_sam", "contour")
@@ -86,6 +90,11 @@ class Mask:
 
     def as_rle(self) -> dict[str, Any]:
         return {"size": [self.height_px, self.width_px], "counts": self.counts}
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> "Mask":
+        """Of an annotation, a decision or whatever else the store keeps with a mask."""
+        return cls(row["mask_height_px"], row["mask_width_px"], row["mask_counts"])
 
     @classmethod
     def from_rle(cls, rle: Mapping[str, Any]) -> "Mask":

@@ -18,7 +18,7 @@ import numpy as np
 from tifffile import PHOTOMETRIC, TiffFile, TiffPage, TiffPageSeries
 
 from allinsam.errors import InputError
-from allinsam.imaging import DTYPES, microscope_um_per_px, tiff_um_per_px
+from allinsam.imaging import DTYPES, microscope_um_per_px, one_clear_line, tiff_um_per_px
 from allinsam.registration.transforms import compose, invert, move_points, scale_of, warp_to_pas
 
 TIFF_SUFFIXES = (".tif", ".tiff", ".svs")
@@ -70,30 +70,16 @@ def open_slide(path: Path | str) -> Iterator[Slide]:
     if not path.is_file():
         raise InputError(f"{path} is not there. Give the slide's file.")
     with ExitStack() as opened:
-        with _one_clear_line(path):
+        with one_clear_line(path, "a slide"):
             slide = opened.enter_context(
                 _open_tiff(path) if _is_plain_tiff(path) else _open_with_openslide(path)
             )
 
         def read_level(*where: int) -> np.ndarray:
-            with _one_clear_line(path):
+            with one_clear_line(path, "a slide"):
                 return slide.read_level(*where)
 
         yield replace(slide, read_level=read_level)
-
-
-@contextmanager
-def _one_clear_line(path: Path) -> Iterator[None]:
-    """Whatever a damaged file does to its parser, the caller gets one InputError that names the file."""
-    try:
-        yield
-    except (InputError, MemoryError):
-        raise
-    except PermissionError as error:
-        raise InputError(f"{path} may not be read. Give this program the right to read it.") from error
-    except Exception as error:  # parsers fail on damaged bytes with errors of nearly every kind
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
-        raise InputError(f"{path} cannot be read as a slide: {reason}. Export it again.") from error
 
 
 def file_sha256(path: Path) -> str:

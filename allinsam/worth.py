@@ -23,7 +23,8 @@ SKIP, OPEN, UNDO = "skip", "open", "undo"
 class Kind:
     """One kind of item.
 
-    weight: what one is worth for each thing that waits behind it. seconds: expected until some are measured.
+    weight: what one is worth for each thing that waits behind it, as `why` says. seconds: expected until some
+    are measured.
     """
 
     title: str
@@ -37,7 +38,7 @@ KINDS: dict[str, Kind] = {
     "threshold": Kind("Threshold to sign", 1.0, 20.0, "for each assignment that waits for it, at least 1"),
     "registration": Kind("Registration to settle", 1.0, 25.0, "for each assignment behind it, at least 1"),
     "dispute": Kind("Raters disagree", 1.0, 8.0, "1 on a test patch, a third elsewhere"),
-    "doubt": Kind("Doubtful outline", 0.5, 5.0, "half on a test patch, a sixth elsewhere"),
+    "doubt": Kind("Doubtful outline", 0.5, 5.0, "half; asked on test patches alone"),
     "finish": Kind("Review to finish", 3.0, 10.0, "its nuclei become labels only then"),
     "gold": Kind("Gold to outline", 40.0, 600.0, "the plan cannot hide gold it does not have"),
     "reference": Kind("Test patch without an expert", 20.0, 600.0, "no score without a reference"),

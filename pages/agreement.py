@@ -29,6 +29,7 @@ FIGURES = {
     "matched_dice": ("Matched Dice", "the same outline, on nuclei that both found"),
 }
 TOO_FEW = "too few"
+LEFT_OUT = "Patches begun from suggestions are left out: people shown the same outlines agree by them."
 AMONG = {"everyone": "Everyone", "student": "Students", "expert": "Experts"}
 # A share of a person's reliability -> the number of nuclei it rests on.
 BASIS = {
@@ -67,7 +68,7 @@ def show_nuclei(study: Study, tables: dict[str, pd.DataFrame]) -> None:
     figure_note(
         study,
         f"{FIGURES[value][0]}: {FIGURES[value][1]}. Mean over the patches that both finished, n of them "
-        f"(each class counts on its own). Fewer than {FEWEST_PATCHES}: {TOO_FEW}. "
+        f"(each class counts on its own). Fewer than {FEWEST_PATCHES}: {TOO_FEW}. {LEFT_OUT} "
         "Agreement is not correctness.",
     )
 
@@ -119,7 +120,7 @@ def show_classes(study: Study, classes: pd.DataFrame) -> None:
         study,
         "Class of the nuclei that both found, matched whatever their class, on patches where both finished "
         "two classes or more. Kappa falls when one class is rare, AC1 does not: read both. "
-        f"Fewer than {FEWEST_NUCLEI} nuclei: {TOO_FEW}.",
+        f"Fewer than {FEWEST_NUCLEI} nuclei: {TOO_FEW}. {LEFT_OUT}",
     )
 
 
@@ -152,7 +153,7 @@ def show_reliability(study: Study, table: pd.DataFrame) -> None:
         "share of the likely pixels drawn, and of the others left out (STAPLE). F1 and Krippendorff's alpha "
         "of all, and without this person: higher without means apart from the rest. "
         f"{TOO_FEW.capitalize()}: fewer than {FEWEST_NUCLEI} nuclei, or fewer than three people. "
-        "People who share an error trust each other: read it beside scores against gold.",
+        f"{LEFT_OUT} People who share an error trust each other: read it beside scores against gold.",
     )
 
 
@@ -209,7 +210,8 @@ def main() -> None:
     tables, times = agreement_of(str(study.folder), state), times_of(str(study.folder), state)
     if tables["pairwise"].empty:
         empty_state(
-            "**No patch has been finished by two people yet.** Assign the same patches to two people.",
+            "**No patch has been finished by two people without suggestions yet.** Assign the same patches "
+            "to two people.",
             person,
             "people" if may(person, "manage_people") else None,
             "Assign patches",

@@ -23,7 +23,7 @@ from webapp.session import current_study, require
 from webapp.training_parts import show_training, training_note
 
 MOST_INVITED = 50  # at once
-ROLE_NOTES = "Lead: everything. Reviewer: thresholds, comparison, agreement. Annotator: own patches only."
+ROLE_NOTES = "Lead: everything. Reviewer: ten minutes, reviews, thresholds, scores. Annotator: own patches."
 
 
 def link_of(token: str) -> str:
@@ -199,10 +199,12 @@ def show_assign(study: Study, known: dict[str, dict]) -> None:
 def main() -> None:
     person, study = require("lead"), current_study()
     page_head("People", "Who takes part, and what is in their queue.")
-    if note := st.session_state.pop("assigned", None):
-        st.success(note)
-    if links := st.session_state.pop("new_links", None):
-        show_links(*links)
+    # Always there: what comes and goes in it must not close what is open further down.
+    with st.container(key="told"):
+        if note := st.session_state.pop("assigned", None):
+            st.success(note)
+        if links := st.session_state.pop("new_links", None):
+            show_links(*links)
     known = accounts_of(study)
     show_list(study, known)
     left, middle, right = st.columns(3)

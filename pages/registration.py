@@ -1,6 +1,6 @@
 """Registration: whether the fluorescence of every patch lies on its stain, and what a person does then."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,7 +8,6 @@ import streamlit as st
 
 from allinsam import jobs
 from allinsam.accounts import SignedIn, demand
-from allinsam.errors import AllinsamError
 from allinsam.store import Study
 from allinsam.workflow.registering import (
     LONGEST_REASON,
@@ -20,7 +19,7 @@ from allinsam.workflow.registering import (
 )
 from webapp import registration_parts as parts
 from webapp.job_parts import show_jobs
-from webapp.page_parts import as_typed, empty_state, page_head, simulated_note
+from webapp.page_parts import as_typed, attempt, empty_state, page_head, simulated_note
 from webapp.session import current_study, require
 
 PANE_PX = 490
@@ -44,17 +43,6 @@ def chosen_patch(everything: Sequence[Standing]) -> Standing:
 def go_to(patch_id: int | None) -> None:
     """Take another patch in hand than the one clicked on in the table."""
     st.session_state.update(patch_at=patch_id, jumps=st.session_state.get("jumps", 0) + 1)
-
-
-def attempt(do: Callable[[], Any], told: str) -> None:
-    """Do it and draw the page anew, or say why not."""
-    try:
-        do()
-    except AllinsamError as error:
-        st.error(str(error))
-    else:
-        st.session_state["told"] = told
-        st.rerun()
 
 
 # --- Every patch ----------------------------------------------------------------------------------

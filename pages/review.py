@@ -7,7 +7,6 @@ import pandas as pd
 import streamlit as st
 
 from allinsam.accounts import SignedIn, demand
-from allinsam.errors import AllinsamError
 from allinsam.store import Study
 from allinsam.workflow.reviewing import (
     ReviewState,
@@ -20,7 +19,7 @@ from allinsam.workflow.reviewing import (
     send_back,
 )
 from webapp.job_parts import duration
-from webapp.page_parts import as_typed, empty_state, page_head, simulated_note
+from webapp.page_parts import as_typed, attempt, empty_state, page_head, simulated_note
 from webapp.session import current_study, require
 from webapp.surfaces import review_pane
 
@@ -45,16 +44,14 @@ def go_to(patch_id: int | None) -> None:
         st.query_params["patch"] = str(patch_id)
 
 
-def attempt(person: SignedIn, do: Callable[[], Any], told: str) -> None:
-    """Do it and draw the page anew, or say why not."""
-    try:
+def settle(person: SignedIn, do: Callable[[], Any], told: str) -> None:
+    """Do what a reviewer may, or say why not."""
+
+    def allowed() -> None:
         demand(person, "review")
         do()
-    except AllinsamError as error:
-        st.error(str(error))
-    else:
-        st.session_state["told"] = told
-        st.rerun()
+
+    attempt(allowed, told)
 
 
 # --- Every patch ----------------------------------------------------------------------------------
@@ -101,7 +98,7 @@ def show_list(rows: Rows) -> None:
             "Share": st.column_config.ProgressColumn(
                 format="percent", min_value=0, max_value=1, help="Of all nuclei, those in dispute."
             ),
-            "About": st.column_config.TextColumn(help="A guess: six seconds for each nucleus in dispute."),
+            "About": st.column_config.TextColumn(help="As measured in ten minutes; before that, a guess."),
         },
     )
     st.caption("Click on a row to open the patch. Raters have letters here, others on every patch.")
@@ -201,7 +198,7 @@ def show_finish(study: Study, person: SignedIn, state: ReviewState, still: int) 
         if state.has_other_gold:
             st.caption("This patch has other gold already, which comes first.")
         if st.button("Finish the review", type="primary", key="finish", disabled=bool(still)):
-            attempt(
+            settle(
                 person,
                 lambda: finish(study, person.person_id, state.patch_id, comment, gold and not state.is_gold),
                 "The review is finished.",
@@ -214,9 +211,9 @@ def show_finished(study: Study, person: SignedIn, state: ReviewState, following:
         go_to(following)
         st.rerun()
     if not state.is_gold and st.button("Make gold", key="make_gold", help=GOLD_HELP):
-        attempt(person, lambda: make_gold(study, me, patch_id), "The review is gold now.")
+        settle(person, lambda: make_gold(study, me, patch_id), "The review is gold now.")
     if st.button("Reopen", key="reopen", help="Begins the next version. This one stays as it is."):
-        attempt(person, lambda: reopen(study, me, patch_id), "A new version is begun.")
+        settle(person, lambda: reopen(study, me, patch_id), "A new version is begun.")
 
 
 def show_send_back(study: Study, person: SignedIn, state: ReviewState) -> None:
@@ -236,7 +233,7 @@ def show_send_back(study: Study, person: SignedIn, state: ReviewState) -> None:
         )
         ready = letter is not None and bool(comment.strip())
         if st.button("Send back", type="primary", key="send", disabled=not ready):
-            attempt(
+            settle(
                 person,
                 lambda: send_back(study, person.person_id, state.raters[letter], comment),
                 f"Rater {letter} has the patch again.",

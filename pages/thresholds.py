@@ -9,7 +9,7 @@ from allinsam.accounts import SignedIn, demand, may
 from allinsam.errors import AllinsamError
 from allinsam.store import Study
 from allinsam.workflow.preparing import LONGEST_REASON, sign_threshold
-from allinsam.workflow.progress import waiting_for_thresholds
+from allinsam.workflow.progress import waiting_on_thresholds
 from webapp import charts
 from webapp import threshold_parts as parts
 from webapp.class_parts import show_classes
@@ -150,14 +150,8 @@ def sign(
             "for it."
         )
     elif signed is None:
-        waits = next(
-            (
-                one.assignments
-                for one in waiting_for_thresholds(study)
-                if (one.slide, one.marker) == (pair["slide"], pair["marker"])
-            ),
-            0,
-        )
+        with study.science.read() as db:
+            waits = len(waiting_on_thresholds(db).get((pair["slide_id"], pair["marker"]), ()))
         st.info(
             "Not signed yet: who is to see this outline waits"
             + (f"; {waits} patches in queues." if waits > 1 else "; 1 patch in a queue." if waits else ".")

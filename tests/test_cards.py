@@ -9,10 +9,13 @@ from starlette.testclient import TestClient
 
 from allinsam.accounts import SignedIn
 from allinsam.cards import CARDS, GoldNucleus, GoldPatch, card_candidates, choose_cards
-from allinsam.store import Study, assignments
+from allinsam.errors import InputError
+from allinsam.store import Study, assignments, learning
 from allinsam.store import study as study_rows
 from allinsam.workflow.annotating import ActLog, record_acts
 from allinsam.workflow.consenting import set_consent_text
+from allinsam.workflow.planning import plan_patches
+from allinsam.workflow.practising import give_practice, give_qualification
 from allinsam.workflow.teaching import cards_for
 from tests.practising import add_gold
 from tests.studies import LEAD, PERSON, small_study
@@ -186,6 +189,26 @@ def test_cards_come_by_addresses_that_tell_no_patch(study: Study, visit) -> None
         tag = {"if-none-match": answer.headers["etag"]}
         assert http.get(card["url"], headers=tag).status_code == 304
     assert http.get(f"/api/assignments/{key}/cards/dim.png").status_code == 404
+
+
+def test_gold_seen_on_a_card_is_no_test_of_that_person_any_more(study: Study, visit) -> None:
+    http, at = visit(), f"/api/assignments/{own(study)['id']}/cards"
+    http.get(at)
+    with study.science.read() as db:
+        assert learning.patches_on_cards(db) == {}  # nothing was seen yet
+    for _ in range(2):
+        assert http.get(f"{at}/nucleus.png").status_code == 200
+    with study.science.read() as db:
+        ((seen, people),) = learning.patches_on_cards(db).items()
+        assert len(learning.list_lessons(db, NEW, learning.CARD_SHOWN)) == 1
+        known = {patch.id: patch.shown_to for patch in plan_patches(db)}
+    assert people == {NEW} and known == {n: frozenset({NEW} if n == seen else ()) for n in range(1, 5)}
+    with pytest.raises(InputError, match="1 patches with finished gold are left"):
+        give_qualification(study, NEW, 2)
+    (other,) = give_qualification(study, NEW, 1)
+    with study.science.read() as db:
+        assert {seen, assignments.get_assignment(db, other)["patch_id"]} == {3, 4}
+    assert len(give_practice(study, NEW, 1)) == 1  # practice says the answers anyway
 
 
 def test_who_works_without_the_marker_sees_none(study: Study, visit) -> None:

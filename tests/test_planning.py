@@ -1,6 +1,7 @@
 """The plan's promises, over many seeds and shapes of studies."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -249,6 +250,18 @@ def test_gold_that_is_missing_or_ones_own_is_named() -> None:
     plan = make_plan(known, [*people(3), "expert"], PlanSettings(repeats=0))
     assert "expert: 0 of 2 hidden gold patches; the rest is their own gold or known to them" in plan.gaps
     assert plan.queue("expert") and not own & {task.patch for task in plan.queue("expert")}
+
+
+def test_gold_seen_on_a_card_is_hidden_from_nobody_who_saw_it() -> None:
+    known = [
+        replace(patch, shown_to=frozenset({"p00"} if n % 2 else ()))
+        for n, patch in enumerate(patches(4, 6, 1, gold=1.0))
+    ]
+    plan = make_plan(known, people(3), PlanSettings(overlap=2, gold=0.2, repeats=0.0))
+    shown = {patch.id for patch in known if patch.shown_to}
+    golds = {p: {t.patch for t in plan.queue(p) if t.purpose == "gold"} for p in people(3)}
+    assert golds["p00"] and not golds["p00"] & shown
+    assert golds["p01"] and {t.patch for t in plan.queue("p00")} & shown  # as work they may come
 
 
 def test_repeats_without_room_are_named() -> None:

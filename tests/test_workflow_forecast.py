@@ -106,6 +106,19 @@ def test_ones_own_pace_counts_once_there_is_one(study: Study) -> None:
     assert mine.left_s == pytest.approx(5.0 * (len(PODOCYTES) + len(MESANGIAL) - 1) + 1.0)
 
 
+def test_time_to_learn_is_no_pace(study: Study) -> None:
+    by_patch, _ = work_times(study)
+    with study.science.write() as db:
+        queue.add_assignment(db, "s1", 2, [1, 2], purpose="repeat")
+        slow = queue.add_assignment(db, "s1", 1, [1, 2], purpose="practice")
+        queue.set_progress(db, slow, "submitted", {1: "complete", 2: "complete"}, "2026-11-20T10:00:00Z")
+    row = by_patch[by_patch["person_id"] == "s1"].iloc[:1].assign(purpose="practice", active_s=9000.0)
+    by_patch = pd.concat([by_patch, row.assign(patch="slide-1-p1")])
+    [mine] = [w for w in student_work(study, by_patch, paces_of(by_patch)) if w.person_id == "s1"]
+    assert mine.left_s == pytest.approx(5.0 * (len(PODOCYTES) + len(MESANGIAL) - 1) + 1.0)
+    assert sum(mine.seconds_by_day.values()) > 9000  # but it was a day's work
+
+
 def test_without_any_work_no_time_is_known(study: Study) -> None:
     nothing = pd.DataFrame(columns=list(work_times(study)[0].columns))
     work = {w.person_id: w.left_s for w in student_work(study, nothing, ())}

@@ -1,7 +1,9 @@
 import pytest
 
+from allinsam.errors import InputError
 from allinsam.store import Study, assignments
 from allinsam.training.settings import TrainingSettings
+from allinsam.workflow.labels import LabelRecipe, freeze_labels
 from allinsam.workflow.preparing import sign_threshold
 from allinsam.workflow.progress import (
     GUESSED_SECONDS,
@@ -9,10 +11,10 @@ from allinsam.workflow.progress import (
     label_standing,
     person_progress,
     study_progress,
-    waiting_for_thresholds,
+    waiting_on_thresholds,
 )
 from tests.finished import finish, finished_study
-from tests.studies import LEAD, PERSON, small_study
+from tests.studies import LEAD, PERSON, PODOCYTES, small_study
 
 
 @pytest.fixture(scope="module")
@@ -37,22 +39,20 @@ def test_markers_without_a_threshold_are_named(tmp_path) -> None:
     assert (progress.trained, progress.scored) == (0, False)
 
 
+def waits(study: Study) -> dict[tuple[int, str], int]:
+    with study.science.read() as db:
+        return {pair: len(behind) for pair, behind in waiting_on_thresholds(db).items()}
+
+
 def test_what_patches_wait_for_is_counted_by_slide_and_marker(tmp_path) -> None:
     study = small_study(tmp_path / "study", slides=2, patches_per_slide=2, signed=False)
     with study.science.write() as db:
         assignments.add_assignment(db, LEAD, 1, (1,))
         assignments.add_assignment(db, LEAD, 2, (1, 2), guidance="if")
-    told = [(w.slide, w.marker, w.assignments, w.people) for w in waiting_for_thresholds(study)]
-    assert told == [
-        ("slide-1", "WT1", 3, 2),
-        ("slide-1", "GATA3", 2, 1),
-        ("slide-2", "GATA3", 2, 1),
-        ("slide-2", "WT1", 2, 1),
-    ]
+    assert waits(study) == {(1, "WT1"): 3, (1, "GATA3"): 2, (2, "GATA3"): 2, (2, "WT1"): 2}
     sign_threshold(study, 1, "WT1", 100.0, "by eye", LEAD)
     sign_threshold(study, 2, "WT1", 100.0, "by eye", LEAD, 3, "alone")
-    told = [(w.slide, w.marker, w.assignments) for w in waiting_for_thresholds(study)]
-    assert told == [("slide-1", "GATA3", 2), ("slide-2", "GATA3", 2), ("slide-2", "WT1", 1)]
+    assert waits(study) == {(1, "GATA3"): 2, (2, "GATA3"): 2, (2, "WT1"): 1}
 
 
 def test_an_empty_study_has_no_progress(empty_study: Study) -> None:
@@ -78,6 +78,21 @@ def test_a_class_with_nothing_there_counts_as_labelled(tmp_path) -> None:
     assert label_standing(study) == [
         {"group": "expert", "class": "podocyte", "people": 1, "patches": 1, "objects": 0}
     ]
+
+
+@pytest.mark.parametrize("guidance, counts", [("if", True), ("suggestion", False), ("pas_only", False)])
+def test_labels_stand_as_far_as_training_takes_them(tmp_path, guidance: str, counts: bool) -> None:
+    study = small_study(tmp_path / "study")
+    finish(study, "e1", "expert", 1, {1: PODOCYTES})
+    with study.science.write() as db:
+        [done] = [row["id"] for row in assignments.list_assignments(db, "e1")]
+        db["assignment"].update(done, {"guidance": guidance})
+    assert bool(label_standing(study)) == counts
+    if counts:
+        freeze_labels(study, LabelRecipe(group="expert"))
+    else:
+        with pytest.raises(InputError, match="No finished patch matches"):
+            freeze_labels(study, LabelRecipe(group="expert"))
 
 
 def test_without_a_run_the_time_is_a_guess(empty_study: Study) -> None:

@@ -51,6 +51,23 @@ def test_ratings_hold_finished_work_of_people_and_not_the_truth(study: Study) ->
     assert rated["slide-1-p1"]["s1"]["podocyte"].max() == 3
 
 
+def test_work_that_began_from_suggestions_is_in_no_figure_of_agreement(own_study: Study) -> None:
+    study = own_study
+    with study.science.write() as db:
+        for row in queue.list_assignments(db):
+            if row["purpose"] == "production" and (row["patch_id"] == 1 or row["person_id"] == "s2"):
+                db["assignment"].update(row["id"], {"guidance": "suggestion"})
+    rated = reporting.ratings(study)
+    assert len(rated) == 7 and {who for by in rated.values() for who in by} == {EXPERT, "s1"}
+    for name in ("agreement", "classes"):
+        table = reporting.export_table(study, name)
+        assert set(table["rater_a"]) | set(table["rater_b"]) == {EXPERT, "s1"}
+    consensus = reporting.export_table(study, "consensus")
+    assert len(consensus) and "s2" not in " ".join(consensus["people"])
+    assert set(reporting.export_table(study, "reliability")["person_id"]) == {EXPERT, "s1"}
+    assert "s2" in set(reporting.export_table(study, "times")["person_id"])
+
+
 def test_agreement_by_kind_of_pair(study: Study) -> None:
     table = reporting.agreement_by_groups(study, reporting.agreement_tables(study)["pairwise"])
     podocytes = table[table["class"] == "podocyte"].set_index("pair")

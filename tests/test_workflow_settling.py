@@ -11,7 +11,9 @@ from allinsam.store import Study, images, runs, settled, thresholds
 from allinsam.store import assignments as queue
 from allinsam.workflow import reviewing
 from allinsam.workflow.annotating import ActLog, record_acts, why_closed
+from allinsam.workflow.classes import change_class
 from allinsam.workflow.expert_queue import open_items
+from allinsam.workflow.nuclei_in_doubt import nuclei_of, open_nucleus
 from allinsam.workflow.reporting import export_table
 from allinsam.workflow.settling import ACCEPT_REASONS, give_patch, settle, threshold_start, undo
 from tests.raters import RATERS, hand_in_all
@@ -182,6 +184,24 @@ def test_two_experts_do_not_overwrite_each_other(rated: Study) -> None:
     assert decided(rated, first).kind == "consensus"
 
 
+def test_disputes_of_test_patches_come_before_others(rated: Study) -> None:
+    hand_in_all(rated, 2)
+    patches = [item.detail["patch_id"] for item in open_items(rated, LEAD) if item.kind == "dispute"]
+    assert patches == [1] * 4 + [2] * 4
+
+
+def test_a_class_that_is_renamed_is_asked_about_by_its_new_name(rated: Study) -> None:
+    [first, *_] = disputes(rated)
+    patch_id, cluster_id = first.split(":")
+    press(rated, "dispute", first, "class", class_id=1)
+    assert {c.class_name for c in nuclei_of(rated, 1)} == {"podocyte", "mesangial"}
+    change_class(rated, LEAD, 1, "visceral cell", "WT1", "#E69F00", "1")
+    now = nuclei_of(rated, 1)
+    assert {c.class_name for c in now} == {"visceral cell", "mesangial"}
+    assert {m.class_name for c in now for m in c.members} == {"visceral cell", "mesangial"}
+    assert open_nucleus(rated, int(patch_id), cluster_id).decision.class_name == "visceral cell"
+
+
 def test_undo_takes_back_ones_own_and_never_what_another_did_since(rated: Study) -> None:
     first = disputes(rated)[0]
     patch_id, cluster_id = first.split(":")
@@ -220,12 +240,6 @@ def test_a_key_press_and_an_undo_sent_twice_at_once_count_once(rated: Study) -> 
     assert len(rows) == 1 and undone == [second] * 4
     assert [decision for _, decision in kept(rated)] == ["consensus", "consensus", "undo"]
     assert decided(rated, first).kind == "consensus" and decided(rated, second) is None
-
-
-def test_disputes_of_test_patches_come_before_others(rated: Study) -> None:
-    hand_in_all(rated, 2)
-    patches = [item.detail["patch_id"] for item in open_items(rated, LEAD) if item.kind == "dispute"]
-    assert patches == [1] * 4 + [2] * 4
 
 
 def doubtful(study: Study, patch_id: int, support: float, score: float) -> None:

@@ -61,8 +61,9 @@ def test_unsigned_thresholds_nobody_waits_for_are_not_stuck(tmp_path) -> None:
 def test_people_who_have_not_begun_are_named_after_two_days(study: Study) -> None:
     signed_in_token(study, "annotator", PERSON)
     signed_in_token(study, "annotator", name="without patches")
-    assert find_stuck(study, NOW + timedelta(days=1, hours=23)) == []
-    [late] = find_stuck(study, NOW + timedelta(days=2, minutes=5))
+    now = datetime.now(UTC)  # the accounts are made now, which is later than NOW
+    assert find_stuck(study, now + timedelta(days=1, hours=23)) == []
+    [late] = find_stuck(study, now + timedelta(days=2, minutes=5))
     assert (late.kind, late.people, late.page) == ("not_begun", (PERSON,), "people")
     record_acts(study, 1, PERSON, [ActLog("page", "test").act("load", 0.0)])
     assert find_stuck(study, NOW + timedelta(days=3)) == []

@@ -20,7 +20,7 @@ from allinsam.store import Study, assignments, images, thresholds
 from allinsam.store.study import list_classes
 from allinsam.workflow.annotating import read_patch, read_registered_channel
 from allinsam.workflow.consenting import demand_consent
-from allinsam.workflow.teaching import cards_for
+from allinsam.workflow.teaching import cards_for, note_card
 from webapp import views
 from webapp.image_routes import refusal
 from webapp.session import study_from_environment
@@ -54,6 +54,7 @@ def picture_route(request: Request) -> Response:
         if card is None:
             raise NotFoundError(f"There is no card {name[:40]!r} for this patch.")
         picture = views.png(draw(study, card, assignment["guidance"]))
+        note_card(study, assignment["person_id"], card)
     except AllinsamError as error:
         return refusal(error)
     etag = f'"{hashlib.sha256(picture).hexdigest()[:32]}"'

@@ -41,23 +41,41 @@ def show_annotations(study: Study, person: SignedIn) -> None:
         key = parts.file_input(
             "outlines",
             "File with annotations",
-            "RoiSet.zip, COCO, GeoJSON, label PNG, CSV or MoNuSeg XML of one patch",
+            "RoiSet.zip, GeoJSON, label PNG or MoNuSeg XML of a patch; COCO or CSV of several",
             ".zip,.json,.geojson,.png,.csv,.xml",
         )
     sent = parts.file_of(study, key)
     with right:
-        # A file is mostly called as its patch; otherwise none is taken for granted: it would be wrong gold.
-        called = sent.name.partition(".")[0] if sent else ""
+        choice, probable = [EVERY_PATCH, *patches], probable_patch(study, sent, patches)
         patch = st.selectbox(
             "Patch",
-            [EVERY_PATCH, *patches],
-            index=patches.index(called) + 1 if called in patches else None,
+            choice,
+            index=None if probable is None else choice.index(probable),
             placeholder="Choose the patch",
             key=f"of_patch_{key}",
         )
         purpose = st.selectbox("What for", list(PURPOSES), format_func=PURPOSES.__getitem__, key="purpose")
     if sent is not None and patch is not None:
         show_annotation_preview(study, person, sent, key, patch, purpose, classes)
+
+
+def probable_patch(study: Study, path: Path | None, patches: list[str]) -> str | None:
+    """The patch a file is called after, or all of them where it names several itself.
+
+    Otherwise none is taken for granted: it would be wrong gold.
+    """
+    if path is None:
+        return None
+    called = path.name.partition(".")[0]
+    if called in patches:
+        return called
+    for format in formats_of(path):
+        try:
+            found = preview_annotations_of_all(study, path, format)
+        except AllinsamError:
+            continue
+        return EVERY_PATCH if len(found["patches"]) > 1 else None
+    return None
 
 
 def formats_of(path: Path) -> list[str]:

@@ -32,7 +32,7 @@ Key = dict[str, Any]
 
 
 def shown(study: Study, items: Sequence[Item]) -> list[dict[str, Any]]:
-    """Items with their pictures; one whose pictures are not there any more is left out."""
+    """Items with their pictures; one whose pictures are not there any more says so, and can be put aside."""
     ready = []
     for item in items:
         try:

@@ -1,13 +1,16 @@
 """What several pages have in common: heads, empty states, buttons to other pages, cached tables."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import streamlit as st
 
 from allinsam.accounts import SignedIn
 from allinsam.agreement import class_agreement, pairwise_agreement
+from allinsam.errors import AllinsamError
 from allinsam.store import Study, open_study, settled
 from allinsam.store import acts as act_store
 from allinsam.store.runs import last_score
@@ -97,6 +100,17 @@ def empty_state(text: str, person: SignedIn, page: str | None = None, label: str
         st.markdown(text)
         if page:
             page_button(person, page, label, primary=True)
+
+
+def attempt(do: Callable[[], Any], told: str) -> None:
+    """Do it and draw the page anew, which says what was `told`, or say why not."""
+    try:
+        do()
+    except AllinsamError as error:
+        st.error(str(error))
+    else:
+        st.session_state["told"] = told
+        st.rerun()
 
 
 def download_link(file: str, label: str) -> None:

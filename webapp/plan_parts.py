@@ -7,8 +7,9 @@ import streamlit as st
 
 from allinsam.errors import AllinsamError
 from allinsam.planning import FACTORS, PlanSettings
+from allinsam.records import WORK_PURPOSES
 from allinsam.store import Study, plans
-from allinsam.workflow.planning import PURPOSES, Preview, apply_plan, preview_plan, withdraw_unbegun
+from allinsam.workflow.planning import Preview, apply_plan, preview_plan, withdraw_unbegun
 from webapp.forms import arm_name, settings_form
 
 FIRST = ("overlap", "gold", "repeats", "arms", "patches_per_person", "seed", "planted", "suggestions_from")
@@ -77,7 +78,7 @@ def _table(seen: Preview, names: dict[str, str]) -> pd.DataFrame:
     rows = []
     for row in seen.rows:
         shown = {"Name": names.get(row["person"], row["person"]), "Has": row["has"], "New": row["new"]}
-        shown |= {purpose.capitalize(): row[purpose] for purpose in PURPOSES}
+        shown |= {purpose.capitalize(): row[purpose] for purpose in WORK_PURPOSES}
         if len(seen.settings.arms) > 1:
             shown |= {arm_name(arm): row[arm] for arm in seen.settings.arms}
         hours = {} if row["hours"] is None else {"Hours": round(row["hours"], 1)}

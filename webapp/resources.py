@@ -1,4 +1,4 @@
-"""What all visitors share in one process: the segmenter and its embeddings."""
+"""What all visitors share in one process: the segmenter, its embeddings, and what is made ahead for them."""
 
 import logging
 import threading

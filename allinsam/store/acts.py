@@ -16,18 +16,21 @@ IMPORT_SURFACE = "import"
 SUGGESTION_SURFACE = "suggestion"
 NOBODYS_SURFACES = (IMPORT_SURFACE, SUGGESTION_SURFACE)
 
-CURRENT_QUERY = """
+# Of annotation n: its object's newest row.
+NEWEST = """n.id = (
+    SELECT max(m.id) FROM annotation m WHERE m.assignment_id = n.assignment_id AND m.object_id = n.object_id)
+"""
+CURRENT_QUERY = f"""
 SELECT n.*, c.name AS class_name, a.person_id, a.patch_id, a.purpose, a.guidance, a.tool,
        p.grp AS "group", t.name AS patch, s.name AS slide, t.condition, x.received_at,
        g.id IS NOT NULL AS suggested, g.planted,
        ifnull(g.mask_counts = n.mask_counts AND g.class_id = n.class_id, 0) AS as_suggested
 FROM annotation n
-JOIN (SELECT max(id) AS id FROM annotation GROUP BY assignment_id, object_id) last ON last.id = n.id
 JOIN assignment a ON a.id = n.assignment_id JOIN person p ON p.id = a.person_id
 JOIN patch t ON t.id = a.patch_id JOIN slide s ON s.id = t.slide_id
 JOIN cell_class c ON c.id = n.class_id JOIN act x ON x.id = n.act_id
 LEFT JOIN suggestion g ON g.assignment_id = n.assignment_id AND g.object_id = n.object_id
-WHERE n.state = 'accepted'
+WHERE n.state = 'accepted' AND {NEWEST}
 """
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from sqlite_utils import Database
 
 from allinsam.errors import NotFoundError
+from allinsam.records import LEARNING_PURPOSES
 from allinsam.store.connection import utc_now
 
 ASSIGNMENT_QUERY = """
@@ -52,14 +53,11 @@ def add_assignment(
     return assignment_id
 
 
-# What comes first among the patches that wait; the rest keeps its order.
-LEARNING_FIRST = {"practice": 0, "qualification": 1}
-
-
 def put_learning_first(db: Database, person_id: str) -> None:
     """Among a person's patches that wait, practice comes first, then qualification, then work."""
     waiting = [row for row in list_assignments(db, person_id) if row["state"] == "waiting"]
-    ordered = sorted(waiting, key=lambda row: LEARNING_FIRST.get(row["purpose"], len(LEARNING_FIRST)))
+    turn = {purpose: place for place, purpose in enumerate(LEARNING_PURPOSES)}
+    ordered = sorted(waiting, key=lambda row: turn.get(row["purpose"], len(turn)))
     for row, position in zip(ordered, [row["position"] for row in waiting], strict=True):
         if row["position"] != position:
             db["assignment"].update(row["id"], {"position": position})

@@ -8,6 +8,8 @@ from sqlite_utils import Database
 
 from allinsam.store.connection import utc_now
 
+CARD_SHOWN = "card_shown"  # kind of a lesson: some of a patch's gold was seen
+
 
 def add_consent(db: Database, person_id: str, version: int, sha256: str, agreed: bool) -> None:
     """Keep what a person answered to this version of the consent text."""
@@ -48,3 +50,11 @@ def list_lessons(db: Database, person_id: str | None = None, kind: str = "") -> 
         ORDER BY l.id"""
     rows = db.query(query, {"person": person_id, "kind": kind})
     return [{**row, "payload": json.loads(row["payload"])} for row in rows]
+
+
+def patches_on_cards(db: Database, person_id: str | None = None) -> dict[int, set[str]]:
+    """Patch -> who, of one person or of everyone, has seen some of its gold on a card."""
+    seen: dict[int, set[str]] = {}
+    for row in list_lessons(db, person_id, CARD_SHOWN):
+        seen.setdefault(row["payload"]["patch_id"], set()).add(row["person_id"])
+    return seen

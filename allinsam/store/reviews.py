@@ -7,6 +7,7 @@ from typing import Any
 from sqlite_utils import Database
 
 from allinsam.records import Mask
+from allinsam.store.acts import NEWEST
 from allinsam.store.connection import utc_now
 
 REVIEW_QUERY = """
@@ -23,10 +24,9 @@ LEFT JOIN review_decision u ON u.undoes = d.id LEFT JOIN cell_class c ON c.id = 
 """
 # The newest row of every object, of production work. What was proposed wrong on purpose and kept as it was is
 # nobody's mark.
-WORK = """
+WORK = f"""
 FROM annotation n JOIN assignment a ON a.id = n.assignment_id
-WHERE n.state = 'accepted' AND a.purpose = 'production' AND n.id = (
-    SELECT max(m.id) FROM annotation m WHERE m.assignment_id = n.assignment_id AND m.object_id = n.object_id)
+WHERE n.state = 'accepted' AND a.purpose = 'production' AND {NEWEST}
 AND NOT EXISTS (
     SELECT 1 FROM suggestion g WHERE g.assignment_id = n.assignment_id AND g.object_id = n.object_id
     AND g.planted IS NOT NULL AND g.mask_counts = n.mask_counts AND g.class_id = n.class_id)

@@ -54,10 +54,5 @@ def last_standing(db: Database, person_id: str) -> dict[str, Any] | None:
     return next((_row(row) for row in db.query(query, [person_id])), None)
 
 
-def last_settled(db: Database) -> int:
-    """A number that grows with every row."""
-    return int(db.execute("SELECT ifnull(max(id), 0) FROM settled").fetchone()[0])
-
-
 def _row(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**row, "detail": json.loads(row["detail"])}

@@ -15,7 +15,7 @@ from allinsam.errors import InputError, NotAllowedError, NotFoundError
 from allinsam.files import write_file
 from allinsam.imaging import encode_png, read_channel, read_rgb
 from allinsam.masks import clean_mask, encode_rle
-from allinsam.records import SHOWN_TO, Act
+from allinsam.records import SHOWN_TO, WORK_PURPOSES, Act
 from allinsam.registration import identity_matrix, warp_to_pas
 from allinsam.sam.embeddings import EmbeddingCache
 from allinsam.sam.prompting import Prompt
@@ -25,7 +25,7 @@ from allinsam.store import assignments as queue
 from allinsam.store.connection import utc_now
 from allinsam.thresholding import marker_mask, molecular_support
 from allinsam.workflow.consenting import demand_consent, why_no_consent
-from allinsam.workflow.practising import CLOSED_UNTIL_PASSED, is_paused, qualification
+from allinsam.workflow.practising import is_paused, qualification
 from allinsam.workflow.standing import Standing, standing
 
 
@@ -282,7 +282,7 @@ def closed(db: Any, mine: Sequence[Mapping[str, Any]]) -> dict[int, str]:
         elif row["id"] in unsigned:
             markers = " and ".join(unsigned[row["id"]])
             why[row["id"]] = f"This patch waits until the study lead has signed how bright {markers} must be."
-        elif unqualified and row["purpose"] in CLOSED_UNTIL_PASSED:
+        elif unqualified and row["purpose"] in WORK_PURPOSES:
             why[row["id"]] = unqualified
     return why
 

@@ -9,7 +9,6 @@ from typing import Any
 from sqlite_utils import Database
 
 from allinsam.planning import wanted_gold
-from allinsam.records import SHOWN_TO
 from allinsam.store import Study, images, runs, settled, thresholds
 from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
@@ -17,6 +16,7 @@ from allinsam.store import study as study_store
 from allinsam.workflow.labels import reference_recipe
 from allinsam.workflow.nuclei_in_doubt import nucleus_items
 from allinsam.workflow.planning import newest_plan, plan_patches
+from allinsam.workflow.progress import waiting_on_registration, waiting_on_thresholds
 from allinsam.workflow.reporting import work_times
 from allinsam.worth import ENOUGH, KINDS, UNDO, Item, expected_seconds, rank
 
@@ -52,28 +52,6 @@ def _own_seconds_per_patch(study: Study, person_id: str, state: tuple[int, ...])
     by_patch, _ = work_times(study, person_id)
     done = by_patch.loc[(by_patch["state"] == "submitted") & (by_patch["active_s"] > 0), "active_s"]
     return float(done.median()) if len(done) >= ENOUGH else None
-
-
-def waiting_on_thresholds(db: Database) -> dict[tuple[int, str], set[int]]:
-    """(slide id, marker) without a signed threshold -> assignments that show it and are not handed in.
-
-    A pair that nobody waits for is left out; an assignment may wait for several.
-    """
-    slide_of = {row["id"]: row["slide_id"] for row in queue.list_assignments(db)}
-    waiting: dict[tuple[int, str], set[int]] = {}
-    for assignment_id, markers in thresholds.unsigned_markers(db, SHOWN_TO["bright"]).items():
-        for marker in markers:
-            waiting.setdefault((slide_of[assignment_id], marker), set()).add(assignment_id)
-    return waiting
-
-
-def waiting_on_registration(db: Database) -> Counter[int]:
-    """Patch on hold -> assignments that the IF guides and that wait for it; 0 where nobody has it."""
-    waiting = Counter(dict.fromkeys(images.patches_on_hold(db), 0))
-    for row in queue.list_assignments(db):
-        if row["patch_id"] in waiting and row["state"] != "submitted" and row["guidance"] != "pas_only":
-            waiting[row["patch_id"]] += 1
-    return waiting
 
 
 def test_patches(db: Database) -> set[int]:

@@ -9,6 +9,7 @@ from statistics import fmean, stdev
 
 import pandas as pd
 
+from allinsam.records import LEARNING_PURPOSES
 from allinsam.store import Study, accounts
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
@@ -97,7 +98,8 @@ def student_work(study: Study, by_patch: pd.DataFrame, paces: Sequence[Pace]) ->
     """Every real student who can annotate and has patches.
 
     by_patch: the first table of `reporting.work_times`. paces: as `planning.paces_of` finds them; a
-    student's own seconds per patch count instead once they have handed in FEWEST_PATCHES.
+    student's own seconds per patch count instead once they have handed in FEWEST_PATCHES, those to learn on
+    left out.
     """
     with study.server.read() as db:
         off = {row["person_id"] for row in accounts.list_accounts(db) if not row["active"]}
@@ -132,7 +134,12 @@ def _work_of(
     for row in done:
         day = date.fromisoformat(row["submitted_at"][:10])
         by_day[day] += seconds.get((person_id, row["patch"], row["purpose"]), 0.0)
-    own = sum(by_day.values()) / len(done) if len(done) >= FEWEST_PATCHES else 0.0
+    paced = [
+        seconds.get((person_id, row["patch"], row["purpose"]), 0.0)
+        for row in done
+        if row["purpose"] not in LEARNING_PURPOSES
+    ]
+    own = fmean(paced) if len(paced) >= FEWEST_PATCHES else 0.0
     left = [row for row in mine if row["state"] != "submitted"]
     known = own > 0 or "" in pace_of
     left_s = sum(own or pace_of.get(row["tool"], pace_of[""]) for row in left) if known else None

@@ -4,7 +4,7 @@ What comes in becomes acts like any other, all in one transaction: an assignment
 the file, and per object a `mask_edit` of origin "imported". As **gold** the objects are accepted and the
 patch is submitted. As a **prior** they wait to be checked by the person whose queue the patch is put in; the
 assignment's guidance is "suggestion", because whoever is shown outlines is led by them: such work is left out
-of training by default.
+of training by default, and of every figure of agreement.
 """
 
 import hashlib

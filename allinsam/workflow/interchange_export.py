@@ -133,7 +133,7 @@ def _files(
 
 
 def _object(row: Mapping[str, Any]) -> AnnotatedObject:
-    mask = Mask(row["mask_height_px"], row["mask_width_px"], row["mask_counts"])
+    mask = Mask.from_row(row)
     measured = {name: float(row[name]) for name in MEASURED if row[name] is not None}
     return AnnotatedObject(row["object_id"], row["class_name"], mask, measured)
 

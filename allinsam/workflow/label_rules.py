@@ -146,7 +146,7 @@ def adjudicated_lines(labelled: Labelled) -> Lines:
 
 
 def _settled_object(thing: Mapping[str, Any]) -> dict[str, Any]:
-    mask = Mask(thing["mask_height_px"], thing["mask_width_px"], thing["mask_counts"])
+    mask = Mask.from_row(thing)
     return {
         "object_id": thing["cluster_id"],
         "annotation_ids": sorted(row for _, _, row in thing["sources"]),

@@ -47,6 +47,8 @@ from allinsam.workflow.label_rules import (
 SHARES = {"train": 6, "val": 1, "test": 3}
 MASK_SOURCES = ("edited", "weak")
 OF_CONSENSUS = ("method", "quorum")
+# Who saw the marker and no model's outlines: what teaches unless a recipe says otherwise.
+LABEL_GUIDANCES = ("if", "threshold")
 
 
 # ------------------------------------------------------------------------------------------ splits
@@ -197,7 +199,7 @@ class LabelRecipe:
     masks: str = "edited"
     rule: str = "pooled"
     purposes: tuple[str, ...] = ("production",)
-    guidances: tuple[str, ...] = ("if", "threshold")
+    guidances: tuple[str, ...] = LABEL_GUIDANCES
     shuffle_classes: bool = False  # a control: every nucleus keeps its outline and gets a random class
     seed: int = 1
     method: str = "majority"
@@ -395,7 +397,7 @@ def _label_objects(
     recipe: LabelRecipe,
     cache: EmbeddingCache | None,
 ) -> list[dict[str, Any]]:
-    stored = [Mask(r["mask_height_px"], r["mask_width_px"], r["mask_counts"]).as_rle() for r in rows]
+    stored = [Mask.from_row(r).as_rle() for r in rows]
     if recipe.masks == "weak" and rows:
         boxes = [
             json.loads(row["first_box"]) if row["first_box"] else mask_to_box(decode_rle(rle)).tolist()

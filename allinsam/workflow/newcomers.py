@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from sqlite_utils import Database
 
 from allinsam.errors import InputError
+from allinsam.records import LEARNING_PURPOSES
 from allinsam.store import Study
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
@@ -84,7 +85,7 @@ def training_start(db: Database, person_id: str) -> Start:
     if wanted is None or not is_student:
         return NOT_ASKED
     mine = queue.list_assignments(db, person_id)
-    if any(row["purpose"] in queue.LEARNING_FIRST for row in mine):
+    if any(row["purpose"] in LEARNING_PURPOSES for row in mine):
         return Start("given", wanted.patches)
     if any(row["state"] != "waiting" for row in mine):
         return NOT_ASKED  # at work already

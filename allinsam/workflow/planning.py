@@ -19,14 +19,14 @@ from allinsam.planning import (
     make_plan,
     shared_patches,
 )
-from allinsam.store import Study, accounts, images, plans
+from allinsam.records import WORK_PURPOSES
+from allinsam.store import Study, accounts, images, learning, plans
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
 from allinsam.workflow.assigning import asked_classes
 from allinsam.workflow.reporting import without_training, work_times
 from allinsam.workflow.suggesting import check_source
 
-PURPOSES = ("production", "gold", "repeat")
 ATTEMPTS = 3
 
 
@@ -87,7 +87,7 @@ class Preview:
         return {
             "person": person,
             "has": sum(task.person == person for task in self.had),
-            **{purpose: purposes[purpose] for purpose in PURPOSES},
+            **{purpose: purposes[purpose] for purpose in WORK_PURPOSES},
             "new": len(new),
             **{arm: arms[arm] for arm in self.settings.arms},
             "hours": self.hours(new),
@@ -278,7 +278,7 @@ def _standing(db: Database, people: tuple[str, ...], able: frozenset[str], redea
 
 def _is_work(row: Mapping[str, Any]) -> bool:
     """Work to be compared: production, and what a plan hid in it. Other gold is what measures people."""
-    return row["purpose"] == "production" or (row["purpose"] in PURPOSES and row["plan_id"] is not None)
+    return row["purpose"] == "production" or (row["purpose"] in WORK_PURPOSES and row["plan_id"] is not None)
 
 
 def _task(row: Mapping[str, Any]) -> Task:
@@ -287,7 +287,7 @@ def _task(row: Mapping[str, Any]) -> Task:
 
 def _plan_patches(db: Database, class_ids: Mapping[int, tuple[int, ...]]) -> tuple[PlanPatch, ...]:
     marker_of = {row["id"]: row["marker"] for row in study_store.list_classes(db)}
-    rows = queue.list_assignments(db)
+    rows, shown = queue.list_assignments(db), learning.patches_on_cards(db)
     finished: dict[int, set[int]] = {}
     for claim in queue.finished_classes(db):
         finished.setdefault(claim["assignment_id"], set()).add(claim["class_id"])
@@ -309,6 +309,7 @@ def _plan_patches(db: Database, class_ids: Mapping[int, tuple[int, ...]]) -> tup
             patch["glomerulus"],
             frozenset(gold.get(patch["id"], ())),
             frozenset(closed.get(patch["id"], ())),
+            frozenset(shown.get(patch["id"], ())),
         )
         for patch in images.list_patches(db)
     )

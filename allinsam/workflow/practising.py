@@ -8,8 +8,8 @@ from sqlite_utils import Database
 
 from allinsam.errors import InputError, NotAllowedError
 from allinsam.practice import Mark, Outlined, Verdict, judge, mark
-from allinsam.records import Mask
-from allinsam.store import Study, images, reviews
+from allinsam.records import WORK_PURPOSES, Mask
+from allinsam.store import Study, images, learning, reviews
 from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
@@ -17,10 +17,6 @@ from allinsam.workflow.assigning import asked_classes, demand_annotator
 
 # Whose gold counts first: the truth of simulated or imported patches, then an expert's.
 GOLD_GROUPS = ("truth", "expert")
-
-
-# What nobody does before they have passed.
-CLOSED_UNTIL_PASSED = ("production", "gold", "repeat")
 
 
 @dataclass(frozen=True)
@@ -150,7 +146,8 @@ def give_practice(study: Study, person_id: str, count: int = 3) -> list[int]:
 
 
 def give_qualification(study: Study, person_id: str, count: int = 1) -> list[int]:
-    """Put qualification patches into a person's queue: patches whose gold they have never seen."""
+    """Put qualification patches into a person's queue: patches whose gold they have never seen, not even
+    on a card."""
     return _give(study, person_id, count, "qualification")
 
 
@@ -163,6 +160,9 @@ def _give(study: Study, person_id: str, count: int, purpose: str) -> list[int]:
     with study.science.write() as db:
         demand_annotator(db, person_id)
         usable = gold_for(db, person_id)
+        if purpose == "qualification":
+            seen = learning.patches_on_cards(db, person_id)
+            usable = [(patch_id, class_ids) for patch_id, class_ids in usable if patch_id not in seen]
         if len(usable) < count:
             raise InputError(
                 f"{len(usable)} patches with finished gold are left for {person_id!r}, not {count}. Let the "
@@ -199,7 +199,7 @@ def add_learning(
     arms = {
         (row["guidance"], row["tool"])
         for row in queue.list_assignments(db, person_id)
-        if row["purpose"] in CLOSED_UNTIL_PASSED
+        if row["purpose"] in WORK_PURPOSES
     }
     arm = dict(zip(("guidance", "tool"), arms.pop(), strict=True)) if len(arms) == 1 else {}
     given = [
@@ -230,7 +230,7 @@ def _outlined(rows: Sequence[dict[str, Any]], class_ids: Sequence[int]) -> list[
         Outlined(
             row["object_id"],
             row["class_id"],
-            Mask(row["mask_height_px"], row["mask_width_px"], row["mask_counts"]),
+            Mask.from_row(row),
         )
         for row in rows
         if row["class_id"] in class_ids

@@ -1,8 +1,11 @@
 """How far a study is: for the home page, and for the numbers beside the train button."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from sqlite_utils import Database
 
 from allinsam.records import SHOWN_TO
 from allinsam.store import Study, images, runs, thresholds
@@ -10,7 +13,8 @@ from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
 from allinsam.training.settings import TrainingSettings
-from allinsam.workflow.labels import SHARES
+from allinsam.workflow.annotating import waits_for_registration
+from allinsam.workflow.labels import LABEL_GUIDANCES, SHARES
 from allinsam.workflow.registering import is_missing
 
 # Seconds to learn from one patch once, until a run on this machine has shown its own pace: the compact SAM
@@ -80,27 +84,29 @@ def study_progress(study: Study) -> StudyProgress:
         )
 
 
-@dataclass(frozen=True)
-class Waiting:
-    """How many assignments, of how many people, wait for a threshold to be signed."""
+def waiting_on_thresholds(db: Database) -> dict[tuple[int, str], set[int]]:
+    """(slide id, marker) without a signed threshold -> assignments that show it and are not handed in.
 
-    slide: str
-    marker: str
-    assignments: int
-    people: int
+    A pair that nobody waits for is left out; an assignment may wait for several.
+    """
+    slide_of = {row["id"]: row["slide_id"] for row in queue.list_assignments(db)}
+    waiting: dict[tuple[int, str], set[int]] = {}
+    for assignment_id, markers in thresholds.unsigned_markers(db, SHOWN_TO["bright"]).items():
+        for marker in markers:
+            waiting.setdefault((slide_of[assignment_id], marker), set()).add(assignment_id)
+    return waiting
 
 
-def waiting_for_thresholds(study: Study) -> list[Waiting]:
-    """For each slide and marker that keeps patches closed: those that most people wait for first."""
-    with study.science.read() as db:
-        unsigned = thresholds.unsigned_markers(db, SHOWN_TO["bright"])
-        waits = [row for row in queue.list_assignments(db) if row["id"] in unsigned]
-    found: dict[tuple[str, str], list[str]] = {}
-    for row in waits:
-        for marker in unsigned[row["id"]]:
-            found.setdefault((row["slide"], marker), []).append(row["person_id"])
-    told = [Waiting(*key, len(people), len(set(people))) for key, people in found.items()]
-    return sorted(told, key=lambda one: (-one.people, -one.assignments, one.slide, one.marker))
+def waiting_on_registration(db: Database) -> Counter[int]:
+    """Patch on hold -> assignments that the IF guides and that wait for it; 0 where nobody has it."""
+    on_hold = images.patches_on_hold(db)
+    waiting = Counter(dict.fromkeys(on_hold, 0))
+    waiting.update(
+        row["patch_id"]
+        for row in queue.list_assignments(db)
+        if row["state"] != "submitted" and waits_for_registration(row, on_hold)
+    )
+    return waiting
 
 
 def person_progress(study: Study, person_id: str) -> PersonProgress:
@@ -139,9 +145,14 @@ def class_progress(study: Study) -> dict[tuple[str, str], tuple[int, int]]:
 
 
 def label_standing(study: Study) -> list[dict[str, Any]]:
-    """Per group and class: people and patches with finished labels, and their objects."""
+    """Per group and class: people and patches with finished labels as a usual recipe takes them, and their
+    objects."""
     with study.science.read() as db:
-        claims = [row for row in queue.finished_classes(db) if row["purpose"] == "production"]
+        claims = [
+            row
+            for row in queue.finished_classes(db)
+            if row["purpose"] == "production" and row["guidance"] in LABEL_GUIDANCES
+        ]
         objects = act_store.object_counts(db)
     rows = []
     for group, class_name in sorted({(c["group"], c["class_name"]) for c in claims}):

@@ -14,11 +14,12 @@ from sqlite_utils import Database
 
 from allinsam.errors import InputError
 from allinsam.practice import Mark, mark
+from allinsam.records import WORK_PURPOSES
 from allinsam.store import Study, learning
 from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
-from allinsam.workflow.practising import CLOSED_UNTIL_PASSED, verdicts_of
+from allinsam.workflow.practising import verdicts_of
 
 MISTAKES = ("missed", "extra", "wrong_class")
 LONGEST_DELAY = 3  # patches
@@ -140,7 +141,7 @@ def dismiss_refresh(study: Study, person_id: str, number: int, seconds: float) -
 def _next_step(db: Database, assignment: dict[str, Any]) -> Any:
     """("now", what is shown already), or the row to keep: (kind, payload); None: nothing to do."""
     rule = refresh_rule(db)
-    is_work = assignment["purpose"] in CLOSED_UNTIL_PASSED and not assignment["simulated"]
+    is_work = assignment["purpose"] in WORK_PURPOSES and not assignment["simulated"]
     if rule is None or not is_work or _is_begun(db, assignment):
         return None
     person_id = assignment["person_id"]
@@ -191,6 +192,6 @@ def _handed_in(db: Database, person_id: str) -> list[dict[str, Any]]:
     rows = [
         row
         for row in queue.list_assignments(db, person_id)
-        if row["state"] == "submitted" and row["purpose"] in CLOSED_UNTIL_PASSED
+        if row["state"] == "submitted" and row["purpose"] in WORK_PURPOSES
     ]
     return sorted(rows, key=lambda row: (row["submitted_at"], row["position"]))

@@ -15,7 +15,7 @@ from allinsam.comparison import cluster_bootstrap, equivalence_test, holm, paire
 from allinsam.errors import InputError, NotFoundError
 from allinsam.files import write_file
 from allinsam.masks import decode_rle, instances_to_labels, rle_area
-from allinsam.records import Mask
+from allinsam.records import LEARNING_PURPOSES, UNPROMPTED_GUIDANCES, Mask
 from allinsam.store import Study, images, learning, runs, settled
 from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
@@ -32,19 +32,22 @@ from allinsam.workflow.suggesting import automation_bias_table, suggestions_tabl
 from allinsam.workflow.taught import learning_table
 
 PEOPLES_PURPOSES = ("production",)
-# Time spent on these is training: it is in the table of times, and in no figure of how fast people work.
-TRAINING_PURPOSES = ("practice", "qualification")
 
 # ---------------------------------------------------------------------------------------- agreement
 
 
 def ratings(study: Study) -> dict[str, dict[str, dict[str, np.ndarray]]]:
-    """patch -> person -> class -> label image of finished production work; the truth is nobody's rating."""
+    """patch -> person -> class -> label image of finished production work; the truth is nobody's rating.
+
+    Work that began from suggestions is left out: people who were shown the same outlines agree by them.
+    """
     with study.science.read() as db:
         claims = [
             row
             for row in queue.finished_classes(db)
-            if row["purpose"] in PEOPLES_PURPOSES and row["group"] != "truth"
+            if row["purpose"] in PEOPLES_PURPOSES
+            and row["guidance"] in UNPROMPTED_GUIDANCES
+            and row["group"] != "truth"
         ]
         objects = act_store.current_annotations(db)
         patches = {patch["id"]: patch for patch in images.list_patches(db)}
@@ -53,7 +56,7 @@ def ratings(study: Study) -> dict[str, dict[str, dict[str, np.ndarray]]]:
     for row in objects:
         key = (row["assignment_id"], row["class_id"])
         if key in wanted:
-            masks.setdefault(key, []).append(decode_rle(_rle(row)))
+            masks.setdefault(key, []).append(decode_rle(Mask.from_row(row).as_rle()))
     found: dict[str, dict[str, dict[str, np.ndarray]]] = {}
     for claim in claims:
         patch = patches[claim["patch_id"]]
@@ -62,10 +65,6 @@ def ratings(study: Study) -> dict[str, dict[str, dict[str, np.ndarray]]]:
         labels = instances_to_labels(mine, np.ones(len(mine))) if mine else np.zeros(size_hw, np.int32)
         found.setdefault(patch["name"], {}).setdefault(claim["person_id"], {})[claim["class_name"]] = labels
     return found
-
-
-def _rle(row: dict[str, Any]) -> dict[str, Any]:
-    return Mask(row["mask_height_px"], row["mask_width_px"], row["mask_counts"]).as_rle()
 
 
 def slide_of_patch(study: Study) -> dict[str, str]:
@@ -113,7 +112,7 @@ def work_times(
         # What came as a file or from a model took nobody's time.
         acts = {
             a["id"]: [
-                asdict(act)
+                vars(act)
                 for act in act_store.list_acts(db, a["id"])
                 if act.surface not in act_store.NOBODYS_SURFACES
             ]
@@ -156,7 +155,7 @@ def times_by_person(study: Study) -> pd.DataFrame:
 
 def without_training(times: pd.DataFrame) -> pd.DataFrame:
     """Rows of a table of `work_times` that are work, not practice or qualification."""
-    return times[~times["purpose"].isin(TRAINING_PURPOSES)]
+    return times[~times["purpose"].isin(LEARNING_PURPOSES)]
 
 
 def summarise_times(by_patch: pd.DataFrame, by_object: pd.DataFrame) -> pd.DataFrame:
@@ -470,7 +469,7 @@ def objects_table(study: Study) -> pd.DataFrame:
 def _object_row(row: dict[str, Any], um_per_px: float | None) -> dict[str, Any]:
     keys = ("object_id", "person_id", "group", "slide", "patch", "condition", "purpose", "guidance", "tool")
     box = json.loads(row["first_box"]) if row["first_box"] else [None] * 4
-    area_px = rle_area(_rle(row))
+    area_px = rle_area(Mask.from_row(row).as_rle())
     return {
         **{key: row[key] for key in keys},
         "class": row["class_name"],

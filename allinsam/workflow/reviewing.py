@@ -26,17 +26,15 @@ from allinsam.errors import InputError
 from allinsam.marks import rated_patch
 from allinsam.masks import decode_rle, encode_rle, encode_window
 from allinsam.records import Mask
-from allinsam.store import Study, images, reviews
+from allinsam.store import Study, images, reviews, settled
 from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
 from allinsam.workflow.annotating import ActLog, append_acts, marker_evidence
 from allinsam.workflow.standing import Standing, standing
+from allinsam.worth import expected_seconds
 
 KINDS = ("pick", "consensus", "edited", "class", "rejected", "added")
-# A guess until a study has decisions enough to measure.
-SECONDS_PER_DISPUTE = 6.0
-SECONDS_PER_PATCH = 15.0
 REVIEW_SURFACE = "review"
 PATCHES_REMEMBERED = 32
 TALLIES_REMEMBERED = 8192
@@ -225,19 +223,11 @@ def _find(db: Database, work: _Work) -> tuple[Candidate, ...]:
         looked.setdefault(work.person_of[assignment_id], set()).add(names[class_id])
     claims = set(work.claims)
     marked = [
-        (work.person_of[row["assignment_id"]], names[row["class_id"]], _rle(row), row)
+        (work.person_of[row["assignment_id"]], names[row["class_id"]], Mask.from_row(row).as_rle(), row)
         for row in reviews.work_on(db, work.patch_id)
         if (row["assignment_id"], row["class_id"]) in claims
     ]
     return tuple(find_candidates(rated_patch((patch["height_px"], patch["width_px"]), looked, marked)))
-
-
-def _rle(row: Mapping[str, Any]) -> dict[str, Any]:
-    return _mask(row).as_rle()
-
-
-def _mask(row: Mapping[str, Any]) -> Mask:
-    return Mask(row["mask_height_px"], row["mask_width_px"], row["mask_counts"])
 
 
 def _cluster_id(candidate: Candidate) -> str:
@@ -255,11 +245,13 @@ def patches_to_review(study: Study, reviewer_id: str | None = None) -> list[dict
     Keys: patch_id, patch, slide, condition, raters, nuclei, disputed, open (in dispute and not decided),
     open_ids (their clusters),
     disagreement (share of the nuclei in dispute), state (see ReviewState), version, is_gold, own (whether
-    `reviewer_id` is one of the raters), reviewer_id (who began it), expected_seconds (a guess).
+    `reviewer_id` is one of the raters), reviewer_id (who began it), expected_seconds (as in an
+    expert's ten minutes: of each nucleus in dispute, and to finish).
     """
     with study.science.read() as db:
         patches = {patch["id"]: patch for patch in images.list_patches(db)}
         works, decided = _works(db), reviews.decided(db)
+        seconds = {kind: each for kind, (each, _) in expected_seconds(settled.list_settled(db)).items()}
         versions: dict[int, list[dict[str, Any]]] = {}
         for row in reviews.list_reviews(db):
             versions.setdefault(row["patch_id"], []).append(row)
@@ -269,7 +261,7 @@ def patches_to_review(study: Study, reviewer_id: str | None = None) -> list[dict
             stands = _standing_of(versions.get(patch_id, []), work)
             still = [key for key in disputed if key not in decided.get(patch_id, {})]
             finished = stands["state"] == "reviewed"
-            seconds = SECONDS_PER_PATCH + SECONDS_PER_DISPUTE * len(still)
+            expected = seconds["finish"] + seconds["dispute"] * len(still)
             rows.append(
                 {
                     "patch_id": patch_id,
@@ -283,7 +275,7 @@ def patches_to_review(study: Study, reviewer_id: str | None = None) -> list[dict
                     "disagreement": len(disputed) / nuclei if nuclei else 0.0,
                     **stands,
                     "own": reviewer_id in work.person_of.values(),
-                    "expected_seconds": 0.0 if finished else seconds,
+                    "expected_seconds": 0.0 if finished else expected,
                 }
             )
     rows.sort(key=lambda r: (r["state"] == "reviewed", -r["open"], -r["disagreement"], r["patch"]))
@@ -361,7 +353,7 @@ def _clusters(study: Study, db: Database, patch_id: int) -> list[Cluster]:
                     letter_of[mark.rater],
                     mark.key["class_id"],
                     mark.class_name,
-                    _mask(mark.key),
+                    Mask.from_row(mark.key),
                     Source(mark.key["assignment_id"], mark.key["object_id"], mark.key["id"]),
                 )
                 for mark in candidate.members
@@ -400,7 +392,7 @@ def _added(db: Database, row: Mapping[str, Any], size_hw: tuple[int, int]) -> Cl
             r for r in reviews.list_decisions(db, row["patch_id"]) if r["cluster_id"] == row["cluster_id"]
         ]
         earlier = next(r for r in drawn if r["kind"] == "added")
-    pixels = np.flatnonzero(decode_rle(_rle(earlier)))
+    pixels = np.flatnonzero(decode_rle(Mask.from_row(earlier).as_rle()))
     return Cluster(
         row["cluster_id"],
         (),
@@ -409,7 +401,7 @@ def _added(db: Database, row: Mapping[str, Any], size_hw: tuple[int, int]) -> Cl
         (),
         earlier["class_id"],
         earlier["class_name"],
-        _mask(earlier),
+        Mask.from_row(earlier),
         1.0,
         (),
         _decision(row),
@@ -426,7 +418,7 @@ def _decision(row: Mapping[str, Any] | None, members: Sequence[Member] = ()) -> 
         row["kind"],
         row["class_id"],
         row["class_name"],
-        _mask(row) if row["mask_counts"] is not None else None,
+        Mask.from_row(row) if row["mask_counts"] is not None else None,
         letter_of.get(row["picked_assignment_id"]),
         row["comment"],
         row["person_id"],
@@ -712,11 +704,11 @@ def _keep_gold(
         bright = evidence.get(row["class_id"])
         drawn = {
             "class_id": row["class_id"],
-            "mask": _rle(row),
+            "mask": Mask.from_row(row).as_rle(),
             "tool": "review",
             "origin": "imported",
             "source_id": row["cluster_id"],
-            **(bright.of_mask(decode_rle(_rle(row))) if bright else {}),
+            **(bright.of_mask(decode_rle(Mask.from_row(row).as_rle())) if bright else {}),
         }
         acts += [log.act("mask_edit", 0.0, object_id, **drawn), log.act("accept", 0.0, object_id)]
     found = {row["class_id"] for row in objects}

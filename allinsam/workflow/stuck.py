@@ -12,9 +12,10 @@ from allinsam import jobs
 from allinsam.store import Study, accounts, images
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
-from allinsam.workflow.expert_queue import gold_need, waiting_on_registration, waiting_on_thresholds
+from allinsam.workflow.expert_queue import gold_need
 from allinsam.workflow.planning import newest_plan, plan_patches
 from allinsam.workflow.practising import qualification
+from allinsam.workflow.progress import waiting_on_registration, waiting_on_thresholds
 
 PATIENCE_DAYS = 2  # between an invitation and asking why somebody has not begun
 RECENT_JOBS = 20

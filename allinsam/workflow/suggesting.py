@@ -7,7 +7,7 @@ the store's `suggestion` rows alone.
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -50,8 +50,6 @@ from allinsam.workflow.learning import load_run_model
 from allinsam.workflow.standing import standing
 
 PREDICTIONS_REMEMBERED = 16  # patches in front of people, and the next of each
-# What became of a suggestion. "kept": accepted with the outline and the class it was proposed with.
-FATES = ("kept", "class_changed", "edited", "dropped", "deleted", "open")
 
 
 @dataclass(frozen=True)
@@ -296,6 +294,7 @@ def suggestions_table(study: Study) -> pd.DataFrame:
 
 
 def _fate(row: Mapping[str, Any], thing: ObjectState | None) -> str:
+    """What became of a suggestion; "kept": accepted with the outline and the class it was proposed with."""
     if thing is None or thing.state == "proposed":
         return "open"
     if thing.state != "accepted":
@@ -308,7 +307,7 @@ def _fate(row: Mapping[str, Any], thing: ObjectState | None) -> str:
 def _what_became(acts: Sequence[Act], cutoff: float, names: Mapping[int, str]) -> dict[str, dict[str, Any]]:
     """object_id -> its state now and how its annotator came there."""
     state: AssignmentState = replay(acts)[0]
-    worked = [asdict(act) for act in acts if act.surface not in act_store.NOBODYS_SURFACES]
+    worked = [vars(act) for act in acts if act.surface not in act_store.NOBODYS_SURFACES]
     seconds, standing_acts = seconds_per_object(worked, cutoff), set(state.undo_stack)
     decided: dict[str, float] = {}
     batch: dict[str, str] = {}

@@ -1,13 +1,13 @@
 """What everybody did to learn, and how well, as one table: tour, practice, qualification, gold, reminders."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
 from sqlite_utils import Database
 
 from allinsam.practice import Mark, mark
+from allinsam.records import LEARNING_PURPOSES
 from allinsam.store import Study, learning
 from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
@@ -39,7 +39,7 @@ def _rows_of(db: Database, person: Mapping[str, Any]) -> list[dict[str, Any]]:
         )
     finished = [row for row in queue.finished_classes(db) if row["person_id"] != person["id"]]
     for row in queue.list_assignments(db, person["id"]):
-        if row["purpose"] not in queue.LEARNING_FIRST or row["state"] != "submitted":
+        if row["purpose"] not in LEARNING_PURPOSES or row["state"] != "submitted":
             continue
         verdicts = verdicts_of(db, row, finished)
         if verdicts is not None:
@@ -77,4 +77,4 @@ def _figures(found: Mark) -> dict[str, Any]:
 
 
 def _seconds(db: Database, assignment_id: int, cutoff_s: float) -> float:
-    return round(active_seconds([asdict(act) for act in act_store.list_acts(db, assignment_id)], cutoff_s), 1)
+    return round(active_seconds([vars(act) for act in act_store.list_acts(db, assignment_id)], cutoff_s), 1)

@@ -10,7 +10,7 @@ from sqlite_utils import Database
 from allinsam.cards import NEEDS_MARKER, Card, GoldNucleus, GoldPatch, card_candidates, choose_cards
 from allinsam.masks import decode_rle, rle_area
 from allinsam.records import SHOWN_TO, Mask
-from allinsam.store import Study, images, thresholds
+from allinsam.store import Study, images, learning, thresholds
 from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
@@ -47,6 +47,16 @@ def cards_for(study: Study, assignment: Mapping[str, Any]) -> dict[str, Card]:
     return choose_cards(
         [card for card in cards if shows_marker or card.name not in NEEDS_MARKER] for cards in found
     )
+
+
+def note_card(study: Study, person_id: str, card: Card) -> None:
+    """Keep, once, that a person has seen some of this patch's gold: it is no test of them any more."""
+    with study.science.read() as db:
+        if card.patch_id in learning.patches_on_cards(db, person_id):
+            return
+    with study.science.write() as db:
+        if card.patch_id not in learning.patches_on_cards(db, person_id):
+            learning.add_lesson(db, person_id, learning.CARD_SHOWN, {"patch_id": card.patch_id})
 
 
 def _sources(db: Database, person_id: str, class_ids: Sequence[int]) -> list[tuple[int, int]]:
@@ -87,7 +97,7 @@ def _areas(study: Study, gold: int, class_ids: tuple[int, ...], state: tuple) ->
     """Of the gold nuclei of a patch, px."""
     with study.science.read() as db:
         rows = act_store.current_annotations(db, gold)
-    return tuple(float(rle_area(_mask(row).as_rle())) for row in rows if row["class_id"] in class_ids)
+    return tuple(float(rle_area(Mask.from_row(row).as_rle())) for row in rows if row["class_id"] in class_ids)
 
 
 @lru_cache(maxsize=256)
@@ -101,13 +111,9 @@ def _candidates(
     bright = {class_id: seen.bright for class_id, seen in evidence.items() if seen is not None}
     nuclei = []
     for row in rows:
-        mask = decode_rle(_mask(row).as_rle()).astype(bool)
+        mask = decode_rle(Mask.from_row(row).as_rle()).astype(bool)
         lit = bright.get(row["class_id"])
         support = None if lit is None or not mask.any() else float(molecular_support(mask, lit))
         nuclei.append(GoldNucleus(row["class_id"], mask, support))
     patch = GoldPatch(patch_id, read_patch(study, patch_id), nuclei, bright)
     return tuple(card_candidates(patch, typical_px))
-
-
-def _mask(row: Mapping[str, Any]) -> Mask:
-    return Mask(row["mask_height_px"], row["mask_width_px"], row["mask_counts"])

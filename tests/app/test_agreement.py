@@ -42,6 +42,7 @@ def test_another_figure_of_one_class(open_page: OpenPage, study: Study) -> None:
     app.run()
     assert not app.exception
     assert "Matched Dice: the same outline" in texts(app)
+    assert "begun from suggestions are left out" in texts(app)
 
 
 def test_how_far_each_person_can_be_trusted(open_page: OpenPage, study: Study) -> None:

@@ -42,10 +42,14 @@ def test_a_lead_is_asked_only_before_annotating(open_page: OpenPage, study: Stud
     assert "Next steps" in texts(open_page("home", role="lead"))
 
 
+def write(page, text: str) -> None:
+    next(area for area in page.text_area if area.label.startswith("Consent text")).set_value(text)
+
+
 def test_the_lead_writes_the_text_and_sees_who_agreed(open_page: OpenPage, study: Study) -> None:
     page = open_page("people")
     assert "Consent" not in page.dataframe[0].value
-    page.text_area[0].set_value(TEXT)
+    write(page, TEXT)
     button(page, "Publish the text").click().run()
     assert not page.exception
     assert page.success[0].value.startswith("Version 1 is saved")
@@ -53,7 +57,7 @@ def test_the_lead_writes_the_text_and_sees_who_agreed(open_page: OpenPage, study
     page.run()
     people = page.dataframe[0].value.set_index("Pseudonym")["Consent"]
     assert people.to_dict() == {PERSON: "agreed", LEAD: "not answered yet"}
-    page.text_area[0].set_value("")
+    write(page, "")
     button(page, "Publish the text").click().run()
     assert page.success[0].value == "There is no text any more: nobody is asked."
     with study.science.read() as db:

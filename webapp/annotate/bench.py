@@ -20,6 +20,7 @@ from allinsam.masks import (
 )
 from allinsam.records import SHOWN_TO, Mask
 from allinsam.workflow.desk import Desk
+from allinsam.workflow.nuclei_in_doubt import LOW_PREDICTED_IOU, LOW_SUPPORT
 from webapp.surfaces.scene import (
     BoxDrawn,
     BoxMoved,
@@ -35,10 +36,6 @@ from webapp.surfaces.scene import (
 )
 from webapp.views import smoothed
 
-# Below these a mask is shown as doubtful: about one in twenty of the compact backbone's outlines, and
-# nuclei whose marker is dark.
-LOW_PREDICTED_IOU = 0.75
-LOW_SUPPORT = 0.25
 # Boxes that overlap more are taken for one nucleus drawn twice.
 SAME_NUCLEUS_IOU = 0.7
 # A nucleus so many times the usual side of at least so many others on the patch, or less, is told.

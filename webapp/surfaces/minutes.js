@@ -56,6 +56,8 @@ class Minutes {
     const on = (target, kind, act, options = {}) =>
       target.addEventListener(kind, act, { ...options, signal: this.listeners.signal });
     on(window, "keydown", (event) => this._key(event), { capture: true });
+    // Who came by the link above would go there again by Enter.
+    if (document.activeElement instanceof HTMLAnchorElement) document.activeElement.blur();
     on(window, "beforeunload", (event) => { if (this.unsent) event.preventDefault(); });
     this.last = performance.now();
     this.timer = setInterval(() => this._tick(), TICK_MS);
