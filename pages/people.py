@@ -199,10 +199,12 @@ def show_assign(study: Study, known: dict[str, dict]) -> None:
 def main() -> None:
     person, study = require("lead"), current_study()
     page_head("People", "Who takes part, and what is in their queue.")
-    if note := st.session_state.pop("assigned", None):
-        st.success(note)
-    if links := st.session_state.pop("new_links", None):
-        show_links(*links)
+    # One place whether or not there is news: what is open further down stays open.
+    with st.container():
+        if note := st.session_state.pop("assigned", None):
+            st.success(note)
+        if links := st.session_state.pop("new_links", None):
+            show_links(*links)
     known = accounts_of(study)
     show_list(study, known)
     left, middle, right = st.columns(3)

@@ -225,7 +225,7 @@ def steps_of(study: StudyProgress, working: bool) -> list[tuple[str, str, str, b
         (
             "registration",
             "Check how the IF lies on the stain",
-            ", ".join(lying) or "every patch is settled",
+            ", ".join(lying) or ("every patch is settled" if study.patches else "no patch imported"),
             bool(study.patches) and not lying,
         ),
         ("thresholds", "Sign the marker thresholds", thresholds, bool(study.markers) and not study.unsigned),
