@@ -153,8 +153,8 @@ def sign(
         with study.science.read() as db:
             waits = len(waiting_on_thresholds(db).get((pair["slide_id"], pair["marker"]), ()))
         st.info(
-            "Not signed yet: who is to see this outline waits"
-            + (f"; {waits} patches in queues." if waits > 1 else "; 1 patch in a queue." if waits else ".")
+            "Not signed yet: nobody can start on patches that show this outline"
+            + (f"; {waits} in queues wait." if waits > 1 else "; 1 in a queue waits." if waits else ".")
         )
     elif value == signed["value"]:
         where = "" if patch_id is None else f" for {as_typed(patch['name'])} alone"

@@ -236,4 +236,4 @@ def test_every_card_has_its_sentence(study: Study) -> None:
     assert STRINGS["cards"]["nucleus"] in shown and "dim.png" not in shown
     with study.science.read() as db:
         (mine,) = assignments.list_assignments(db, PERSON)[:1]
-    assert "No gold" in cards_html(study, mine)  # this person has every patch
+    assert "no examples of this study" in cards_html(study, mine)  # this person has every patch

@@ -9,7 +9,7 @@ from allinsam.store import Study, images
 from allinsam.store import assignments as queue
 from allinsam.store import jobs as job_rows
 from allinsam.store import study as study_rows
-from allinsam.workflow.annotating import ActLog, record_acts
+from allinsam.workflow.annotating import ActLog, record_acts, why_closed
 from allinsam.workflow.planning import apply_plan
 from allinsam.workflow.practising import PassMark, give_qualification, set_pass_mark
 from allinsam.workflow.stuck import find_stuck
@@ -83,6 +83,17 @@ def test_a_failed_qualification_closes(study: Study) -> None:
     record_acts(study, given, "s2", acts)
     [closed] = find_stuck(study, NOW)
     assert (closed.kind, closed.people) == ("closed", ("s2",))
+    # With tries left they wait for another patch, and somebody has to give it.
+    set_pass_mark(study, LEAD, PassMark(attempts=2))
+    [between] = find_stuck(study, NOW)
+    assert between.people == ("s2",) and "tries left" in between.what
+    with study.science.write() as db:
+        waiting = queue.add_assignment(db, "s2", 2, (1, 2))
+        why = why_closed(db, queue.get_assignment(db, waiting))
+        assert why == "Your qualification is not passed yet. Ask the study lead for another patch to try."
+        queue.add_assignment(db, "s2", 1, (1, 2), "qualification")
+        assert "comes first" in why_closed(db, queue.get_assignment(db, waiting))
+    assert find_stuck(study, NOW) == []
 
 
 def test_patches_below_overlap_and_gold_too_few(tmp_path) -> None:

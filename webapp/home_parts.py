@@ -184,15 +184,17 @@ def show_outlook(study: Study, person: SignedIn, progress: StudyProgress) -> Non
             help="In four of five cases, if they go on as on their last ten days with work; days without "
             "work count. UTC days.",
         )
-    with expert, st.container(horizontal=True, vertical_alignment="center", wrap=False):
-        if items:
+    with expert:
+        if not items:
+            st.markdown("**Expert still needed**: nothing waits now")
+            return
+        # A text alone in a row that does not wrap is cut off.
+        with st.container(horizontal=True, vertical_alignment="center", wrap=False):
             spread = f"{spent} = {days} {'day' if days == 1 else 'days'} of ten minutes"
             st.markdown(
                 f"**Expert still needed**: {spread}", help=f"What waits now: {waits_in_words(items)}."
             )
             page_button(person, "minutes", "Ten minutes")
-        else:
-            st.markdown("**Expert still needed**: nothing waits now")
 
 
 def forecast_words(found: Forecast, names: Mapping[str, str]) -> str:
@@ -221,15 +223,18 @@ def steps_of(study: StudyProgress, working: bool) -> list[tuple[str, str, str, b
     lying = [f"{study.held} {'waits' if study.held == 1 else 'wait'}"] if study.held else []
     lying += [f"{study.unregistered} not registered"] if study.unregistered else []
     images = [] if study.patches else [("import", "Bring in images", "there is none yet", False)]
+    # Without anything given out, "Annotate" would lead to an empty page.
+    people = [] if study.assigned else [("people", "Invite people and give out patches", "none yet", False)]
     return [
         *images,
         (
             "registration",
             "Check how the IF lies on the stain",
-            ", ".join(lying) or "every patch is settled",
+            ", ".join(lying) or ("every patch is settled" if study.patches else "no patch imported"),
             bool(study.patches) and not lying,
         ),
         ("thresholds", "Sign the marker thresholds", thresholds, bool(study.markers) and not study.unsigned),
+        *people,
         ("annotate", "Annotate", annotated, study.assigned > 0 and study.finished == study.assigned),
         ("train", "Train", "a job is running" if working else trained, study.trained > 0 and not working),
         (
@@ -263,6 +268,7 @@ def may_see(person: SignedIn, page: str) -> bool:
         "import": "import_images",
         "registration": "register",
         "thresholds": "view_thresholds",
+        "people": "manage_people",
         "train": "train",
         "compare": "compare",
         "export": "export",

@@ -25,7 +25,7 @@ from allinsam.store import assignments as queue
 from allinsam.store.connection import utc_now
 from allinsam.thresholding import marker_mask, molecular_support
 from allinsam.workflow.consenting import demand_consent, why_no_consent
-from allinsam.workflow.practising import is_paused, qualification
+from allinsam.workflow.practising import has_qualification_waiting, is_paused, qualification
 from allinsam.workflow.standing import Standing, standing
 
 
@@ -293,7 +293,9 @@ def _why_unqualified(db: Any, person_id: str) -> str | None:
         return None
     if len(stands.marks) >= stands.needed.attempts:
         return "Your qualification has not been passed. Talk to the study lead."
-    return "Your qualification comes first. Hand that patch in; the study lead gives it to you."
+    if not stands.marks or has_qualification_waiting(db, person_id):
+        return "Your qualification comes first. Hand that patch in; the study lead gives it to you."
+    return "Your qualification is not passed yet. Ask the study lead for another patch to try."
 
 
 def next_assignment(study: Study, person_id: str) -> dict[str, Any] | None:

@@ -101,6 +101,14 @@ def qualification(db: Database, person_id: str) -> Qualification:
     return Qualification(needed, tuple(marks[: needed.attempts]))
 
 
+def has_qualification_waiting(db: Database, person_id: str) -> bool:
+    """Whether a qualification patch in this person's queue is not handed in yet."""
+    return any(
+        row["purpose"] == "qualification" and row["state"] != "submitted"
+        for row in queue.list_assignments(db, person_id)
+    )
+
+
 def practice_feedback(study: Study, assignment_id: int) -> list[Verdict]:
     """What was right and wrong on a practice patch that was handed in.
 

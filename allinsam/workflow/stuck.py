@@ -14,7 +14,7 @@ from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
 from allinsam.workflow.expert_queue import gold_need
 from allinsam.workflow.planning import newest_plan, plan_patches
-from allinsam.workflow.practising import qualification
+from allinsam.workflow.practising import has_qualification_waiting, qualification
 from allinsam.workflow.progress import waiting_on_registration, waiting_on_thresholds
 
 PATIENCE_DAYS = 2  # between an invitation and asking why somebody has not begun
@@ -94,19 +94,27 @@ def _overlap(db: Database) -> list[Stuck]:
 
 
 def _closed(db: Database) -> list[Stuck]:
-    closed = []
+    closed, between = [], []
     for person in study_store.list_people(db):
         if person["withdrawn_at"] or person["simulated"]:
             continue
         stands = qualification(db, person["id"])
-        if stands.needed and not stands.is_open and len(stands.marks) >= stands.needed.attempts:
+        if stands.needed is None or stands.is_open or not stands.marks:
+            continue
+        if len(stands.marks) >= stands.needed.attempts:
             closed.append(person["id"])
-    if not closed:
-        return []
-    what = f"{count_of(len(closed), 'person', 'people')} closed by a failed qualification"
-    return [
-        Stuck("closed", what, "Talk to them; give practice and change the pass mark.", "people", (*closed,))
-    ]
+        elif not has_qualification_waiting(db, person["id"]):
+            between.append(person["id"])
+    found = []
+    if closed:
+        what = f"{count_of(len(closed), 'person', 'people')} closed by a failed qualification"
+        remedy = "Talk to them; give practice and change the pass mark."
+        found.append(Stuck("closed", what, remedy, "people", (*closed,)))
+    if between:
+        what = f"{count_of(len(between), 'person', 'people')} not qualified yet, with tries left"
+        remedy = "Give one more qualification patch, perhaps practice before it."
+        found.append(Stuck("closed", what, remedy, "people", (*between,)))
+    return found
 
 
 def _not_begun(study: Study, now: datetime) -> list[Stuck]:

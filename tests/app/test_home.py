@@ -7,11 +7,13 @@ from allinsam.registration import identity_matrix
 from allinsam.store import Study, images
 from allinsam.store import assignments as queue
 from allinsam.workflow.annotating import ActLog, record_acts
+from allinsam.workflow.progress import StudyProgress
 from allinsam.workflow.registering import ASSUMED
 from tests.app.conftest import OpenPage
 from tests.app.finished_pages import button, texts
 from tests.finished import finished_study
 from tests.studies import PERSON
+from webapp.home_parts import steps_of
 
 
 @pytest.fixture
@@ -53,6 +55,7 @@ def test_a_lead_sees_the_steps_and_everybodys_progress(open_page: OpenPage, stud
         "scored",
     ):
         assert expected in written
+    assert "Invite people and give out patches" not in written  # it is done
     people = app.dataframe[0].value.set_index("Person")
     assert people.loc["s1", "Patches"] == "8 of 8" and people.loc["s1", "Done"] == 1.0
     assert people.loc["s1", "podocyte: patches"] == 8 and people.loc["s1", "podocyte: nuclei"] == 8 * 3
@@ -62,6 +65,13 @@ def test_a_lead_sees_the_steps_and_everybodys_progress(open_page: OpenPage, stud
     assert "Students finish" in written and "too early to tell" in written
     # The three raters differ about a podocyte and a mesangial cell of each patch.
     assert "Nothing is stuck." in written and "**Expert still needed**: about 2 min = 1 day" in written
+
+
+def test_an_empty_study_leads_to_people_before_annotating() -> None:
+    empty = StudyProgress(0, 0, (), 0, 0, 0, (), 0, False)
+    steps = steps_of(empty, working=False)
+    assert [page for page, *_ in steps][:5] == ["import", "registration", "thresholds", "people", "annotate"]
+    assert steps[1][2:] == ("no patch imported", False)
 
 
 def test_what_is_stuck_is_named_with_the_way_there(open_page: OpenPage, study: Study) -> None:

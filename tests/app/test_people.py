@@ -51,6 +51,15 @@ def test_an_invitation_gives_a_link_that_works_once(open_page: OpenPage, study: 
     assert not LINK.findall(texts(app))  # shown once
 
 
+def test_a_notice_that_goes_moves_nothing_below_it(open_page: OpenPage) -> None:
+    # What moves is mounted anew by the browser: an open part would close, with the plan just asked for in it.
+    app = open_page("people")
+    quiet = [child.type for child in app.main.children.values()]
+    invite(app, "Ada")
+    assert LINK.findall(texts(app))
+    assert [child.type for child in app.main.children.values()] == quiet
+
+
 def test_a_whole_class_gets_its_links_at_once(open_page: OpenPage, study: Study) -> None:
     app = open_page("people")
     invite(app, "Ada\n\n  Ben \n")

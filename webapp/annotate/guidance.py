@@ -131,7 +131,10 @@ def cards_html(study: Study, assignment: dict[str, Any]) -> str:
     """The study's own cards, each with its sentence; nothing where no gold is free for them."""
     names = list(cards_for(study, assignment))
     if not names:
-        return "<p>No gold of this study can be shown here yet.</p>"
+        return (
+            "<p>There are no examples of this study to show yet. Good and bad ones of simulated tissue "
+            "stand under <b>Help</b> on the Annotate page.</p>"
+        )
     more = STRINGS["cards_more_stain" if assignment["guidance"] == "pas_only" else "cards_more"]
     shown = [
         f'<figure class="card-figure"><img src="/api/assignments/{assignment["id"]}/cards/{name}.png" alt="">'

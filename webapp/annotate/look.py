@@ -92,6 +92,8 @@ def _patch_name(row: dict[str, Any], place: int, total: int) -> str:
 def finished_list(mine: list[dict[str, Any]], go_to: Callable[[int | None], None]) -> None:
     """The patches that were handed in, each with the way back to it."""
     for place, row in enumerate(mine, 1):
+        if row["state"] != "submitted":
+            continue
         with st.container(horizontal=True, vertical_alignment="center"):
             st.button("Look again", key=f"again_{row['id']}", on_click=go_to, args=(row["id"],))
             st.html(f"Patch {place}", width="content")
