@@ -67,8 +67,10 @@ def probable_patch(study: Study, path: Path | None, patches: list[str]) -> str |
     if path is None:
         return None
     called = path.name.partition(".")[0]
-    if called in patches:
-        return called
+    # p1.png, or p1_inst.png as many tools call it.
+    for name in (called, called.rpartition("_")[0]):
+        if name in patches:
+            return name
     for format in formats_of(path):
         try:
             found = preview_annotations_of_all(study, path, format)

@@ -20,6 +20,7 @@ from tests.people import signed_in_token
 from tests.slides import circle, draw_slide, feature, write_slide
 from tests.studies import small_study
 from webapp import session
+from webapp.import_annotation_parts import probable_patch
 from webapp.import_parts import in_inbox
 
 
@@ -221,6 +222,15 @@ def test_outlines_come_in_as_gold(open_page: OpenPage, study: Study, tmp_path: P
         people = [row["person_id"] for row in db["assignment"].rows]
         assert people == [NOBODYS_GOLD] and db["annotation"].count == 1
     assert not list((study.folder / "uploads").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("file", "patch"), [("s1_a.png", "s1_a"), ("s1_a_inst.png", "s1_a"), ("other.png", None)]
+)
+def test_the_patch_is_guessed_from_the_files_name(tmp_path: Path, file: str, patch: str | None) -> None:
+    path = tmp_path / file
+    path.write_bytes(encoded(noise(1)))
+    assert probable_patch(small_study(tmp_path / "small"), path, ["s1", "s1_a"]) == patch
 
 
 def test_outlines_that_cannot_be_used(open_page: OpenPage, study: Study, tmp_path: Path) -> None:
