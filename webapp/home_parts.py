@@ -251,6 +251,8 @@ def show_steps(study: Study, person: SignedIn, progress: StudyProgress) -> None:
     active = [view for view in jobs.list_views(study) if view.is_active]
     steps = [step for step in steps_of(progress, bool(active)) if may_see(person, step[0])]
     current = next((page for page, _, _, done in steps if not done), "")
+    # Where others annotate, there is nothing for this person to open.
+    button = "" if current == "annotate" and not next_assignment(study, person.person_id) else current
     with st.container(border=True, key="steps"):
         st.subheader("Next steps", anchor=False)
         for number, (page, title, standing, done) in enumerate(steps, start=1):
@@ -258,7 +260,7 @@ def show_steps(study: Study, person: SignedIn, progress: StudyProgress) -> None:
             mark = DONE if done else NEXT if page == current else LATER
             left.markdown(f"{mark} **{number}. {title}** - :gray[{standing}]")
             with right:
-                page_button(person, page, "Open", primary=page == current, key=f"step-{page}")
+                page_button(person, page, "Open", primary=page == button, key=f"step-{page}")
         for view in active:
             st.progress(view.share, text=f"Job {view.id}, {view.verb}: {view.message or view.state}")
 

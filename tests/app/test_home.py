@@ -12,7 +12,7 @@ from allinsam.workflow.registering import ASSUMED
 from tests.app.conftest import OpenPage
 from tests.app.finished_pages import button, texts
 from tests.finished import finished_study
-from tests.studies import PERSON
+from tests.studies import LEAD, PERSON
 from webapp.home_parts import steps_of
 
 
@@ -65,6 +65,13 @@ def test_a_lead_sees_the_steps_and_everybodys_progress(open_page: OpenPage, stud
     assert "Students finish" in written and "too early to tell" in written
     # The three raters differ about a podocyte and a mesangial cell of each patch.
     assert "Nothing is stuck." in written and "**Expert still needed**: about 2 min = 1 day" in written
+
+
+def test_the_step_to_annotate_calls_only_who_has_a_patch(open_page: OpenPage, study: Study) -> None:
+    assert open_page("home", role="lead").button(key="step-annotate").proto.type == "secondary"
+    with study.science.write() as db:
+        queue.add_assignment(db, LEAD, 1, [1])
+    assert open_page("home", role="lead").button(key="step-annotate").proto.type == "primary"
 
 
 def test_an_empty_study_leads_to_people_before_annotating() -> None:
