@@ -64,11 +64,15 @@ def lab_files() -> tuple[dict[str, bytes], str]:
 
 
 @pytest.fixture
-def act() -> Callable[[Callable[[], object]], int]:
+def act(page: Page) -> Callable[[Callable[[], object]], int]:
     """Do one act of a person - a click, a key, a field filled, a file chosen - and count it."""
     done: list[int] = []
+    settled = page.locator('[data-testid="stApp"][data-test-script-state="notRunning"]')
 
     def act_(do: Callable[[], object]) -> int:
+        # As a person does, who looks at a page that still changes before clicking on it.
+        expect(settled).to_be_visible(timeout=PATIENT)
+        page.wait_for_timeout(600)  # a part that opens slides its buttons away from under the mouse
         do()
         done.append(1)
         return len(done)
