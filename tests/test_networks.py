@@ -30,7 +30,7 @@ FACTS = PatchFacts((64, 80), 20, (200.0, 150.0, 180.0), (40.0, 50.0, 45.0))
 
 def small_unet(classes=CLASSES) -> CorrectiveUNet:
     torch.manual_seed(0)
-    return CorrectiveUNet(classes, frame_px=32, base_width=4).eval()
+    return CorrectiveUNet(classes, frame_px=32, base_width=8).eval()
 
 
 def small_nnunet(classes=CLASSES) -> PlannedUNet:
@@ -121,7 +121,7 @@ def test_a_few_steps_lower_the_loss(name):
     images, masks, known = toy_batch(network)
     optimizer = torch.optim.SGD(
         network.trainable_parameters().values(),
-        lr=row.learning_rate,
+        lr=0.01,
         momentum=row.momentum,
         nesterov=True,
         weight_decay=row.weight_decay,
@@ -132,6 +132,7 @@ def test_a_few_steps_lower_the_loss(name):
         loss = known_loss(LOSSES[row.loss], output, masks, known).mean()
         optimizer.zero_grad()
         loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.trainable_parameters().values(), row.gradient_clip)
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]
@@ -190,10 +191,10 @@ def test_a_state_that_does_not_fit_changes_nothing(name):
     before = network.trained_state()
     last = list(before)[-2]  # the last but the class names
     bad = {
-        "1 missing|missing": {key: value + 1 for key, value in before.items() if key != last},
+        "missing, ": {key: value + 1 for key, value in before.items() if key != last},
         "unknown": {**before, "somebody.else": torch.zeros(1)},
         "shape": {**before, last: torch.zeros(5, 6, 7, 8, 9)},
-        "not UTF-8|for the classes": {**before, "class_names": torch.tensor([255], dtype=torch.uint8)},
+        "for the classes": {**before, "class_names": torch.tensor([255], dtype=torch.uint8)},
     }
     for message, state in bad.items():
         with pytest.raises(ModelError, match=message):
@@ -223,7 +224,7 @@ def test_class_names_must_be_unique(name, classes):
 def test_the_dynamic_head_has_the_published_number_of_parameters():
     assert HEAD_PARAMETERS == 162
     assert CorrectiveUNet(CLASSES).controller.out_features == 162
-    assert small_unet().head_parameters(torch.zeros(3, 32, 2, 2)).shape == (3, 2, 162)
+    assert small_unet().head_parameters(torch.zeros(3, 64, 2, 2)).shape == (3, 2, 162)
 
 
 def test_the_dynamic_head_by_hand():
