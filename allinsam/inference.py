@@ -15,7 +15,7 @@ from skimage.segmentation import watershed
 
 from allinsam.errors import InputError, ModelError
 from allinsam.sam.adapter import AdaptedSam
-from allinsam.sam.backbones import Backbone, LoadedBackbone, load_backbone
+from allinsam.sam.backbones import LoadedBackbone, load_backbone
 from allinsam.sam.frames import frame_starts
 
 RUN_FILE = "run.json"
@@ -43,7 +43,6 @@ class RunModel:
     """A network ready to predict, and what its run says about it."""
 
     network: AdaptedSam
-    backbone: Backbone
     weights_sha256: str
     settings: dict
     instances: InstanceSettings = InstanceSettings()
@@ -72,7 +71,7 @@ def untrained_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = AdaptedSam(loaded, class_names, adapter_width).eval()
-    return RunModel(network, loaded.backbone, loaded.weights_sha256, {})
+    return RunModel(network, loaded.weights_sha256, {})
 
 
 def load_run(
@@ -98,7 +97,7 @@ def load_run(
     network = AdaptedSam(loaded, run["class_names"], run["adapter_width"])
     network.load_trained_state(state)
     instances = InstanceSettings(**run.get("instances", {}))
-    return RunModel(network.eval(), loaded.backbone, run["weights_sha256"], run["settings"], instances)
+    return RunModel(network.eval(), run["weights_sha256"], run["settings"], instances)
 
 
 def predict_patch(
@@ -109,8 +108,7 @@ def predict_patch(
     batch_size: int = 4,
 ) -> dict[str, Prediction]:
     """Probability map, instances and their scores for each class of `model`; `image_rgb` uint8 (H, W, 3)."""
-    zoom = frame_zoom(model.backbone, image_rgb.shape[:2], um_per_px)
-    probabilities = predict_probabilities(model.network, image_rgb, zoom, overlap, batch_size)
+    probabilities = predict_probabilities(model.network, image_rgb, um_per_px, overlap, batch_size)
     labels = cut_instances(probabilities, um_per_px, model.instances)
     return {
         name: Prediction(probability, instances, mean_per_instance(probability, instances))
@@ -118,20 +116,24 @@ def predict_patch(
     }
 
 
-def frame_zoom(backbone: Backbone, size_hw: tuple[int, int], um_per_px: float | None = None) -> float:
-    """Factor by which an image is enlarged before it is cut into the backbone's frames."""
+def frame_zoom(network: AdaptedSam, size_hw: tuple[int, int], um_per_px: float | None = None) -> float:
+    """Factor by which an image is enlarged before it is cut into the network's frames."""
     if um_per_px is not None and um_per_px <= 0:
         raise InputError(f"Pixel size {um_per_px!r} um is not positive. Give the size of one pixel in um.")
-    if backbone.whole_patch:
-        return backbone.frame_px / max(size_hw)
-    if um_per_px is None or backbone.um_per_px is None:
+    if network.whole_patch:
+        return network.frame_px / max(size_hw)
+    if um_per_px is None or network.um_per_px is None:
         return 1.0
-    return um_per_px / backbone.um_per_px
+    return um_per_px / network.um_per_px
 
 
 @torch.inference_mode()
 def predict_probabilities(
-    network: AdaptedSam, image_rgb: np.ndarray, zoom: float = 1.0, overlap: float = 0.5, batch_size: int = 4
+    network: AdaptedSam,
+    image_rgb: np.ndarray,
+    um_per_px: float | None = None,
+    overlap: float = 0.5,
+    batch_size: int = 4,
 ) -> np.ndarray:
     """Float32 (C, H, W) in the image's own pixels, blended over frames that share `overlap` of their side."""
     if image_rgb.ndim != 3 or image_rgb.shape[2] != 3 or image_rgb.dtype != np.uint8 or not image_rgb.size:
@@ -139,6 +141,7 @@ def predict_probabilities(
             f"The image is {image_rgb.dtype} {image_rgb.shape}, not uint8 (H, W, 3). Convert it to RGB."
         )
     native_hw = image_rgb.shape[:2]
+    zoom = frame_zoom(network, native_hw, um_per_px)
     image = torch.from_numpy(np.ascontiguousarray(image_rgb))
     if zoom != 1.0:
         image = resize_image(image, zoom)

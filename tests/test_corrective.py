@@ -102,7 +102,12 @@ def test_no_gradient_flows_through_weights_or_prototype(mode, example):
     fixed = logits.detach().clone().requires_grad_(True)
     confidence = logits.detach().sigmoid()
     alike = similarity(features, confidence, annotated_cells(targets), k=1)
-    MOCL_MODES[mode](fixed, targets, confidence, alike, settings).sum().backward()
+    weights = [
+        torch.where(annotated_cells(targets), one, 1.0)
+        for one in MOCL_MODES[mode](confidence, alike, settings.base)
+    ]
+    alone = sum(weighted_bce(fixed, targets, one) + weighted_dice(fixed, targets, one) for one in weights)
+    (alone / len(weights)).sum().backward()
     assert torch.equal(logits.grad, fixed.grad)
 
 
@@ -148,3 +153,25 @@ def test_adapter_loss_of_an_empty_target_is_cross_entropy_alone():
     assert loss.item() == pytest.approx(math.log(2), abs=1e-6)
     loss.sum().backward()
     assert logits.grad.allclose(torch.full((1, 2, 2), 0.125))
+
+
+@pytest.mark.parametrize("loss_name", ["adapter", *MOCL_MODES])
+def test_what_was_not_labelled_teaches_nothing(loss_name, example):
+    """A frame of which only the left half was labelled has the loss of that half alone."""
+
+    def loss_of(logits, features, targets, seen=None):
+        if loss_name == "adapter":
+            return adapter_loss(logits, targets, seen)
+        settings = CorrectiveSettings(mode=loss_name, k=4)
+        return corrective_loss(logits, features, targets, 2.0, settings, seen)
+
+    logits, features, targets = example
+    seen = torch.zeros(1, 4, 8)
+    seen[..., :4] = 1.0
+    elsewhere = [torch.randn(1, 4, 4), torch.randn(1, 2, 4, 4), torch.ones(1, 4, 4)]
+    wide = [torch.cat([one, more], dim=-1) for one, more in zip(example, elsewhere, strict=True)]
+    wide[0].requires_grad_(True)
+    loss = loss_of(*wide, seen)
+    assert loss.item() == pytest.approx(loss_of(logits, features, targets).item(), abs=1e-6)
+    loss.backward()
+    assert not wide[0].grad[..., 4:].any()

@@ -16,6 +16,7 @@ from allinsam.inference import (
     predict_probabilities,
     untrained_model,
 )
+from allinsam.sam.adapter import AdaptedSam
 from allinsam.sam.frames import frame_starts
 from allinsam.training.checkpoints import write_weights
 from tests.tiny import tiny_backbone
@@ -24,7 +25,7 @@ from tests.tiny import tiny_backbone
 class Stripes(torch.nn.Module):
     """Stands in for the network: class 0 is sure of dark pixels, class 1 of bright ones."""
 
-    frame_px = 64
+    frame_px, whole_patch, um_per_px = 64, False, None
     class_names = ("dark", "bright")
 
     def normalise(self, frames: torch.Tensor) -> torch.Tensor:
@@ -69,16 +70,19 @@ def test_blended_probabilities_follow_the_image_at_its_own_size(size_hw):
 def test_zoom_is_undone():
     image = np.zeros((100, 100, 3), np.uint8)
     image[30:60, 20:80] = 255
-    _, bright = predict_probabilities(Stripes(), image, zoom=2.0)
+    finer = Stripes()
+    finer.um_per_px = 0.25
+    _, bright = predict_probabilities(finer, image, um_per_px=0.5)
     assert bright.shape == (100, 100)
     assert ((bright > 0.5) == (image[..., 0] > 0)).mean() > 0.99
 
 
 def test_zoom_of_a_backbone_that_sees_whole_patches_and_of_one_that_does_not():
-    assert frame_zoom(tiny_backbone(whole_patch=True).backbone, (32, 16), 0.5) == 2.0
-    assert frame_zoom(tiny_backbone().backbone, (32, 16), 0.5) == 1.0
+    whole, in_frames = (AdaptedSam(tiny_backbone(whole_patch=flag), ["a"]) for flag in (True, False))
+    assert frame_zoom(whole, (32, 16), 0.5) == 2.0
+    assert frame_zoom(in_frames, (32, 16), 0.5) == 1.0
     with pytest.raises(InputError, match="Pixel size 0"):
-        frame_zoom(tiny_backbone().backbone, (32, 16), 0)
+        frame_zoom(in_frames, (32, 16), 0)
 
 
 def test_contested_pixel_goes_to_the_surer_class():

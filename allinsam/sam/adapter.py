@@ -6,8 +6,7 @@ Classes share everything but their mask token and its hypernetwork: one run give
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +24,7 @@ LOW_FREQUENCY_SHARE = 0.25
 WIDTH_DIVISOR = 32
 
 
-@dataclass(frozen=True)
-class AdapterOutput:
+class AdapterOutput(NamedTuple):
     """logits (B, C, f, f), a binary map per class; embedding (B, E, f, f), the decoder's last features."""
 
     logits: Tensor
@@ -89,7 +87,8 @@ class AdaptedSam(nn.Module):
             raise InputError(f"Class names {list(class_names)!r} must be unique and at least one.")
         sam = loaded.sam
         self.class_names = tuple(class_names)
-        self.frame_px = loaded.backbone.frame_px
+        row = loaded.backbone
+        self.frame_px, self.whole_patch, self.um_per_px = row.frame_px, row.whole_patch, row.um_per_px
         self.encoder = sam.image_encoder.requires_grad_(False)
         depth, embed_dim = len(self.encoder.blocks), self.encoder.blocks[0].norm1.normalized_shape[0]
         self.adapter = PromptAdapter(

@@ -38,6 +38,7 @@ class Progress:
 class Checkpoint:
     progress: Progress
     weights: dict[str, Tensor]
+    average: dict[str, Tensor]
     optimizer: dict[str, Any]
     random_state: Tensor
 
@@ -57,12 +58,15 @@ def save_checkpoint(
     identity: dict[str, Any],
     progress: Progress,
     weights: dict[str, Tensor],
+    average: dict[str, Tensor],
     optimizer: torch.optim.Optimizer,
 ) -> None:
     """New files under new names first; then checkpoint.json names them; then the old ones go."""
     tag = f"{progress.stage}-{progress.epoch:04d}"
     names = {"weights": f"checkpoint-{tag}.safetensors", "optimizer": f"checkpoint-{tag}.pt"}
-    write_weights(folder / names["weights"], weights)
+    both = {f"weights/{name}": value for name, value in weights.items()}
+    both |= {f"average/{name}": value for name, value in average.items()}
+    write_weights(folder / names["weights"], both)
     # Tensors and plain numbers only, so that it can be read back without running code from the file.
     content = io.BytesIO()
     torch.save({"optimizer": optimizer.state_dict(), "random_state": torch.get_rng_state()}, content)
@@ -93,11 +97,16 @@ def load_checkpoint(folder: Path, identity: dict[str, Any]) -> Checkpoint | None
             "Continue it with what it was started with, or train in an empty folder."
         )
     try:
-        weights = load_file(folder / state["files"]["weights"])
+        both = load_file(folder / state["files"]["weights"])
         rest = torch.load(folder / state["files"]["optimizer"], weights_only=True)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"The checkpoint in {folder} is damaged ({error}). Empty the folder.") from error
-    return Checkpoint(Progress(**state["progress"]), weights, rest["optimizer"], rest["random_state"])
+    weights, average = (
+        {name.removeprefix(kind): value for name, value in both.items() if name.startswith(kind)}
+        for kind in ("weights/", "average/")
+    )
+    progress = Progress(**state["progress"])
+    return Checkpoint(progress, weights, average, rest["optimizer"], rest["random_state"])
 
 
 def data_hash(patches: Sequence[TrainingPatch]) -> str:

@@ -7,7 +7,8 @@ they released, "product" is Eq. 5 as printed.
 
 Shapes: N = a frame and a class, h x w = the decoder's grid, M = channels of the decoder's upscaled features.
 Logits, targets and weights are (N, h, w), features (N, M, h, w). Targets are soft: the share of the grid cell
-that the annotation covers. Everything here is a pure function.
+that the annotation covers. `seen` (N, h, w) is the share of a cell that was labelled at all (default: all of
+it); what lies elsewhere teaches nothing. Everything here is a pure function.
 """
 
 from collections.abc import Callable
@@ -44,10 +45,13 @@ def annotated_cells(coverage: Tensor) -> Tensor:
     return torch.where(lost[:, None, None], coverage > 0, cells)
 
 
-def similarity(features: Tensor, confidence: Tensor, annotated: Tensor, k: int) -> Tensor:
+def similarity(
+    features: Tensor, confidence: Tensor, annotated: Tensor, k: int, among: Tensor | None = None
+) -> Tensor:
     """S (N, h, w): cosine to the mean of the k most confident annotated cells, per image scaled to [0, 1].
 
-    Fewer than k annotated cells: all of them. None at all: 1 everywhere.
+    Fewer than k annotated cells: all of them. None at all: 1 everywhere. `among`: bool (N, h, w), the cells
+    whose cosines are scaled; all by default.
     """
     n, channels = features.shape[:2]
     flat = features.detach().reshape(n, channels, -1)
@@ -58,77 +62,97 @@ def similarity(features: Tensor, confidence: Tensor, annotated: Tensor, k: int) 
     chosen = flat.gather(2, top.indices[:, None].expand(-1, channels, -1))
     prototype = (chosen * used[:, None]).sum(2) / used.sum(1).clamp(min=1)[:, None]
     cosine = F.cosine_similarity(flat, prototype[:, :, None], dim=1, eps=1e-8)
-    low, high = cosine.amin(1, keepdim=True), cosine.amax(1, keepdim=True)
-    scaled = (cosine - low) / (high - low).clamp(min=EPSILON)
+    counted = torch.ones_like(inside) if among is None else among.reshape(n, -1)
+    low = cosine.masked_fill(~counted, torch.inf).amin(1, keepdim=True)
+    high = cosine.masked_fill(~counted, -torch.inf).amax(1, keepdim=True)
+    scaled = ((cosine - low) / (high - low).clamp(min=EPSILON)).clamp(0, 1)
     flat_or_empty = (high - low <= EPSILON) | ~inside.any(dim=1, keepdim=True)
     return torch.where(flat_or_empty, torch.ones_like(scaled), scaled).reshape(confidence.shape)
 
 
-def weighted_bce(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """(N,): mean over the grid of weight x binary cross-entropy, not divided by the sum of weights."""
-    losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    return (weights * losses).flatten(1).mean(1)
+def weighted_bce(logits: Tensor, targets: Tensor, weights: Tensor, seen: Tensor | None = None) -> Tensor:
+    """(N,): mean over the seen grid of weight x binary cross-entropy, not divided by the sum of weights."""
+    losses = weights * F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    if seen is None:
+        return losses.flatten(1).mean(1)
+    return (seen * losses).flatten(1).sum(1) / seen.flatten(1).sum(1).clamp(min=EPSILON)
 
 
 def weighted_dice(
-    logits: Tensor, targets: Tensor, weights: Tensor, weigh_denominator: bool = False
+    logits: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    weigh_denominator: bool = False,
+    seen: Tensor | None = None,
 ) -> Tensor:
     """(N,): 1 - 2 sum(w p y) / (sum p + sum y + 1), as released; `weigh_denominator` keeps it in [0, 1]."""
+    counted = torch.ones_like(targets) if seen is None else seen
     probability = logits.sigmoid()
-    overlap = (weights * probability * targets).flatten(1).sum(1)
-    sizes = (probability + targets) * (weights if weigh_denominator else 1.0)
+    overlap = (counted * weights * probability * targets).flatten(1).sum(1)
+    sizes = counted * (probability + targets) * (weights if weigh_denominator else 1.0)
     return 1.0 - 2.0 * overlap / (sizes.flatten(1).sum(1) + 1.0)
 
 
-def average_loss(
-    logits: Tensor, targets: Tensor, confidence: Tensor, alike: Tensor, settings: CorrectiveSettings
-) -> Tensor:
-    """(N,): half the loss weighted by base ** W plus half that weighted by S, both inside the annotation."""
-    annotated = annotated_cells(targets)
-    by_confidence = torch.where(annotated, settings.base**confidence, 1.0)
-    by_similarity = torch.where(annotated, alike, 1.0)
-    return 0.5 * sum(
-        weighted_bce(logits, targets, weights)
-        + weighted_dice(logits, targets, weights, settings.dice_weights_denominator)
-        for weights in (by_confidence, by_similarity)
-    )
+def average_weights(confidence: Tensor, alike: Tensor, base: float) -> tuple[Tensor, ...]:
+    """One weight by confidence, base ** W, and one by similarity, S, each of a loss of its own."""
+    return base**confidence, alike
 
 
-def product_loss(
-    logits: Tensor, targets: Tensor, confidence: Tensor, alike: Tensor, settings: CorrectiveSettings
-) -> Tensor:
-    """(N,): one loss weighted by exp(W) S inside the annotation (Eqs. 4, 5), 1 outside."""
-    weights = torch.where(annotated_cells(targets), confidence.exp() * alike, 1.0)
-    return weighted_bce(logits, targets, weights) + weighted_dice(
-        logits, targets, weights, settings.dice_weights_denominator
-    )
+def product_weights(confidence: Tensor, alike: Tensor, base: float) -> tuple[Tensor, ...]:
+    """One weight for one loss: exp(W) S (Eqs. 4, 5), whatever the base."""
+    return (confidence.exp() * alike,)
 
 
-MOCL_MODES: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor, CorrectiveSettings], Tensor]] = {
-    "average": average_loss,
-    "product": product_loss,
+# How annotated cells are weighted; the loss is the mean over the weights.
+MOCL_MODES: dict[str, Callable[[Tensor, Tensor, float], tuple[Tensor, ...]]] = {
+    "average": average_weights,
+    "product": product_weights,
 }
 
 
-def corrective_loss(
-    logits: Tensor, features: Tensor, targets: Tensor, stride_px: float, settings: CorrectiveSettings
-) -> Tensor:
-    """(N,): corrective loss of each frame and class. An empty target has weight 1 everywhere.
+def trust_maps(
+    logits: Tensor, features: Tensor, targets: Tensor, stride_px: float, k: int, seen: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """W and S (N, h, w) in [0, 1]: how sure the network is, and how alike the most certain nuclei (Eqs. 1-3).
 
-    No gradient flows through the weights: through S the network could lower its loss by making the
-    nuclei's features unlike each other.
+    No gradient flows through them: through S the network could lower its loss by making the nuclei's features
+    unlike each other.
     """
-    annotated = annotated_cells(targets)
     confidence = logits.detach().sigmoid()
-    alike = similarity(features, confidence, annotated, grid_k(settings.k, stride_px))
-    return MOCL_MODES[settings.mode](logits, targets, confidence, alike, settings)
+    among = None if seen is None else annotated_cells(seen)
+    annotated = annotated_cells(targets if seen is None else targets * seen)
+    return confidence, similarity(features, confidence, annotated, grid_k(k, stride_px), among)
 
 
-def adapter_loss(logits: Tensor, targets: Tensor) -> Tensor:
+def corrective_loss(
+    logits: Tensor,
+    features: Tensor,
+    targets: Tensor,
+    stride_px: float,
+    settings: CorrectiveSettings,
+    seen: Tensor | None = None,
+) -> Tensor:
+    """(N,): weighted cross-entropy + Dice of each frame and class; outside the annotation the weight is 1.
+
+    Mode "average" is half the loss weighted by base ** W plus half that weighted by S; "product" is one loss
+    weighted by both. An empty target has weight 1 everywhere.
+    """
+    maps = trust_maps(logits, features, targets, stride_px, settings.k, seen)
+    annotated = annotated_cells(targets)
+    weights = [torch.where(annotated, one, 1.0) for one in MOCL_MODES[settings.mode](*maps, settings.base)]
+    return sum(
+        weighted_bce(logits, targets, one, seen)
+        + weighted_dice(logits, targets, one, settings.dice_weights_denominator, seen)
+        for one in weights
+    ) / len(weights)
+
+
+def adapter_loss(logits: Tensor, targets: Tensor, seen: Tensor | None = None) -> Tensor:
     """(N,): the adapter stage's mean cross-entropy + soft IoU; an empty target has cross-entropy only."""
-    plain = weighted_bce(logits, targets, torch.ones_like(targets))
+    plain = weighted_bce(logits, targets, torch.ones_like(targets), seen)
+    counted = torch.ones_like(targets) if seen is None else seen
     probability = logits.sigmoid()
-    overlap = (probability * targets).flatten(1).sum(1)
-    union = (probability + targets).flatten(1).sum(1) - overlap
-    present = targets.flatten(1).any(dim=1).to(plain.dtype)
+    overlap = (counted * probability * targets).flatten(1).sum(1)
+    union = (counted * (probability + targets)).flatten(1).sum(1) - overlap
+    present = (counted * targets).flatten(1).any(dim=1).to(plain.dtype)
     return plain + present * (1.0 - (overlap + EPSILON) / (union + EPSILON))

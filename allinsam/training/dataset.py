@@ -1,8 +1,10 @@
 """Labelled patches -> frames and targets: fixed frames to score on, random ones to learn from."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,6 +17,9 @@ from allinsam.sam.frames import frame_starts
 PARTS = ("train", "val")
 # Optical density of grey levels: Beer-Lambert, so a factor on it is more or less of the same stain.
 LIGHT = 255.0
+# How far augmentation goes: the size of a nucleus, and how often an image is out of focus.
+SCALES = (0.8, 1.25)
+BLUR_SHARE = 0.15
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,7 @@ class TrainingPatch:
 
     labels: class name -> bool mask or int32 label image (H, W). A class that is absent was not labelled here
     and teaches nothing; a class that is present and empty is a true negative.
+    labelled_xyxy: the only window that was labelled, half-open px; what lies outside is seen, never learnt.
     """
 
     patch_id: str
@@ -30,6 +36,7 @@ class TrainingPatch:
     labels: dict[str, np.ndarray]
     part: str = "train"
     um_per_px: float | None = None
+    labelled_xyxy: tuple[int, int, int, int] | None = None
 
     def __post_init__(self) -> None:
         image = self.image_rgb
@@ -45,23 +52,42 @@ class TrainingPatch:
                     f"Patch {self.patch_id!r}: labels of {name!r} are {labels.shape}, the image is "
                     f"{image.shape[:2]}. Give labels on the patch's own pixels."
                 )
+        x0, y0, x1, y1 = self.window_xyxy
+        if not (0 <= x0 < x1 <= image.shape[1] and 0 <= y0 < y1 <= image.shape[0]):
+            raise InputError(
+                f"Patch {self.patch_id!r}: the labelled window {self.window_xyxy} is empty or reaches out of "
+                f"the image of {image.shape[1]}x{image.shape[0]} px. Give x0, y0, x1, y1 inside it."
+            )
+
+    @property
+    def window_xyxy(self) -> tuple[int, int, int, int]:
+        """What was labelled: the window, or all of the image."""
+        return self.labelled_xyxy or (0, 0, self.image_rgb.shape[1], self.image_rgb.shape[0])
 
 
 @dataclass(frozen=True)
 class FrameBatch:
-    """frames uint8 (B, F, F, 3); targets (B, C, f, f), covered share of each grid cell; known bool (B, C)."""
+    """frames uint8 (B, F, F, 3); targets (B, C, f, f), covered share of each grid cell; known bool (B, C).
+
+    seen: (B, 1, f, f), the share of each cell that lies in what was labelled at all.
+    pairs: of frame and class that were labelled, in this process's part of the batch on average.
+    """
 
     frames: Tensor
     targets: Tensor
     known: Tensor
+    seen: Tensor
+    pairs: float
 
 
 @dataclass(frozen=True)
 class PreparedPatch:
     """A patch at the network's resolution, at least one frame large."""
 
-    image: Tensor  # uint8 (H, W, 3)
-    masks: Tensor  # bool (C, H, W)
+    image: np.ndarray  # uint8 (H, W, 3)
+    masks: np.ndarray  # bool (C, H, W)
+    seen: np.ndarray  # bool (H, W): what was labelled
+    window: tuple[int, int, int, int]  # x0, y0, x1, y1 of what was labelled, half-open
     known: Tensor  # bool (C,)
 
 
@@ -77,25 +103,34 @@ def prepare_patch(
     patch: TrainingPatch, class_names: Sequence[str], frame_px: int, zoom: float = 1.0
 ) -> PreparedPatch:
     """Resize by `zoom` and mirror up to a frame, once, before the loop."""
-    blank = np.zeros(patch.image_rgb.shape[:2], bool)
-    masks = torch.from_numpy(np.stack([patch.labels.get(name, blank) != 0 for name in class_names]))
+    size_hw = patch.image_rgb.shape[:2]
+    blank, seen = np.zeros(size_hw, bool), np.zeros(size_hw, bool)
+    x0, y0, x1, y1 = patch.window_xyxy
+    seen[y0:y1, x0:x1] = True
+    layers = torch.from_numpy(np.stack([seen, *(patch.labels.get(name, blank) != 0 for name in class_names)]))
     image = torch.from_numpy(np.ascontiguousarray(patch.image_rgb))
     if zoom != 1.0:
         image = resize_image(image, zoom)
-        masks = F.interpolate(masks[None].float(), size=image.shape[:2], mode="bilinear")[0] >= 0.5
+        layers = F.interpolate(layers[None].float(), size=image.shape[:2], mode="bilinear")[0] >= 0.5
+    grown = [image.shape[1] / size_hw[1], image.shape[0] / size_hw[0]] * 2
+    seen, *masks = pad_to_frame(layers.permute(1, 2, 0), frame_px).permute(2, 0, 1).contiguous().numpy()
     return PreparedPatch(
-        image=pad_to_frame(image, frame_px),
-        masks=pad_to_frame(masks.permute(1, 2, 0), frame_px).permute(2, 0, 1).contiguous(),
+        image=pad_to_frame(image, frame_px).contiguous().numpy(),
+        masks=np.stack(masks),
+        seen=seen,
+        window=tuple(round(value * times) for value, times in zip((x0, y0, x1, y1), grown, strict=True)),
         known=torch.tensor([name in patch.labels for name in class_names]),
     )
 
 
 def frames_per_epoch(patches: Sequence[PreparedPatch], frame_px: int) -> int:
-    """As many frames as cover every patch once."""
-    return sum(
-        len(frame_starts(patch.image.shape[0], frame_px)) * len(frame_starts(patch.image.shape[1], frame_px))
-        for patch in patches
-    )
+    """As many frames as cover what was labelled of every patch once."""
+    return sum(_frames_of(patch, frame_px) for patch in patches if patch.known.any())
+
+
+def _frames_of(patch: PreparedPatch, frame_px: int) -> int:
+    x0, y0, x1, y1 = patch.window
+    return len(frame_starts(y1 - y0, frame_px)) * len(frame_starts(x1 - x0, frame_px))
 
 
 def random_batches(
@@ -105,18 +140,31 @@ def random_batches(
     batch_size: int,
     augment: bool,
     rng: np.random.Generator,
+    least_frames: int = 0,
+    share: tuple[int, int] = (0, 1),
 ) -> Iterator[FrameBatch]:
-    """One epoch: each patch gives as many frames as cover it once, at random positions, in random order."""
-    order = [
-        patch for patch in patches for _ in range(frames_per_epoch([patch], frame_px)) if patch.known.any()
-    ]
-    rng.shuffle(order)
-    for first in range(0, len(order), batch_size):
-        drawn = [_draw_frame(patch, frame_px, augment, rng) for patch in order[first : first + batch_size]]
+    """One epoch: each patch gives as many frames as cover it once, at random positions, in random order.
+
+    Few patches are drawn again until there are `least_frames`. All batches are full. `share` (rank, of how
+    many processes): every process draws the same batches and keeps its part of each.
+    """
+    once = [patch for patch in patches for _ in range(_frames_of(patch, frame_px)) if patch.known.any()]
+    count = math.ceil(max(len(once), least_frames) / batch_size) * batch_size
+    order: list[PreparedPatch] = []
+    while len(order) < count:
+        order += [once[i] for i in rng.permutation(len(once))]
+    rank, processes = share
+    for first in range(0, count, batch_size):
+        batch = order[first : first + batch_size]
+        drawn = [(_draw_frame(patch, frame_px, augment, rng), patch.known) for patch in batch]
+        drawn = drawn[rank::processes]
+        layers = covered_share(torch.from_numpy(np.stack([layers for (_, layers), _ in drawn])), grid_px)
         yield FrameBatch(
-            frames=torch.stack([image for image, _ in drawn]),
-            targets=covered_share(torch.stack([masks for _, masks in drawn]), grid_px),
-            known=torch.stack([patch.known for patch in order[first : first + batch_size]]),
+            frames=torch.from_numpy(np.stack([image for (image, _), _ in drawn])),
+            targets=layers[:, 1:],
+            known=torch.stack([known for _, known in drawn]),
+            seen=layers[:, :1],
+            pairs=sum(int(patch.known.sum()) for patch in batch) / processes,
         )
 
 
@@ -127,23 +175,54 @@ def covered_share(masks: Tensor, grid_px: int) -> Tensor:
 
 def _draw_frame(
     patch: PreparedPatch, frame_px: int, augment: bool, rng: np.random.Generator
-) -> tuple[Tensor, Tensor]:
-    y, x = (int(rng.integers(0, side - frame_px + 1)) for side in patch.image.shape[:2])
-    image = patch.image[y : y + frame_px, x : x + frame_px]
-    masks = patch.masks[:, y : y + frame_px, x : x + frame_px]
-    if not augment:
-        return image, masks
-    turns, mirrored = int(rng.integers(4)), bool(rng.integers(2))
-    image, masks = torch.rot90(image, turns, (0, 1)), torch.rot90(masks, turns, (1, 2))
-    if mirrored:
-        image, masks = image.flip(1), masks.flip(2)
-    return shift_stain(image, rng), masks
+) -> tuple[np.ndarray, np.ndarray]:
+    """A frame's image (F, F, 3) uint8, and bool (1 + C, F, F): what was labelled, and a mask per class."""
+    height, width = patch.image.shape[:2]
+    x = _draw_start(patch.window[0], patch.window[2], width, frame_px, rng)
+    y = _draw_start(patch.window[1], patch.window[3], height, frame_px, rng)
+    if augment:
+        return _draw_augmented(patch, frame_px, x, y, rng)
+    part = slice(y, y + frame_px), slice(x, x + frame_px)
+    return patch.image[part], np.concatenate([patch.seen[None], patch.masks])[:, *part]
 
 
-def shift_stain(image: Tensor, rng: np.random.Generator) -> Tensor:
+def _draw_start(low: int, high: int, length: int, frame_px: int, rng: np.random.Generator) -> int:
+    """Where a frame begins that holds all of low..high, or lies in it where it is longer than a frame."""
+    first, last = sorted((low, high - frame_px))
+    last = min(last, length - frame_px)
+    return int(rng.integers(min(max(first, 0), last), last + 1))
+
+
+def _draw_augmented(
+    patch: PreparedPatch, frame_px: int, x: int, y: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """The frame turned by any angle, mirrored, larger or smaller, stained otherwise, at times blurred."""
+    turn, times = rng.uniform(0, 2 * np.pi), np.exp(rng.uniform(*np.log(SCALES)))
+    mirror = 1.0 if rng.integers(2) else -1.0
+    cosine, sine = np.cos(turn) / times, np.sin(turn) / times
+    to_patch = np.array([[mirror * cosine, -sine], [mirror * sine, cosine]])
+    middle = (frame_px - 1) / 2
+    offset = np.array([x, y]) + middle - to_patch @ np.array([middle, middle])
+    matrix = np.hstack([to_patch, offset[:, None]])
+
+    def warp(layer: np.ndarray) -> np.ndarray:
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        size = (frame_px, frame_px)
+        return cv2.warpAffine(layer, matrix, size, flags=flags, borderMode=cv2.BORDER_REFLECT_101)
+
+    layers = np.stack([warp(layer.astype(np.uint8) * 255) >= 128 for layer in (patch.seen, *patch.masks)])
+    image = shift_stain(warp(patch.image), rng)
+    if rng.random() < BLUR_SHARE:
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.5, 1.5))
+    return image, layers
+
+
+def shift_stain(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """More or less stain per colour channel, lighter or darker glass: what differs between two slides."""
-    strength = rng.uniform(0.85, 1.15) * rng.uniform(0.93, 1.07, 3)
-    glass = rng.uniform(0.96, 1.04) * rng.uniform(0.98, 1.02, 3)
-    density = -torch.log((image.float() + 1.0) / (LIGHT + 1.0))
-    shifted = torch.exp(-density * torch.tensor(strength, dtype=torch.float32)) * (LIGHT + 1.0) - 1.0
-    return (shifted * torch.tensor(glass, dtype=torch.float32)).round().clamp(0, 255).to(torch.uint8)
+    strength = rng.uniform(0.8, 1.25) * rng.uniform(0.88, 1.12, 3)
+    glass = rng.uniform(0.94, 1.05) * rng.uniform(0.97, 1.03, 3)
+    levels = np.arange(256)[:, None]
+    density = -np.log((levels + 1.0) / (LIGHT + 1.0))
+    shifted = (np.exp(-density * strength) * (LIGHT + 1.0) - 1.0) * glass
+    table = shifted.round().clip(0, 255).astype(np.uint8)
+    return cv2.LUT(image, table[None])

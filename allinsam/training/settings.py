@@ -13,12 +13,20 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    settings_version: int = setting(1, "", "format of this record")
+    settings_version: int = setting(2, "", "format of this record")
     backbone: str = setting("compact", "name or path of weights", "ours; the paper has vit_h")
     adapter_width: int | None = setting(
         48, "channels, None = the backbone's own", "ours for compact; SAM-Adapter: encoder width // 32"
     )
+    first_block: int = setting(
+        0,
+        "blocks",
+        "authors' code adapts all, 0; the paper says the later ones: those before stay as they are",
+    )
     adapter_epochs: int = setting(40, "epochs", "ours; the authors have up to 500, patience 50")
+    patience: int | None = setting(
+        None, "epochs without a better validation Dice, None = never stop early", "authors: 50, on the loss"
+    )
     mocl: bool = setting(True, "", "corrective stage after the adapter stage (paper)")
     corrective_epochs: int = setting(10, "epochs", "ours; the authors have 50 of 101")
     mocl_mode: str = setting("average", "average | product", "released code | Eq. 5")
@@ -31,10 +39,17 @@ class TrainingSettings:
         0.3, "of both learning rates", "ours: the corrective stage starts warm"
     )
     weight_decay: float = setting(0.01, "per step", "authors' AdamW")
-    batch_size: int = setting(1, "frames", "authors")
+    batch_size: int = setting(1, "frames, over all processes", "authors")
+    accumulate: int = setting(1, "batches per step", "ours")
     gradient_clip: float = setting(1.0, "L2 norm", "ours")
+    moving_average: float = setting(
+        0.99,
+        "share kept per step, 0 = none",
+        "ours: the averaged weights are validated and kept; authors: none",
+    )
+    least_frames: int = setting(0, "frames per epoch: few labels are drawn again", "ours; authors: 0")
     augmentation: bool = setting(
-        True, "", "ours: flips, quarter turns, mild stain shift; the authors have none"
+        True, "", "ours: turned, mirrored, scaled, stained otherwise, at times blurred; the authors have none"
     )
     calibrate: bool = setting(
         True, "", "ours: threshold and smallest nucleus chosen on validation patches; authors: 0.5, none"
@@ -55,15 +70,19 @@ class TrainingSettings:
             "decoder_learning_rate",
             "corrective_factor",
             "batch_size",
+            "accumulate",
         )
         for name in positive:
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} is {getattr(self, name)!r}. It must be above 0.")
-        if self.corrective_epochs < 0 or (self.budget_minutes is not None and self.budget_minutes <= 0):
-            raise InputError(
-                f"corrective_epochs {self.corrective_epochs!r} must not be negative and budget_minutes "
-                f"{self.budget_minutes!r} must be above 0 or empty."
-            )
+        for name in ("corrective_epochs", "first_block", "least_frames"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} is {getattr(self, name)!r}. It must not be negative.")
+        for name in ("budget_minutes", "patience"):
+            if getattr(self, name) is not None and getattr(self, name) <= 0:
+                raise InputError(f"{name} is {getattr(self, name)!r}. It must be above 0, or empty.")
+        if not 0 <= self.moving_average < 1:
+            raise InputError(f"moving_average is {self.moving_average!r}. It must be at least 0, below 1.")
         if self.precision not in PRECISIONS:
             raise InputError(f"Unknown precision {self.precision!r}. Choose one of {PRECISIONS}.")
         if self.mocl_mode not in MOCL_MODES:
@@ -100,6 +119,8 @@ AUTHORS = TrainingSettings(
     corrective_epochs=51,
     learning_rate=2e-4,
     decoder_learning_rate=2e-4,
+    patience=50,
+    moving_average=0.0,
     augmentation=False,
     calibrate=False,
     precision="float32",

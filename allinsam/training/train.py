@@ -6,18 +6,20 @@ data -> model -> loop (adapter stage, corrective stage) -> validation -> best we
 import dataclasses
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from allinsam.errors import ModelError
+from allinsam.errors import InputError, ModelError
 from allinsam.inference import (
     RUN_FILE,
     WEIGHTS_FILE,
@@ -27,8 +29,8 @@ from allinsam.inference import (
     predict_probabilities,
 )
 from allinsam.metrics import METRICS
-from allinsam.sam.adapter import AdaptedSam
-from allinsam.sam.backbones import Backbone, LoadedBackbone, load_backbone
+from allinsam.sam.adapter import AdaptedSam, AdapterOutput
+from allinsam.sam.backbones import LoadedBackbone, load_backbone, pick_device
 from allinsam.training.calibration import (
     calibrate,
     labelled_instances,
@@ -53,6 +55,9 @@ from allinsam.training.dataset import (
     random_batches,
 )
 from allinsam.training.settings import TrainingSettings
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 SETTLED_LEARNING_RATE = 1e-7  # the authors' eta_min
 WARM_UP = 0.03  # share of a stage over which the learning rate rises
@@ -90,12 +95,14 @@ def train(
 
     A folder with a checkpoint of the same settings, data and backbone is continued exactly where its last
     epoch ended. `report` gets a row about once a second and one per epoch; `should_stop` is asked
-    at every step.
+    at every step. Under `torchrun` every process calls this with the same arguments: they share each batch,
+    and the first of them writes and reports.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    fabric = start_fabric(settings)
     if loaded is None:
-        loaded = load_backbone(settings.backbone, weights_dir=weights_dir, device=settings.device)
+        loaded = load_backbone(settings.backbone, weights_dir=weights_dir, device=str(fabric.device))
     identity = {
         "settings": settings.to_dict(),
         "classes": list(class_names_of(patches)),
@@ -103,7 +110,7 @@ def train(
         "backbone": loaded.weights_sha256,
     }
     with torch.random.fork_rng(devices=[]):
-        run = _Run(settings, patches, folder, loaded, identity, report, should_stop)
+        run = _Run(settings, patches, folder, loaded, fabric, identity, report, should_stop)
         if run.progress.history and (folder / RUN_FILE).exists():
             return run.result("done")
         try:
@@ -115,32 +122,65 @@ def train(
         return run.result("done")
 
 
-def batch_loss(
-    network: AdaptedSam, batch: FrameBatch, stage: str, settings: TrainingSettings, cell_px: float
-) -> Tensor:
-    """Mean over the pairs of frame and class that were labelled; an unlabelled class teaches nothing."""
-    with mixed_precision(network.no_mask.device, settings.precision):
-        output = network(network.normalise(batch.frames))
-    known = batch.known.to(output.logits.device)
-    logits, targets = output.logits.float()[known], batch.targets.to(output.logits.device)[known]
-    if stage == "adapter":
-        return adapter_loss(logits, targets).mean()
-    features = output.embedding.float()[known.nonzero()[:, 0]]
-    return corrective_loss(logits, features, targets, cell_px, settings.corrective).mean()
+def start_fabric(settings: TrainingSettings) -> "Fabric":
+    """The processes and devices a run trains on: one, or those that `torchrun` started."""
+    from lightning_fabric import Fabric  # slow to import, and only training needs it
+
+    device, processes = pick_device(settings.device), int(os.environ.get("WORLD_SIZE", "1"))
+    if settings.batch_size % processes:
+        raise InputError(
+            f"batch_size {settings.batch_size} cannot be dealt to {processes} processes. Make it a multiple."
+        )
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    fabric = Fabric(
+        accelerator=device.type,
+        devices=[device.index] if device.index is not None and here == 1 else here,
+        num_nodes=processes // here,
+        strategy="ddp" if processes > 1 else "auto",
+        precision="bf16-mixed" if uses_bfloat16(device, settings.precision) else "32-true",
+    )
+    fabric.launch()
+    return fabric
 
 
-def mixed_precision(device: torch.device, precision: str) -> torch.autocast:
-    """bfloat16 inside the network if asked for, or if "auto" finds a chip that multiplies it natively."""
+def uses_bfloat16(device: torch.device, precision: str) -> bool:
+    """Whether the network computes in bfloat16: if asked for, or if "auto" finds a chip that has it."""
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         native = torch.cpu.get_capabilities().get("avx512_bf16", False)
-    wanted = precision == "bfloat16" or (precision == "auto" and native)
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=wanted)
+    return precision == "bfloat16" or (precision == "auto" and native)
+
+
+def batch_loss(
+    forward: Callable[[Tensor], AdapterOutput],
+    frames: Tensor,
+    batch: FrameBatch,
+    stage: str,
+    settings: TrainingSettings,
+    cell_px: float,
+) -> Tensor:
+    """Mean over the pairs of frame and class that were labelled; an unlabelled class teaches nothing.
+
+    frames: the batch's, normalised for the network whose `forward` this is.
+    """
+    output = forward(frames)
+    device = output.logits.device
+    known = batch.known.to(device)
+    frame = known.nonzero()[:, 0]
+    logits, targets = output.logits.float()[known], batch.targets.to(device)[known]
+    seen = batch.seen.to(device)[frame, 0]
+    if stage == "adapter":
+        losses = adapter_loss(logits, targets, seen)
+    else:
+        features = output.embedding.float()[frame]
+        losses = corrective_loss(logits, features, targets, cell_px, settings.corrective, seen)
+    # Where nothing was labelled, the sum still reaches every parameter: processes wait for each other's.
+    return losses.sum() / max(batch.pairs, 1.0) + 0.0 * output.logits.float().sum()
 
 
 class _Run:
-    """Data, network and progress of one call of `train`."""
+    """Data, network and progress of one call of `train`, in each of its processes."""
 
     def __init__(
         self,
@@ -148,53 +188,62 @@ class _Run:
         patches: Sequence[TrainingPatch],
         folder: Path,
         loaded: LoadedBackbone,
+        fabric: "Fabric",
         identity: dict[str, Any],
         report: Report | None,
         should_stop: Callable[[], bool] | None,
     ) -> None:
-        self.settings, self.folder, self.loaded, self.identity = settings, folder, loaded, identity
+        self.settings, self.folder, self.fabric, self.identity = settings, folder, fabric, identity
         self.report, self.should_stop = report or (lambda row: None), should_stop or (lambda: False)
         self.class_names = tuple(identity["classes"])
-
-        # Data: brought to the network's resolution once; frames are cut anew in every epoch.
-        row = loaded.backbone
-        self.frame_px, self.grid_px = row.frame_px, 4 * row.frame_px // row.patch_px
-        learnt = [patch for patch in patches if patch.part == "train" and patch.labels]
-        zooms = [frame_zoom(row, patch.image_rgb.shape[:2], patch.um_per_px) for patch in learnt]
-        self.prepared = [
-            prepare_patch(patch, self.class_names, row.frame_px, zoom)
-            for patch, zoom in zip(learnt, zooms, strict=True)
-        ]
-        self.scored = [patch for patch in patches if patch.part == "val" and patch.labels]
-        self.learnt = learnt
-        self.instances = starting_instances(learnt) if settings.calibrate else InstanceSettings()
-        # Width of a cell of the decoder's grid in the patches' own pixels, for MOCL's k.
-        self.cell_px = row.frame_px / self.grid_px / float(np.median(zooms))
-        frames = frames_per_epoch(self.prepared, self.frame_px)
-        self.steps_per_epoch = math.ceil(frames / settings.batch_size)
+        self.weights_sha256 = loaded.weights_sha256
 
         # Model: the seed fixes the adapter's start; a checkpoint replaces it.
         torch.manual_seed(settings.seed)
         self.network = AdaptedSam(loaded, self.class_names, settings.adapter_width).eval()
-        self.optimizer = self._new_optimizer()
         self.progress = Progress()
+
+        # Data: brought to the network's resolution once; frames are cut anew in every epoch.
+        row = loaded.backbone
+        self.frame_px, self.grid_px = row.frame_px, 4 * row.frame_px // row.patch_px
+        self.learnt = [patch for patch in patches if patch.part == "train" and patch.labels]
+        self.scored = [patch for patch in patches if patch.part == "val" and patch.labels]
+        zooms = [
+            frame_zoom(self.network, patch.image_rgb.shape[:2], patch.um_per_px) for patch in self.learnt
+        ]
+        self.prepared = [
+            prepare_patch(patch, self.class_names, row.frame_px, zoom)
+            for patch, zoom in zip(self.learnt, zooms, strict=True)
+        ]
+        self.instances = starting_instances(self.learnt) if settings.calibrate else InstanceSettings()
+        # Width of a cell of the decoder's grid in the patches' own pixels, for MOCL's k.
+        self.cell_px = row.frame_px / self.grid_px / float(np.median(zooms))
+        frames = max(frames_per_epoch(self.prepared, self.frame_px), settings.least_frames)
+        self.steps_per_epoch = math.ceil(math.ceil(frames / settings.batch_size) / settings.accumulate)
+
         checkpoint = load_checkpoint(folder, identity)
+        self._set_up()
         if checkpoint is not None:
             self.progress = checkpoint.progress
             self.network.load_trained_state(checkpoint.weights)
+            for name, value in checkpoint.average.items():
+                self.average[name].copy_(value)
             self.optimizer.load_state_dict(checkpoint.optimizer)
             torch.set_rng_state(checkpoint.random_state)
         self.validation_seconds = 0.0
+        self.bad_steps = 0  # in a row
         self.last_report = -math.inf
 
-    def _new_optimizer(self) -> torch.optim.AdamW:
-        """The adapter and the rest have learning rates of their own; `_step` sets both."""
+    def _set_up(self) -> None:
+        """A fresh optimizer, and the network as the processes share it."""
         parameters = self.network.trainable_parameters()
         adapter = [value for name, value in parameters.items() if name.startswith("adapter.")]
         decoder = [value for name, value in parameters.items() if not name.startswith("adapter.")]
         groups = [{"params": adapter, "top": self.settings.learning_rate}]
         groups += [{"params": decoder, "top": self.settings.decoder_learning_rate}]
-        return torch.optim.AdamW(groups, weight_decay=self.settings.weight_decay)
+        optimizer = torch.optim.AdamW(groups, weight_decay=self.settings.weight_decay)
+        self.trained, self.optimizer = self.fabric.setup(self.network, optimizer)
+        self.average = {name: value.detach().clone() for name, value in parameters.items()}
 
     def train_stage(self, stage: str) -> None:
         """All epochs of a stage that are still to do, or as many as its share of the time allows."""
@@ -205,52 +254,66 @@ class _Run:
             self._enter(stage)
         epochs, limit = self.settings.stages[stage], self._stage_limit(stage)
         started, before = time.monotonic(), (progress.seconds, progress.stage_seconds)
-        bad_steps = 0
 
         def clock() -> float:
-            """Update both clocks; seconds in this stage."""
-            passed = time.monotonic() - started
+            """Update both clocks; seconds in this stage. The first process's clock counts for all."""
+            passed = self.fabric.broadcast(time.monotonic() - started)
             progress.seconds, progress.stage_seconds = before[0] + passed, before[1] + passed
             return progress.stage_seconds
 
         # However little time there is, a stage takes one step: its result must exist.
-        while progress.epoch < epochs and (progress.epoch == 0 or clock() + self.validation_seconds < limit):
-            rng = np.random.default_rng([self.settings.seed, stages.index(stage), progress.epoch])
-            losses: list[float] = []
-            batches = random_batches(
-                self.prepared,
-                self.frame_px,
-                self.grid_px,
-                self.settings.batch_size,
-                self.settings.augmentation,
-                rng,
-            )
-            for step, batch in enumerate(batches):
-                if self.should_stop():
-                    raise _Cancelled
-                done = progress.epoch * self.steps_per_epoch + step
-                share = max(done / (epochs * self.steps_per_epoch), clock() / limit)
-                loss = self._step(batch, stage, share)
-                bad_steps = 0 if math.isfinite(loss) else bad_steps + 1
-                if bad_steps == BAD_STEPS_IN_A_ROW:
-                    raise ModelError(
-                        f"The loss was no number {bad_steps} steps in a row, epoch {progress.epoch + 1}. "
-                        f"Lower learning_rate (now {self.settings.learning_rate})."
-                    )
-                losses.append(loss)
-                self._report(stage, done + 1, losses, limit)
-                if clock() + self.validation_seconds >= limit:
-                    break
+        while not self._is_over(stage) and (progress.epoch == 0 or clock() + self.validation_seconds < limit):
+            losses = self._train_epoch(stage, epochs, limit, clock)
             progress.epoch += 1
             self._close_epoch(stage, losses, clock, limit)
         clock()
+
+    def _is_over(self, stage: str) -> bool:
+        """All epochs done, or the best one is further back than the settings' patience."""
+        done, best = self.progress.epoch, self.progress.best.get(stage)
+        waited = done - best["epoch"] if best else 0
+        return done >= self.settings.stages[stage] or waited >= (self.settings.patience or math.inf)
+
+    def _train_epoch(self, stage: str, epochs: int, limit: float, clock: Callable[[], float]) -> list[float]:
+        """The losses of an epoch's steps, fewer where the time is up."""
+        settings, progress = self.settings, self.progress
+        rng = np.random.default_rng([settings.seed, list(settings.stages).index(stage), progress.epoch])
+        batches = random_batches(
+            self.prepared,
+            self.frame_px,
+            self.grid_px,
+            settings.batch_size,
+            settings.augmentation,
+            rng,
+            settings.least_frames,
+            (self.fabric.global_rank, self.fabric.world_size),
+        )
+        losses: list[float] = []
+        groups = iter(lambda: list(islice(batches, settings.accumulate)), [])
+        for step, group in enumerate(groups):
+            if self.fabric.broadcast(self.should_stop()):
+                raise _Cancelled
+            done = progress.epoch * self.steps_per_epoch + step
+            share = max(done / (epochs * self.steps_per_epoch), clock() / limit)
+            loss = self._step(group, stage, share)
+            self.bad_steps = 0 if math.isfinite(loss) else self.bad_steps + 1
+            if self.bad_steps == BAD_STEPS_IN_A_ROW:
+                raise ModelError(
+                    f"The loss was no number {self.bad_steps} steps in a row, epoch {progress.epoch + 1}. "
+                    f"Lower learning_rate (now {settings.learning_rate})."
+                )
+            losses.append(loss)
+            self._report(stage, done + 1, losses, limit)
+            if clock() + self.validation_seconds >= limit:
+                break
+        return losses
 
     def _enter(self, stage: str) -> None:
         """Start a stage from the best weights of the one before, with a fresh optimizer."""
         previous = self.progress.stage
         if previous in self.progress.best:
             self.network.load_trained_state(load_file(self._best_file(previous)))
-            self.optimizer = self._new_optimizer()
+            self._set_up()
         self.progress.stage, self.progress.epoch, self.progress.stage_seconds = stage, 0, 0.0
 
     def _best_file(self, stage: str) -> Path:
@@ -265,25 +328,38 @@ class _Run:
             return budget * (1.0 - self.settings.corrective_share if len(self.settings.stages) > 1 else 1.0)
         return budget - (self.progress.seconds - self.progress.stage_seconds)
 
-    def _step(self, batch: FrameBatch, stage: str, share: float) -> float:
+    def _step(self, batches: Sequence[FrameBatch], stage: str, share: float) -> float:
         """One optimizer step at `share` of the stage; its loss. A loss that is no number changes nothing."""
-        settings = self.settings
+        settings, fabric = self.settings, self.fabric
         factor = 1.0 if stage == "adapter" else settings.corrective_factor
         # A short warm-up, then half a cosine.
         factor *= min(1.0, share / WARM_UP + 0.02) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, share)))
         for group in self.optimizer.param_groups:
             group["lr"] = max(SETTLED_LEARNING_RATE, factor * group["top"])
-        loss = batch_loss(self.network, batch, stage, settings, self.cell_px)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        total = torch.zeros((), device=fabric.device)
+        for number, batch in enumerate(batches):
+            with fabric.no_backward_sync(self.trained, enabled=number + 1 < len(batches)):
+                frames = self.network.normalise(batch.frames)
+                loss = batch_loss(self.trained, frames, batch, stage, settings, self.cell_px)
+                fabric.backward(loss / len(batches))
+            total += loss.detach() / len(batches)
+        total = fabric.all_reduce(total, reduce_op="mean")
         norm = nn.utils.clip_grad_norm_(self.network.trainable_parameters().values(), settings.gradient_clip)
-        if torch.isfinite(loss) and torch.isfinite(norm):
+        if torch.isfinite(total) and torch.isfinite(norm):
             self.optimizer.step()
-        return loss.item() if torch.isfinite(norm) else math.nan
+            self._follow(share)
+        return total.item() if torch.isfinite(norm) else math.nan
+
+    def _follow(self, share: float) -> None:
+        """Let the averaged weights follow; closely during the warm-up, whose weights are soon outdated."""
+        kept = self.settings.moving_average * min(1.0, share / WARM_UP)
+        for name, value in self.network.trainable_parameters().items():
+            self.average[name].lerp_(value.detach(), 1.0 - kept)
 
     def _report(self, stage: str, done: int, losses: list[float], limit: float) -> None:
         now = time.monotonic()
-        if now - self.last_report < REPORT_EVERY_SECONDS:
+        if now - self.last_report < REPORT_EVERY_SECONDS or not self.fabric.is_global_zero:
             return
         self.last_report = now
         self.report({"kind": "step", **self._status(stage, done, losses, limit)})
@@ -310,9 +386,13 @@ class _Run:
 
     def _close_epoch(self, stage: str, losses: list[float], clock: Callable[[], float], limit: float) -> None:
         """Validate, keep the weights if they are the stage's best, checkpoint, report."""
-        progress, begun = self.progress, time.monotonic()
-        scores = validate(self.network, self.loaded.backbone, self.scored, self.instances)
-        self.validation_seconds = time.monotonic() - begun
+        progress, begun, first = self.progress, time.monotonic(), self.fabric.is_global_zero
+        weights = self.network.trained_state()
+        self.network.load_trained_state(self.average)
+        scores = validate(self.network, self.scored, self.instances) if first else {}
+        self.network.load_trained_state(weights)
+        scores = self.fabric.broadcast(scores)
+        self.validation_seconds = self.fabric.broadcast(time.monotonic() - begun)
         clock()
         row = {
             **self._status(stage, (progress.epoch - 1) * self.steps_per_epoch + len(losses), losses, limit),
@@ -322,11 +402,15 @@ class _Run:
         # Without validation patches the training loss has to choose.
         row["selection"] = -row["loss"] if row["val"] is None else row["val"]
         progress.history.append(row)
-        if stage not in progress.best or row["selection"] > progress.best[stage]["selection"]:
+        better = stage not in progress.best or row["selection"] > progress.best[stage]["selection"]
+        if better:
             progress.best[stage] = row
-            write_weights(self._best_file(stage), self.network.trained_state())
-        save_checkpoint(self.folder, self.identity, progress, self.network.trained_state(), self.optimizer)
-        self.report({"kind": "epoch", **row})
+        if first:
+            if better:
+                write_weights(self._best_file(stage), self.average)
+            save_checkpoint(self.folder, self.identity, progress, weights, self.average, self.optimizer)
+            self.report({"kind": "epoch", **row})
+        self.fabric.barrier()
 
     def result(self, state: str) -> TrainingResult:
         best = self.progress.best
@@ -340,12 +424,14 @@ class _Run:
     def finish(self) -> None:
         """Write the best weights of all stages and what is needed to use them."""
         result = self.result("done")
+        if not self.fabric.is_global_zero:
+            return
         weights = load_file(self._best_file(result.best["stage"]))
         write_weights(self.folder / WEIGHTS_FILE, weights)
         self.network.load_trained_state(weights)
         run = {
             "backbone": self.settings.backbone,
-            "weights_sha256": self.loaded.weights_sha256,
+            "weights_sha256": self.weights_sha256,
             "class_names": list(self.class_names),
             "adapter_width": self.settings.adapter_width,
             "settings": self.settings.to_dict(),
@@ -361,19 +447,13 @@ class _Run:
         if not self.settings.calibrate or not self.scored:
             return self.instances
         maps = [
-            predict_probabilities(
-                self.network,
-                patch.image_rgb,
-                frame_zoom(self.loaded.backbone, patch.image_rgb.shape[:2], patch.um_per_px),
-            )
-            for patch in self.scored
+            predict_probabilities(self.network, patch.image_rgb, patch.um_per_px) for patch in self.scored
         ]
         return calibrate(self.instances, small_nucleus_px(self.learnt), self.class_names, self.scored, maps)
 
 
 def validate(
     network: AdaptedSam,
-    backbone: Backbone,
     patches: Sequence[TrainingPatch],
     instances: InstanceSettings | None = None,
 ) -> dict[str, Any]:
@@ -384,8 +464,7 @@ def validate(
     counts: dict[str, np.ndarray] = {}
     f1: dict[str, list[float]] = {}
     for patch in patches:
-        zoom = frame_zoom(backbone, patch.image_rgb.shape[:2], patch.um_per_px)
-        probabilities = predict_probabilities(network, patch.image_rgb, zoom, overlap=0.0)
+        probabilities = predict_probabilities(network, patch.image_rgb, patch.um_per_px, overlap=0.0)
         found_by_class = cut_instances(probabilities, patch.um_per_px, instances)
         for name, found in zip(network.class_names, found_by_class, strict=True):
             if name not in patch.labels:
