@@ -1,0 +1,248 @@
+"""TABLE of the networks that the training loop can train, what they have in common, and how each is trained.
+
+A new network is a module with the members of `Network` and a row of NETWORKS. `configure` turns facts of the
+training patches into plain data, kept with the run; `build` makes the network from nothing but that data.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from allinsam.errors import InputError, ModelError
+from allinsam.sam.adapter import AdaptedSam, AdapterOutput
+from allinsam.training.augmentation import nnunet_augment
+
+if TYPE_CHECKING:
+    from allinsam.sam.backbones import LoadedBackbone
+
+# Key of the class names, in order, among the tensors of a state.
+CLASSES_KEY = "class_names"
+Config = dict[str, Any]
+# (frame uint8 (F, F, 3), masks bool (C, F, F), rng) -> the same, changed.
+Augment = Callable[[Tensor, Tensor, np.random.Generator], tuple[Tensor, Tensor]]
+
+
+@runtime_checkable
+class Network(Protocol):
+    """What the loop and inference ask of a network; an nn.Module besides."""
+
+    class_names: tuple[str, ...]
+    frame_px: int  # side of the square it is given
+    grid_px: int  # side of the logits of one frame
+
+    def normalise(self, frames_rgb: Tensor) -> Tensor:
+        """uint8 (B, F, F, 3) -> float32 (B, 3, F, F) in the network's units, on its device."""
+        ...
+
+    def forward(self, frames: Tensor) -> AdapterOutput:
+        """Normalised frames -> logits (B, C, g, g), a binary map per class, and features (B, E, g, g)."""
+        ...
+
+    def trainable_parameters(self) -> dict[str, nn.Parameter]:
+        """Name -> parameter of everything that learns."""
+        ...
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """Every tensor a run has to keep, on the CPU."""
+        ...
+
+    def load_trained_state(self, state: dict[str, Tensor]) -> None:
+        """Put `trained_state` back; ModelError if it does not fit to the last tensor."""
+        ...
+
+
+@dataclass(frozen=True)
+class DeepOutput(AdapterOutput):
+    """coarser: in training mode logits (B, C, g/2, g/2), (B, C, g/4, g/4), ...
+
+    weights: of the losses on logits and coarser, in this order; sum 1.
+    """
+
+    coarser: tuple[Tensor, ...] = ()
+    weights: tuple[float, ...] = (1.0,)
+
+
+@dataclass(frozen=True)
+class PatchFacts:
+    """What a network may be planned by: facts of the training patches, at the resolution it will see."""
+
+    median_size_hw: tuple[int, int]  # px
+    n_patches: int
+    channel_mean: tuple[float, float, float]  # grey levels 0..255
+    channel_std: tuple[float, float, float]
+
+
+def patch_facts(images_rgb: Sequence[np.ndarray]) -> PatchFacts:
+    """Facts of the training part's uint8 images (H, W, 3); every pixel counts the same."""
+    if not images_rgb:
+        raise InputError("There is no training image to plan a network by. Put patches in the part 'train'.")
+    height, width = np.median([image.shape[:2] for image in images_rgb], axis=0)
+    pixels = sum(image.shape[0] * image.shape[1] for image in images_rgb)
+    mean = sum(image.sum((0, 1), dtype=np.float64) for image in images_rgb) / pixels
+    squares = sum(((image - mean) ** 2).sum((0, 1)) for image in images_rgb)
+    std = np.sqrt(squares / pixels)
+    return PatchFacts(
+        (round(height), round(width)), len(images_rgb), tuple(mean.tolist()), tuple(std.tolist())
+    )
+
+
+def pack_state(tensors: Mapping[str, Tensor], class_names: Sequence[str]) -> dict[str, Tensor]:
+    """Copies on the CPU, and the class names: two networks of as many classes have the same shapes."""
+    names = torch.tensor(list("\n".join(class_names).encode()), dtype=torch.uint8)
+    kept = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    return {**kept, CLASSES_KEY: names}
+
+
+def restore_state(
+    tensors: Mapping[str, Tensor], state: Mapping[str, Tensor], class_names: Sequence[str]
+) -> None:
+    """Copy a packed state into `tensors`; ModelError, before anything changes, unless all of it fits."""
+    expected = {*tensors, CLASSES_KEY}
+    missing, foreign = sorted(expected - state.keys()), sorted(state.keys() - expected)
+    if missing or foreign:
+        raise ModelError(
+            f"These weights do not fit the model: {missing[:3]} missing, {foreign[:3]} unknown. "
+            "Use the weights of a run with the same network and settings."
+        )
+    known = bytes(state[CLASSES_KEY].tolist()).decode(errors="replace").split("\n")
+    if known != list(class_names):
+        raise ModelError(
+            f"These weights are for the classes {known}, the model is for {list(class_names)}. "
+            "Use the weights of a run with the same classes in the same order."
+        )
+    for name, tensor in tensors.items():
+        if tensor.shape != state[name].shape:
+            raise ModelError(
+                f"Tensor {name} has shape {tuple(state[name].shape)}, the model needs "
+                f"{tuple(tensor.shape)}. Use the settings the weights were trained with."
+            )
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            tensor.copy_(state[name])
+
+
+def check_classes(class_names: Sequence[str]) -> tuple[str, ...]:
+    """The names as a tuple. InputError if there is none, or one twice."""
+    if not class_names or len(set(class_names)) != len(class_names):
+        raise InputError(f"Class names {list(class_names)!r} must be unique and at least one.")
+    return tuple(class_names)
+
+
+@dataclass(frozen=True)
+class NetworkRow:
+    """How one network comes about, and its own defaults for training.
+
+    configure(facts, on_gpu) -> config; build(class_names, config, loaded, device) -> network in evaluation
+    mode. `loaded` is the SAM backbone of a network that needs one; it also decides that network's device.
+    """
+
+    title: str
+    needs_backbone: bool
+    configure: Callable[[PatchFacts, bool], Config]
+    build: Callable[[Sequence[str], Config, "LoadedBackbone | None", str], Network]
+    optimizer: str  # "adamw" | "sgd"; sgd has Nesterov's momentum
+    schedule: str  # "cosine" | "poly", (1 - share done) ** 0.9
+    learning_rate: float
+    momentum: float  # of sgd
+    weight_decay: float
+    loss: str  # key of LOSSES in losses.py
+    gradient_clip: float  # L2 norm
+    augment: Augment | None = None  # None: the dataset's own
+
+
+def _configure_adapter(facts: PatchFacts, on_gpu: bool) -> Config:
+    return {"adapter_width": None}
+
+
+def _build_adapter(
+    class_names: Sequence[str], config: Config, loaded: "LoadedBackbone | None", device: str
+) -> AdaptedSam:
+    if loaded is None:
+        raise ModelError("The SAM adapter needs a backbone. Name one in the settings.")
+    network = AdaptedSam(loaded, class_names, config["adapter_width"]).eval()
+    network.grid_px = 4 * loaded.backbone.frame_px // loaded.backbone.patch_px
+    return network
+
+
+def _configure_unet(facts: PatchFacts, on_gpu: bool) -> Config:
+    from allinsam.training.unet import frame_px_for
+
+    return {"frame_px": frame_px_for(facts.median_size_hw, on_gpu), "base_width": 32}
+
+
+def _build_unet(
+    class_names: Sequence[str], config: Config, loaded: "LoadedBackbone | None", device: str
+) -> Network:
+    from allinsam.training.unet import CorrectiveUNet
+
+    return CorrectiveUNet(class_names, **config).to(device).eval()
+
+
+def _configure_dynunet(facts: PatchFacts, on_gpu: bool) -> Config:
+    from allinsam.training.nnunet import CPU_BUDGET, GPU_BUDGET, plan
+
+    planned = plan(facts.median_size_hw, facts.n_patches, GPU_BUDGET if on_gpu else CPU_BUDGET)
+    colours = {"channel_mean": list(facts.channel_mean), "channel_std": list(facts.channel_std)}
+    return {"plan": dataclasses.asdict(planned), **colours}
+
+
+def _build_dynunet(
+    class_names: Sequence[str], config: Config, loaded: "LoadedBackbone | None", device: str
+) -> Network:
+    from allinsam.training.nnunet import NnUNetPlan, PlannedUNet
+
+    planned = NnUNetPlan.from_dict(config["plan"])
+    network = PlannedUNet(class_names, planned, config["channel_mean"], config["channel_std"])
+    return network.to(device).eval()
+
+
+NETWORKS: dict[str, NetworkRow] = {
+    # Learning rate: ours for the compact backbone; the authors have 2e-4 with vit_h.
+    "adapter": NetworkRow(
+        title="SAM adapter",
+        needs_backbone=True,
+        configure=_configure_adapter,
+        build=_build_adapter,
+        optimizer="adamw",
+        schedule="cosine",
+        learning_rate=5e-3,
+        momentum=0.0,
+        weight_decay=0.01,
+        loss="bce_iou",
+        gradient_clip=1.0,
+    ),
+    # As released, where the weight decay of 5e-4 never reaches the optimizer. The clipping is ours: without
+    # it, momentum 0.99 can drive the dynamic head's ReLUs to where they learn no more.
+    "unet": NetworkRow(
+        title="U-Net of MOCL",
+        needs_backbone=False,
+        configure=_configure_unet,
+        build=_build_unet,
+        optimizer="sgd",
+        schedule="poly",
+        learning_rate=1e-3,
+        momentum=0.99,
+        weight_decay=0.0,
+        loss="dice_bce",
+        gradient_clip=1.0,
+    ),
+    "dynunet": NetworkRow(
+        title="nnU-Net",
+        needs_backbone=False,
+        configure=_configure_dynunet,
+        build=_build_dynunet,
+        optimizer="sgd",
+        schedule="poly",
+        learning_rate=1e-2,
+        momentum=0.99,
+        weight_decay=3e-5,
+        loss="dice_bce",
+        gradient_clip=12.0,
+        augment=nnunet_augment,
+    ),
+}
