@@ -15,8 +15,9 @@ from skimage.segmentation import watershed
 
 from allinsam.errors import InputError, ModelError
 from allinsam.sam.adapter import AdaptedSam
-from allinsam.sam.backbones import LoadedBackbone, load_backbone
+from allinsam.sam.backbones import LoadedBackbone, load_backbone, pick_device
 from allinsam.sam.frames import frame_starts
+from allinsam.training.networks import NETWORKS, Network
 
 RUN_FILE = "run.json"
 WEIGHTS_FILE = "adapter.safetensors"
@@ -42,8 +43,8 @@ class InstanceSettings:
 class RunModel:
     """A network ready to predict, and what its run says about it."""
 
-    network: AdaptedSam
-    weights_sha256: str
+    network: Network
+    weights_sha256: str | None  # of the backbone; None: the network has none
     settings: dict
     instances: InstanceSettings = InstanceSettings()
 
@@ -87,14 +88,19 @@ def load_run(
         state = load_file(folder / WEIGHTS_FILE)
     except (OSError, json.JSONDecodeError, SafetensorError) as error:
         raise ModelError(f"{folder} holds no finished training run ({error}). Train one first.") from error
-    if loaded is None:
+    # Runs made before there were several networks name none.
+    row = NETWORKS[run.get("network", "adapter")]
+    if not row.needs_backbone:
+        loaded = None
+    elif loaded is None:
         loaded = load_backbone(run["backbone"], weights_dir=weights_dir, device=device)
-    if loaded.weights_sha256 != run["weights_sha256"]:
+    if loaded and loaded.weights_sha256 != run["weights_sha256"]:
         raise ModelError(
             f"Run {folder.name} was trained on {run['backbone']} with weights {run['weights_sha256'][:12]}, "
             f"but {loaded.weights_sha256[:12]} is installed. Restore those weights or train again."
         )
-    network = AdaptedSam(loaded, run["class_names"], run["adapter_width"])
+    config = run.get("config") or {"adapter_width": run["adapter_width"]}
+    network = row.build(run["class_names"], config, loaded, str(pick_device(device)))
     network.load_trained_state(state)
     instances = InstanceSettings(**run.get("instances", {}))
     return RunModel(network.eval(), run["weights_sha256"], run["settings"], instances)
@@ -116,7 +122,7 @@ def predict_patch(
     }
 
 
-def frame_zoom(network: AdaptedSam, size_hw: tuple[int, int], um_per_px: float | None = None) -> float:
+def frame_zoom(network: Network, size_hw: tuple[int, int], um_per_px: float | None = None) -> float:
     """Factor by which an image is enlarged before it is cut into the network's frames."""
     if um_per_px is not None and um_per_px <= 0:
         raise InputError(f"Pixel size {um_per_px!r} um is not positive. Give the size of one pixel in um.")
@@ -129,7 +135,7 @@ def frame_zoom(network: AdaptedSam, size_hw: tuple[int, int], um_per_px: float |
 
 @torch.inference_mode()
 def predict_probabilities(
-    network: AdaptedSam,
+    network: Network,
     image_rgb: np.ndarray,
     um_per_px: float | None = None,
     overlap: float = 0.5,

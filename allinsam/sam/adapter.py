@@ -25,10 +25,16 @@ WIDTH_DIVISOR = 32
 
 
 class AdapterOutput(NamedTuple):
-    """logits (B, C, f, f), a binary map per class; embedding (B, E, f, f), the decoder's last features."""
+    """logits (B, C, f, f), a binary map per class; embedding (B, E, f, f), the decoder's last features.
+
+    coarser: of a network with deep supervision in training, logits (B, C, f/2, f/2), (B, C, f/4, f/4), ...
+    weights: of the losses on logits and coarser, in this order; sum 1.
+    """
 
     logits: Tensor
     embedding: Tensor
+    coarser: tuple[Tensor, ...] = ()
+    weights: tuple[float, ...] = (1.0,)
 
 
 def high_frequencies(frames: Tensor, removed_share: float = LOW_FREQUENCY_SHARE) -> Tensor:
@@ -89,6 +95,7 @@ class AdaptedSam(nn.Module):
         self.class_names = tuple(class_names)
         row = loaded.backbone
         self.frame_px, self.whole_patch, self.um_per_px = row.frame_px, row.whole_patch, row.um_per_px
+        self.grid_px = 4 * row.frame_px // row.patch_px
         self.encoder = sam.image_encoder.requires_grad_(False)
         depth, embed_dim = len(self.encoder.blocks), self.encoder.blocks[0].norm1.normalized_shape[0]
         self.adapter = PromptAdapter(

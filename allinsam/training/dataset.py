@@ -1,7 +1,7 @@
 """Labelled patches -> frames and targets: fixed frames to score on, random ones to learn from."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -20,6 +20,13 @@ LIGHT = 255.0
 # How far augmentation goes: the size of a nucleus, and how often an image is out of focus.
 SCALES = (0.8, 1.25)
 BLUR_SHARE = 0.15
+
+
+# (image uint8 (H, W, 3), bool layers (n, H, W), corner (x, y) of the frame, its side, rng) -> the frame's image
+# and layers, changed. What the frame shows beyond the image is the image's mirror image.
+Augment = Callable[
+    [np.ndarray, np.ndarray, tuple[int, int], int, np.random.Generator], tuple[np.ndarray, np.ndarray]
+]
 
 
 @dataclass(frozen=True)
@@ -138,7 +145,7 @@ def random_batches(
     frame_px: int,
     grid_px: int,
     batch_size: int,
-    augment: bool,
+    augment: Augment | None,
     rng: np.random.Generator,
     least_frames: int = 0,
     share: tuple[int, int] = (0, 1),
@@ -174,16 +181,17 @@ def covered_share(masks: Tensor, grid_px: int) -> Tensor:
 
 
 def _draw_frame(
-    patch: PreparedPatch, frame_px: int, augment: bool, rng: np.random.Generator
+    patch: PreparedPatch, frame_px: int, augment: Augment | None, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """A frame's image (F, F, 3) uint8, and bool (1 + C, F, F): what was labelled, and a mask per class."""
     height, width = patch.image.shape[:2]
     x = _draw_start(patch.window[0], patch.window[2], width, frame_px, rng)
     y = _draw_start(patch.window[1], patch.window[3], height, frame_px, rng)
-    if augment:
-        return _draw_augmented(patch, frame_px, x, y, rng)
+    layers = np.concatenate([patch.seen[None], patch.masks])
+    if augment is not None:
+        return augment(patch.image, layers, (x, y), frame_px, rng)
     part = slice(y, y + frame_px), slice(x, x + frame_px)
-    return patch.image[part], np.concatenate([patch.seen[None], patch.masks])[:, *part]
+    return patch.image[part], layers[:, *part]
 
 
 def _draw_start(low: int, high: int, length: int, frame_px: int, rng: np.random.Generator) -> int:
@@ -193,8 +201,12 @@ def _draw_start(low: int, high: int, length: int, frame_px: int, rng: np.random.
     return int(rng.integers(min(max(first, 0), last), last + 1))
 
 
-def _draw_augmented(
-    patch: PreparedPatch, frame_px: int, x: int, y: int, rng: np.random.Generator
+def augment_frame(
+    image: np.ndarray,
+    layers: np.ndarray,
+    corner_xy: tuple[int, int],
+    frame_px: int,
+    rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The frame turned by any angle, mirrored, larger or smaller, stained otherwise, at times blurred."""
     turn, times = rng.uniform(0, 2 * np.pi), np.exp(rng.uniform(*np.log(SCALES)))
@@ -202,7 +214,7 @@ def _draw_augmented(
     cosine, sine = np.cos(turn) / times, np.sin(turn) / times
     to_patch = np.array([[mirror * cosine, -sine], [mirror * sine, cosine]])
     middle = (frame_px - 1) / 2
-    offset = np.array([x, y]) + middle - to_patch @ np.array([middle, middle])
+    offset = np.array(corner_xy) + middle - to_patch @ np.array([middle, middle])
     matrix = np.hstack([to_patch, offset[:, None]])
 
     def warp(layer: np.ndarray) -> np.ndarray:
@@ -210,8 +222,8 @@ def _draw_augmented(
         size = (frame_px, frame_px)
         return cv2.warpAffine(layer, matrix, size, flags=flags, borderMode=cv2.BORDER_REFLECT_101)
 
-    layers = np.stack([warp(layer.astype(np.uint8) * 255) >= 128 for layer in (patch.seen, *patch.masks)])
-    image = shift_stain(warp(patch.image), rng)
+    layers = np.stack([warp(layer.astype(np.uint8) * 255) >= 128 for layer in layers])
+    image = shift_stain(warp(image), rng)
     if rng.random() < BLUR_SHARE:
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.5, 1.5))
     return image, layers

@@ -9,47 +9,43 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from allinsam.sam.adapter import AdapterOutput
 from allinsam.training.corrective import adapter_loss, weighted_bce, weighted_dice
-from allinsam.training.networks import DeepOutput
 
 
-def dice_bce(logits: Tensor, targets: Tensor, weight: Tensor | None = None) -> Tensor:
-    """(N,): mean cross-entropy + soft Dice; `weight` (N, h, w) weighs pixels, 1 everywhere if None.
+# (logits, targets, seen) (N, h, w) -> (N,); seen is the share of a cell that was labelled at all, None: all.
+Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+def dice_bce(logits: Tensor, targets: Tensor, seen: Tensor | None = None) -> Tensor:
+    """(N,): mean cross-entropy + soft Dice.
 
     Dice is per frame and class, as MOCL released it; nnU-Net sums it over the batch first.
     """
-    weight = torch.ones_like(targets) if weight is None else weight
-    return weighted_bce(logits, targets, weight) + weighted_dice(logits, targets, weight)
+    ones = torch.ones_like(targets)
+    return weighted_bce(logits, targets, ones, seen) + weighted_dice(logits, targets, ones, seen=seen)
 
 
 def deep_supervised(
-    loss: Callable[[Tensor, Tensor], Tensor],
+    loss: Loss,
     outputs: Sequence[Tensor],
     targets: Tensor,
     weights: Sequence[float],
+    seen: Tensor | None = None,
 ) -> Tensor:
     """(N,): sum of weight x loss over logits (N, h_i, w_i) of falling size, one weight for each.
 
-    Targets (N, h, w) are brought to each size by area; nnU-Net, whose targets are hard, takes the nearest.
+    Targets and seen (N, h, w) are brought to each size by area; nnU-Net, whose targets are hard, takes the
+    nearest.
     """
-    return sum(
-        weight * loss(logits, F.adaptive_avg_pool2d(targets, logits.shape[-2:]))
-        for logits, weight in zip(outputs, weights, strict=True)
-    )
+
+    def at(size: Sequence[int], cells: Tensor | None) -> Tensor | None:
+        return None if cells is None else F.adaptive_avg_pool2d(cells, size)
+
+    total = torch.zeros(len(targets), device=targets.device)
+    for logits, weight in zip(outputs, weights, strict=True):
+        size = logits.shape[-2:]
+        total = total + weight * loss(logits, at(size, targets), at(size, seen))
+    return total
 
 
-def known_loss(
-    loss: Callable[[Tensor, Tensor], Tensor], output: AdapterOutput, targets: Tensor, known: Tensor
-) -> Tensor:
-    """(N,): loss of the N pairs that `known` (B, C) names, of coarser outputs too where there are any.
-
-    Logits come in any precision; targets are (B, C, g, g).
-    """
-    outputs, weights = [output.logits], (1.0,)
-    if isinstance(output, DeepOutput):
-        outputs, weights = [output.logits, *output.coarser], output.weights
-    return deep_supervised(loss, [logits.float()[known] for logits in outputs], targets[known], weights)
-
-
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"bce_iou": adapter_loss, "dice_bce": dice_bce}
+LOSSES: dict[str, Loss] = {"bce_iou": adapter_loss, "dice_bce": dice_bce}

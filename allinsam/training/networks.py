@@ -19,6 +19,7 @@ from allinsam.training.augmentation import nnunet_augment
 
 if TYPE_CHECKING:
     from allinsam.sam.backbones import LoadedBackbone
+    from allinsam.training.settings import TrainingSettings
 
 # Key of the class names, in order, among the tensors of a state.
 CLASSES_KEY = "class_names"
@@ -34,6 +35,8 @@ class Network(Protocol):
     class_names: tuple[str, ...]
     frame_px: int  # side of the square it is given
     grid_px: int  # side of the logits of one frame
+    whole_patch: bool  # a patch is brought to the size of one frame, else cut into frames
+    um_per_px: float | None  # that a patch is brought to; None: as it comes
 
     def normalise(self, frames_rgb: Tensor) -> Tensor:
         """uint8 (B, F, F, 3) -> float32 (B, 3, F, F) in the network's units, on its device."""
@@ -54,17 +57,6 @@ class Network(Protocol):
     def load_trained_state(self, state: dict[str, Tensor]) -> None:
         """Put `trained_state` back; ModelError if it does not fit to the last tensor."""
         ...
-
-
-@dataclass(frozen=True)
-class DeepOutput(AdapterOutput):
-    """coarser: in training mode logits (B, C, g/2, g/2), (B, C, g/4, g/4), ...
-
-    weights: of the losses on logits and coarser, in this order; sum 1.
-    """
-
-    coarser: tuple[Tensor, ...] = ()
-    weights: tuple[float, ...] = (1.0,)
 
 
 @dataclass(frozen=True)
@@ -137,17 +129,19 @@ def check_classes(class_names: Sequence[str]) -> tuple[str, ...]:
 class NetworkRow:
     """How one network comes about, and its own defaults for training.
 
-    configure(facts, on_gpu) -> config; build(class_names, config, loaded, device) -> network in evaluation
+    configure(settings, facts, on_gpu) -> config; build(class_names, config, loaded, device) -> network in evaluation
     mode. `loaded` is the SAM backbone of a network that needs one; it also decides that network's device.
     """
 
     title: str
     needs_backbone: bool
-    configure: Callable[[PatchFacts, bool], Config]
+    configure: Callable[["TrainingSettings", PatchFacts, bool], Config]
     build: Callable[[Sequence[str], Config, "LoadedBackbone | None", str], Network]
     optimizer: str  # "adamw" | "sgd"; sgd has Nesterov's momentum
     schedule: str  # "cosine" | "poly", (1 - share done) ** 0.9
     learning_rate: float
+    decoder_learning_rate: float | None  # of what is no adapter, where the two differ
+    batch_size: int | None  # None: as planned, network.plan.batch_size
     momentum: float  # of sgd
     weight_decay: float
     loss: str  # key of LOSSES in losses.py
@@ -155,8 +149,8 @@ class NetworkRow:
     augment: Augment | None = None  # None: the dataset's own
 
 
-def _configure_adapter(facts: PatchFacts, on_gpu: bool) -> Config:
-    return {"adapter_width": None}
+def _configure_adapter(settings: "TrainingSettings", facts: PatchFacts, on_gpu: bool) -> Config:
+    return {"adapter_width": settings.adapter_width}
 
 
 def _build_adapter(
@@ -164,12 +158,10 @@ def _build_adapter(
 ) -> AdaptedSam:
     if loaded is None:
         raise ModelError("The SAM adapter needs a backbone. Name one in the settings.")
-    network = AdaptedSam(loaded, class_names, config["adapter_width"]).eval()
-    network.grid_px = 4 * loaded.backbone.frame_px // loaded.backbone.patch_px
-    return network
+    return AdaptedSam(loaded, class_names, config["adapter_width"]).eval()
 
 
-def _configure_unet(facts: PatchFacts, on_gpu: bool) -> Config:
+def _configure_unet(settings: "TrainingSettings", facts: PatchFacts, on_gpu: bool) -> Config:
     from allinsam.training.unet import frame_px_for
 
     return {"frame_px": frame_px_for(facts.median_size_hw, on_gpu), "base_width": 32}
@@ -183,7 +175,7 @@ def _build_unet(
     return CorrectiveUNet(class_names, **config).to(device).eval()
 
 
-def _configure_dynunet(facts: PatchFacts, on_gpu: bool) -> Config:
+def _configure_dynunet(settings: "TrainingSettings", facts: PatchFacts, on_gpu: bool) -> Config:
     from allinsam.training.nnunet import CPU_BUDGET, GPU_BUDGET, plan
 
     planned = plan(facts.median_size_hw, facts.n_patches, GPU_BUDGET if on_gpu else CPU_BUDGET)
@@ -202,7 +194,7 @@ def _build_dynunet(
 
 
 NETWORKS: dict[str, NetworkRow] = {
-    # Learning rate: ours for the compact backbone; the authors have 2e-4 with vit_h.
+    # Learning rates: ours for the compact backbone; the authors have 2e-4 with vit_h, and batches of 1.
     "adapter": NetworkRow(
         title="SAM adapter",
         needs_backbone=True,
@@ -211,6 +203,8 @@ NETWORKS: dict[str, NetworkRow] = {
         optimizer="adamw",
         schedule="cosine",
         learning_rate=5e-3,
+        decoder_learning_rate=1e-3,
+        batch_size=1,
         momentum=0.0,
         weight_decay=0.01,
         loss="bce_iou",
@@ -226,6 +220,8 @@ NETWORKS: dict[str, NetworkRow] = {
         optimizer="sgd",
         schedule="poly",
         learning_rate=1e-3,
+        decoder_learning_rate=None,
+        batch_size=4,
         momentum=0.99,
         weight_decay=0.0,
         loss="dice_bce",
@@ -239,6 +235,8 @@ NETWORKS: dict[str, NetworkRow] = {
         optimizer="sgd",
         schedule="poly",
         learning_rate=1e-2,
+        decoder_learning_rate=None,
+        batch_size=None,
         momentum=0.99,
         weight_decay=3e-5,
         loss="dice_bce",

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from allinsam.errors import InputError
-from allinsam.training.networks import DeepOutput, check_classes, pack_state, restore_state
+from allinsam.sam.adapter import AdapterOutput
+from allinsam.training.networks import check_classes, pack_state, restore_state
 
 FIRST_WIDTH, LARGEST_WIDTH = 32, 512
 KERNEL = 3
@@ -130,6 +131,7 @@ class PlannedUNet(nn.Module):
         self.class_names = check_classes(class_names)
         self.plan = plan
         self.frame_px = self.grid_px = plan.patch_px
+        self.whole_patch, self.um_per_px = False, None
         coarser = len(plan.deep_supervision) - 1
         self.unet = DynUNet(
             spatial_dims=2,
@@ -153,7 +155,7 @@ class PlannedUNet(nn.Module):
         frames = frames_rgb.to(self.channel_mean.device).permute(0, 3, 1, 2).float()
         return (frames - self.channel_mean) / self.channel_std.clamp(min=1.0)
 
-    def forward(self, frames: Tensor) -> DeepOutput:
+    def forward(self, frames: Tensor) -> AdapterOutput:
         """Logits and features (B, 32, F, F) of the last decoder level; in training mode coarser logits."""
         embedding = self.unet.skip_layers(frames)
         logits = self.unet.output_block(embedding)
@@ -163,7 +165,7 @@ class PlannedUNet(nn.Module):
         # DynUNet leaves the coarser outputs in this list, which would keep the batch's whole graph alive.
         heads[:] = [torch.empty(0)] * len(heads)
         weights = self.plan.deep_supervision if supervised else (1.0,)
-        return DeepOutput(logits, embedding, coarser, weights)
+        return AdapterOutput(logits, embedding, coarser, weights)
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """Name -> parameter: all of them learn."""

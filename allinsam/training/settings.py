@@ -7,6 +7,7 @@ from typing import Any
 from allinsam.errors import InputError
 from allinsam.records import setting
 from allinsam.training.corrective import MOCL_MODES, CorrectiveSettings
+from allinsam.training.networks import NETWORKS
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 
@@ -14,6 +15,7 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 @dataclass(frozen=True)
 class TrainingSettings:
     settings_version: int = setting(2, "", "format of this record")
+    network: str = setting("adapter", "", "the paper's; unet and dynunet are what it is compared with")
     backbone: str = setting("compact", "name or path of weights", "ours; the paper has vit_h")
     adapter_width: int | None = setting(
         48, "channels, None = the backbone's own", "ours for compact; SAM-Adapter: encoder width // 32"
@@ -33,15 +35,21 @@ class TrainingSettings:
     k: int = setting(100, "native px", "released code, top-k of Eq. 2")
     mocl_base: float = setting(1.5, "", "released code; base of the confidence weight in mode average")
     dice_weights_denominator: bool = setting(False, "", "released code: weights in Dice's numerator only")
-    learning_rate: float = setting(5e-3, "per step, adapter", "ours for compact; authors: 2e-4")
-    decoder_learning_rate: float = setting(1e-3, "per step, decoder", "ours for compact; authors: 2e-4")
-    corrective_factor: float = setting(
-        0.3, "of both learning rates", "ours: the corrective stage starts warm"
+    learning_rate: float | None = setting(
+        None, "per step, None = the network's own", "ours: 5e-3 for the compact adapter; authors: 2e-4"
     )
-    weight_decay: float = setting(0.01, "per step", "authors' AdamW")
-    batch_size: int = setting(1, "frames, over all processes", "authors")
+    decoder_learning_rate: float | None = setting(
+        None, "per step, None = the network's own", "ours: 1e-3 beside the compact adapter; authors: 2e-4"
+    )
+    corrective_factor: float = setting(
+        0.3, "of the learning rates", "ours: the corrective stage starts warm"
+    )
+    weight_decay: float | None = setting(None, "per step, None = the network's own", "authors: 0.01")
+    batch_size: int | None = setting(
+        None, "frames, over all processes; None = the network's own", "authors: 1"
+    )
     accumulate: int = setting(1, "batches per step", "ours")
-    gradient_clip: float = setting(1.0, "L2 norm", "ours")
+    gradient_clip: float | None = setting(None, "L2 norm, None = the network's own", "ours")
     moving_average: float = setting(
         0.99,
         "share kept per step, 0 = none",
@@ -71,18 +79,20 @@ class TrainingSettings:
             "corrective_factor",
             "batch_size",
             "accumulate",
+            "gradient_clip",
+            "budget_minutes",
+            "patience",
         )
         for name in positive:
-            if not getattr(self, name) > 0:
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise InputError(f"{name} is {getattr(self, name)!r}. It must be above 0.")
         for name in ("corrective_epochs", "first_block", "least_frames"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} is {getattr(self, name)!r}. It must not be negative.")
-        for name in ("budget_minutes", "patience"):
-            if getattr(self, name) is not None and getattr(self, name) <= 0:
-                raise InputError(f"{name} is {getattr(self, name)!r}. It must be above 0, or empty.")
         if not 0 <= self.moving_average < 1:
             raise InputError(f"moving_average is {self.moving_average!r}. It must be at least 0, below 1.")
+        if self.network not in NETWORKS:
+            raise InputError(f"Unknown network {self.network!r}. Choose one of {', '.join(NETWORKS)}.")
         if self.precision not in PRECISIONS:
             raise InputError(f"Unknown precision {self.precision!r}. Choose one of {PRECISIONS}.")
         if self.mocl_mode not in MOCL_MODES:
@@ -119,6 +129,8 @@ AUTHORS = TrainingSettings(
     corrective_epochs=51,
     learning_rate=2e-4,
     decoder_learning_rate=2e-4,
+    weight_decay=0.01,
+    batch_size=1,
     patience=50,
     moving_average=0.0,
     augmentation=False,

@@ -1,4 +1,4 @@
-"""Train the adapter on labelled patches: adapter stage, then corrective stage. Read from top to bottom.
+"""Train a network on labelled patches: adapter stage, then corrective stage. Read from top to bottom.
 
 data -> model -> loop (adapter stage, corrective stage) -> validation -> best weights.
 """
@@ -8,7 +8,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -29,7 +29,7 @@ from allinsam.inference import (
     predict_probabilities,
 )
 from allinsam.metrics import METRICS
-from allinsam.sam.adapter import AdaptedSam, AdapterOutput
+from allinsam.sam.adapter import AdapterOutput
 from allinsam.sam.backbones import LoadedBackbone, load_backbone, pick_device
 from allinsam.training.calibration import (
     calibrate,
@@ -45,15 +45,18 @@ from allinsam.training.checkpoints import (
     write_text,
     write_weights,
 )
-from allinsam.training.corrective import adapter_loss, corrective_loss
+from allinsam.training.corrective import corrective_loss
 from allinsam.training.dataset import (
     FrameBatch,
     TrainingPatch,
+    augment_frame,
     class_names_of,
     frames_per_epoch,
     prepare_patch,
     random_batches,
 )
+from allinsam.training.losses import LOSSES, deep_supervised
+from allinsam.training.networks import NETWORKS, Network, patch_facts
 from allinsam.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -61,6 +64,11 @@ if TYPE_CHECKING:
 
 SETTLED_LEARNING_RATE = 1e-7  # the authors' eta_min
 WARM_UP = 0.03  # share of a stage over which the learning rate rises
+# Learning rate at a share of the stage, as a factor.
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "cosine": lambda share: 0.5 * (1.0 + math.cos(math.pi * share)),
+    "poly": lambda share: (1.0 - share) ** 0.9,
+}
 BAD_STEPS_IN_A_ROW = 5
 REPORT_EVERY_SECONDS = 1.0
 
@@ -101,13 +109,19 @@ def train(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     fabric = start_fabric(settings)
-    if loaded is None:
+    row = NETWORKS[settings.network]
+    if not row.needs_backbone:
+        loaded = None
+    elif loaded is None:
         loaded = load_backbone(settings.backbone, weights_dir=weights_dir, device=str(fabric.device))
+    class_names = class_names_of(patches)
+    facts = patch_facts([patch.image_rgb for patch in patches if patch.part == "train" and patch.labels])
     identity = {
         "settings": settings.to_dict(),
-        "classes": list(class_names_of(patches)),
+        "classes": list(class_names),
         "data": data_hash(patches),
-        "backbone": loaded.weights_sha256,
+        "backbone": loaded.weights_sha256 if loaded else None,
+        "network": {"name": settings.network, **row.configure(settings, facts, fabric.device.type == "cuda")},
     }
     with torch.random.fork_rng(devices=[]):
         run = _Run(settings, patches, folder, loaded, fabric, identity, report, should_stop)
@@ -127,10 +141,6 @@ def start_fabric(settings: TrainingSettings) -> "Fabric":
     from lightning_fabric import Fabric  # slow to import, and only training needs it
 
     device, processes = pick_device(settings.device), int(os.environ.get("WORLD_SIZE", "1"))
-    if settings.batch_size % processes:
-        raise InputError(
-            f"batch_size {settings.batch_size} cannot be dealt to {processes} processes. Make it a multiple."
-        )
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     fabric = Fabric(
         accelerator=device.type,
@@ -168,12 +178,15 @@ def batch_loss(
     device = output.logits.device
     known = batch.known.to(device)
     frame = known.nonzero()[:, 0]
-    logits, targets = output.logits.float()[known], batch.targets.to(device)[known]
+    targets = batch.targets.to(device)[known]
     seen = batch.seen.to(device)[frame, 0]
     if stage == "adapter":
-        losses = adapter_loss(logits, targets, seen)
+        outputs = [one.float()[known] for one in (output.logits, *output.coarser)]
+        loss = LOSSES[NETWORKS[settings.network].loss]
+        losses = deep_supervised(loss, outputs, targets, output.weights, seen)
     else:
         features = output.embedding.float()[frame]
+        logits = output.logits.float()[known]
         losses = corrective_loss(logits, features, targets, cell_px, settings.corrective, seen)
     # Where nothing was labelled, the sum still reaches every parameter: processes wait for each other's.
     return losses.sum() / max(batch.pairs, 1.0) + 0.0 * output.logits.float().sum()
@@ -187,7 +200,7 @@ class _Run:
         settings: TrainingSettings,
         patches: Sequence[TrainingPatch],
         folder: Path,
-        loaded: LoadedBackbone,
+        loaded: LoadedBackbone | None,
         fabric: "Fabric",
         identity: dict[str, Any],
         report: Report | None,
@@ -196,30 +209,36 @@ class _Run:
         self.settings, self.folder, self.fabric, self.identity = settings, folder, fabric, identity
         self.report, self.should_stop = report or (lambda row: None), should_stop or (lambda: False)
         self.class_names = tuple(identity["classes"])
-        self.weights_sha256 = loaded.weights_sha256
+        self.row = row = NETWORKS[settings.network]
 
-        # Model: the seed fixes the adapter's start; a checkpoint replaces it.
+        # Model: the seed fixes its start; a checkpoint replaces it.
         torch.manual_seed(settings.seed)
-        self.network = AdaptedSam(loaded, self.class_names, settings.adapter_width).eval()
+        self.config = {name: value for name, value in identity["network"].items() if name != "name"}
+        self.network = row.build(self.class_names, self.config, loaded, str(fabric.device))
+        self.batch_size = settings.batch_size or row.batch_size or self.network.plan.batch_size
+        if self.batch_size % fabric.world_size:
+            raise InputError(
+                f"batch_size {self.batch_size} cannot be dealt to {fabric.world_size} processes. "
+                "Make it a multiple."
+            )
         self.progress = Progress()
 
         # Data: brought to the network's resolution once; frames are cut anew in every epoch.
-        row = loaded.backbone
-        self.frame_px, self.grid_px = row.frame_px, 4 * row.frame_px // row.patch_px
         self.learnt = [patch for patch in patches if patch.part == "train" and patch.labels]
         self.scored = [patch for patch in patches if patch.part == "val" and patch.labels]
         zooms = [
             frame_zoom(self.network, patch.image_rgb.shape[:2], patch.um_per_px) for patch in self.learnt
         ]
         self.prepared = [
-            prepare_patch(patch, self.class_names, row.frame_px, zoom)
+            prepare_patch(patch, self.class_names, self.network.frame_px, zoom)
             for patch, zoom in zip(self.learnt, zooms, strict=True)
         ]
+        self.augment = (row.augment or augment_frame) if settings.augmentation else None
         self.instances = starting_instances(self.learnt) if settings.calibrate else InstanceSettings()
-        # Width of a cell of the decoder's grid in the patches' own pixels, for MOCL's k.
-        self.cell_px = row.frame_px / self.grid_px / float(np.median(zooms))
-        frames = max(frames_per_epoch(self.prepared, self.frame_px), settings.least_frames)
-        self.steps_per_epoch = math.ceil(math.ceil(frames / settings.batch_size) / settings.accumulate)
+        # Width of a cell of the network's grid in the patches' own pixels, for MOCL's k.
+        self.cell_px = self.network.frame_px / self.network.grid_px / float(np.median(zooms))
+        frames = max(frames_per_epoch(self.prepared, self.network.frame_px), settings.least_frames)
+        self.steps_per_epoch = math.ceil(math.ceil(frames / self.batch_size) / settings.accumulate)
 
         checkpoint = load_checkpoint(folder, identity)
         self._set_up()
@@ -239,11 +258,29 @@ class _Run:
         parameters = self.network.trainable_parameters()
         adapter = [value for name, value in parameters.items() if name.startswith("adapter.")]
         decoder = [value for name, value in parameters.items() if not name.startswith("adapter.")]
-        groups = [{"params": adapter, "top": self.settings.learning_rate}]
-        groups += [{"params": decoder, "top": self.settings.decoder_learning_rate}]
-        optimizer = torch.optim.AdamW(groups, weight_decay=self.settings.weight_decay)
+        settings, row = self.settings, self.row
+        top = settings.learning_rate or row.learning_rate
+        other = settings.decoder_learning_rate or row.decoder_learning_rate or top
+        groups = [{"params": part, "top": rate} for part, rate in ((adapter, top), (decoder, other)) if part]
+        decay = row.weight_decay if settings.weight_decay is None else settings.weight_decay
+        if row.optimizer == "sgd":
+            optimizer = torch.optim.SGD(
+                groups, lr=top, momentum=row.momentum, nesterov=True, weight_decay=decay
+            )
+        else:
+            optimizer = torch.optim.AdamW(groups, weight_decay=decay)
         self.trained, self.optimizer = self.fabric.setup(self.network, optimizer)
-        self.average = {name: value.detach().clone() for name, value in parameters.items()}
+        self.average = self._parameters()
+
+    def _parameters(self) -> dict[str, Tensor]:
+        """A copy of everything that learns, where it is."""
+        return {name: value.detach().clone() for name, value in self.network.trainable_parameters().items()}
+
+    def _put(self, values: Mapping[str, Tensor]) -> None:
+        """Give everything that learns these values."""
+        with torch.no_grad():
+            for name, parameter in self.network.trainable_parameters().items():
+                parameter.copy_(values[name])
 
     def train_stage(self, stage: str) -> None:
         """All epochs of a stage that are still to do, or as many as its share of the time allows."""
@@ -280,15 +317,16 @@ class _Run:
         rng = np.random.default_rng([settings.seed, list(settings.stages).index(stage), progress.epoch])
         batches = random_batches(
             self.prepared,
-            self.frame_px,
-            self.grid_px,
-            settings.batch_size,
-            settings.augmentation,
+            self.network.frame_px,
+            self.network.grid_px,
+            self.batch_size,
+            self.augment,
             rng,
             settings.least_frames,
             (self.fabric.global_rank, self.fabric.world_size),
         )
         losses: list[float] = []
+        self.trained.train()
         groups = iter(lambda: list(islice(batches, settings.accumulate)), [])
         for step, group in enumerate(groups):
             if self.fabric.broadcast(self.should_stop()):
@@ -332,8 +370,7 @@ class _Run:
         """One optimizer step at `share` of the stage; its loss. A loss that is no number changes nothing."""
         settings, fabric = self.settings, self.fabric
         factor = 1.0 if stage == "adapter" else settings.corrective_factor
-        # A short warm-up, then half a cosine.
-        factor *= min(1.0, share / WARM_UP + 0.02) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, share)))
+        factor *= min(1.0, share / WARM_UP + 0.02) * SCHEDULES[self.row.schedule](min(1.0, share))
         for group in self.optimizer.param_groups:
             group["lr"] = max(SETTLED_LEARNING_RATE, factor * group["top"])
         self.optimizer.zero_grad(set_to_none=True)
@@ -345,7 +382,8 @@ class _Run:
                 fabric.backward(loss / len(batches))
             total += loss.detach() / len(batches)
         total = fabric.all_reduce(total, reduce_op="mean")
-        norm = nn.utils.clip_grad_norm_(self.network.trainable_parameters().values(), settings.gradient_clip)
+        clip = settings.gradient_clip or self.row.gradient_clip
+        norm = nn.utils.clip_grad_norm_(self.network.trainable_parameters().values(), clip)
         if torch.isfinite(total) and torch.isfinite(norm):
             self.optimizer.step()
             self._follow(share)
@@ -387,10 +425,11 @@ class _Run:
     def _close_epoch(self, stage: str, losses: list[float], clock: Callable[[], float], limit: float) -> None:
         """Validate, keep the weights if they are the stage's best, checkpoint, report."""
         progress, begun, first = self.progress, time.monotonic(), self.fabric.is_global_zero
-        weights = self.network.trained_state()
-        self.network.load_trained_state(self.average)
-        scores = validate(self.network, self.scored, self.instances) if first else {}
-        self.network.load_trained_state(weights)
+        weights, learning = self.network.trained_state(), self._parameters()
+        self._put(self.average)
+        averaged = self.network.trained_state()
+        scores = validate(self.network.eval(), self.scored, self.instances) if first else {}
+        self._put(learning)
         scores = self.fabric.broadcast(scores)
         self.validation_seconds = self.fabric.broadcast(time.monotonic() - begun)
         clock()
@@ -407,7 +446,7 @@ class _Run:
             progress.best[stage] = row
         if first:
             if better:
-                write_weights(self._best_file(stage), self.average)
+                write_weights(self._best_file(stage), averaged)
             save_checkpoint(self.folder, self.identity, progress, weights, self.average, self.optimizer)
             self.report({"kind": "epoch", **row})
         self.fabric.barrier()
@@ -430,10 +469,11 @@ class _Run:
         write_weights(self.folder / WEIGHTS_FILE, weights)
         self.network.load_trained_state(weights)
         run = {
-            "backbone": self.settings.backbone,
-            "weights_sha256": self.weights_sha256,
+            "network": self.settings.network,
+            "config": self.config,
+            "backbone": self.settings.backbone if self.row.needs_backbone else None,
+            "weights_sha256": self.identity["backbone"],
             "class_names": list(self.class_names),
-            "adapter_width": self.settings.adapter_width,
             "settings": self.settings.to_dict(),
             "instances": dataclasses.asdict(self._calibrated()),
             "best": result.best,
@@ -453,7 +493,7 @@ class _Run:
 
 
 def validate(
-    network: AdaptedSam,
+    network: Network,
     patches: Sequence[TrainingPatch],
     instances: InstanceSettings | None = None,
 ) -> dict[str, Any]:

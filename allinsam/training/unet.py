@@ -73,6 +73,7 @@ class CorrectiveUNet(nn.Module):
         if base_width < 1:
             raise InputError(f"base_width is {base_width!r}. It must be above 0.")
         self.frame_px = self.grid_px = frame_px
+        self.whole_patch, self.um_per_px = False, None
         widths = [base_width * times for times in STAGE_WIDTHS]
         self.stem = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
         inputs, stages = widths[0], []
