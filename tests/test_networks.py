@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from allinsam.errors import InputError, ModelError
+from allinsam.training.dataset import TrainingPatch
 from allinsam.training.losses import LOSSES, known_loss
 from allinsam.training.networks import NETWORKS, Network, PatchFacts, patch_facts
 from allinsam.training.nnunet import (
@@ -25,7 +26,7 @@ from tests.tiny import tiny_backbone
 
 CLASSES = ("podocyte", "mesangial cell")
 SMALL_PLAN = NnUNetPlan(32, 2, (1, 2, 2, 2), (8, 16, 16, 16), (2 / 3, 1 / 3))
-FACTS = PatchFacts((64, 80), 20, (200.0, 150.0, 180.0), (40.0, 50.0, 45.0))
+FACTS = PatchFacts(0.5, (64, 80), 20, (200.0, 150.0, 180.0), (40.0, 50.0, 45.0))
 
 
 def small_unet(classes=CLASSES) -> CorrectiveUNet:
@@ -69,6 +70,7 @@ def test_every_row_is_built_from_plain_data_and_gives_what_the_loop_asks_for(nam
     network = row.build(CLASSES, config, loaded, "cpu")
     assert isinstance(network, Network) and isinstance(network, torch.nn.Module)
     assert not network.training
+    assert row.needs_backbone or network.um_per_px == FACTS.um_per_px
     with torch.inference_mode():
         normalised = network.normalise(frames(network))
         output = network(normalised)
@@ -102,13 +104,21 @@ def test_the_training_loop_does_not_wait_for_monai():
 
 
 def test_facts_of_patches_by_hand():
-    grey, white = np.full((10, 20, 3), 100, np.uint8), np.full((30, 20, 3), 200, np.uint8)
-    facts = patch_facts([grey, white, white])
-    assert (facts.median_size_hw, facts.n_patches) == ((30, 20), 3)
+    def patch(value, height, um_per_px, part="train", labelled=True):
+        labels = {"podocyte": np.zeros((height, 20), bool)} if labelled else {}
+        image = np.full((height, 20, 3), value, np.uint8)
+        return TrainingPatch("p", image, labels, part, um_per_px)
+
+    learnt = [patch(100, 10, 0.25), patch(200, 30, 0.5), patch(200, 30, 0.5)]
+    facts = patch_facts([*learnt, patch(0, 90, 1.0, part="val"), patch(0, 90, 1.0, labelled=False)])
+    # At 0.5 um a pixel the first has 5 x 10 px.
+    assert (facts.um_per_px, facts.median_size_hw, facts.n_patches) == (0.5, (30, 20), 3)
+    assert patch_facts(learnt[:1] + [patch(0, 30, None)]).median_size_hw == (20, 20)
+    assert patch_facts([patch(0, 30, None)]).um_per_px is None
     # 200 px of 100 and 1200 px of 200: mean 185.714, variance 6/7 x 1/7 x 100^2.
     assert facts.channel_mean == pytest.approx([185.714286] * 3)
     assert facts.channel_std == pytest.approx([34.992711] * 3)
-    with pytest.raises(InputError, match="no training image"):
+    with pytest.raises(InputError, match="no training patch"):
         patch_facts([])
 
 
