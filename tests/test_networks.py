@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from allinsam.errors import InputError, ModelError
+from allinsam.inference import predict_probabilities
 from allinsam.training.dataset import TrainingPatch
 from allinsam.training.losses import LOSSES, known_loss
 from allinsam.training.networks import NETWORKS, Network, PatchFacts, patch_facts
@@ -79,6 +80,25 @@ def test_every_row_is_built_from_plain_data_and_gives_what_the_loop_asks_for(nam
     assert output.logits.shape == (2, 2, network.grid_px, network.grid_px)
     assert output.embedding.shape[0] == 2 and output.embedding.shape[2:] == output.logits.shape[2:]
     assert row.loss in LOSSES
+    image = np.random.default_rng(0).integers(0, 256, (90, 40, 3), dtype=np.uint8)
+    found = predict_probabilities(network, image, um_per_px=0.5, overlap=0.0)
+    assert found.shape == (2, 90, 40) and (found >= 0).all() and (found <= 1).all()
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_the_loops_fabric_passes_every_output_on(name, precision):
+    from lightning_fabric import Fabric
+
+    network = SMALL[name]().train()
+    images, masks, known = toy_batch(network)
+    fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
+    optimizer = torch.optim.SGD(network.trainable_parameters().values(), lr=1e-3)
+    trained, optimizer = fabric.setup(network, optimizer)
+    output = trained(network.normalise(images))
+    assert len(getattr(output, "coarser", ())) == (name == "dynunet")
+    fabric.backward(known_loss(LOSSES["dice_bce"], output, masks, known).mean())
+    assert all(value.grad is not None for value in network.trainable_parameters().values())
 
 
 def test_default_networks_have_the_published_embedding_width():
