@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from allinsam.errors import InputError, ModelError
+from allinsam.inference import predict_probabilities
+from allinsam.training.dataset import TrainingPatch
 from allinsam.training.losses import LOSSES, known_loss
 from allinsam.training.networks import NETWORKS, Network, PatchFacts, patch_facts
 from allinsam.training.nnunet import (
@@ -20,12 +22,13 @@ from allinsam.training.nnunet import (
     plan,
     supervision_weights,
 )
+from allinsam.training.settings import TrainingSettings
 from allinsam.training.unet import HEAD_PARAMETERS, CorrectiveUNet, dynamic_head, frame_px_for
 from tests.tiny import tiny_backbone
 
 CLASSES = ("podocyte", "mesangial cell")
 SMALL_PLAN = NnUNetPlan(32, 2, (1, 2, 2, 2), (8, 16, 16, 16), (2 / 3, 1 / 3))
-FACTS = PatchFacts((64, 80), 20, (200.0, 150.0, 180.0), (40.0, 50.0, 45.0))
+FACTS = PatchFacts(0.5, (64, 80), 20, (200.0, 150.0, 180.0), (40.0, 50.0, 45.0))
 
 
 def small_unet(classes=CLASSES) -> CorrectiveUNet:
@@ -64,11 +67,12 @@ def toy_batch(network: Network) -> tuple[torch.Tensor, torch.Tensor, torch.Tenso
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_row_is_built_from_plain_data_and_gives_what_the_loop_asks_for(name):
     row = NETWORKS[name]
-    config = json.loads(json.dumps(row.configure(FACTS, False)))
+    config = json.loads(json.dumps(row.configure(TrainingSettings(), FACTS, False)))
     loaded = tiny_backbone() if row.needs_backbone else None
     network = row.build(CLASSES, config, loaded, "cpu")
     assert isinstance(network, Network) and isinstance(network, torch.nn.Module)
     assert not network.training
+    assert row.needs_backbone or network.um_per_px == FACTS.um_per_px
     with torch.inference_mode():
         normalised = network.normalise(frames(network))
         output = network(normalised)
@@ -77,11 +81,34 @@ def test_every_row_is_built_from_plain_data_and_gives_what_the_loop_asks_for(nam
     assert output.logits.shape == (2, 2, network.grid_px, network.grid_px)
     assert output.embedding.shape[0] == 2 and output.embedding.shape[2:] == output.logits.shape[2:]
     assert row.loss in LOSSES
+    image = np.random.default_rng(0).integers(0, 256, (90, 40, 3), dtype=np.uint8)
+    found = predict_probabilities(network, image, um_per_px=0.5, overlap=0.0)
+    assert found.shape == (2, 90, 40) and (found >= 0).all() and (found <= 1).all()
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_the_loops_fabric_passes_every_output_on(name, precision):
+    from lightning_fabric import Fabric
+
+    network = SMALL[name]().train()
+    images, masks, known = toy_batch(network)
+    fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
+    optimizer = torch.optim.SGD(network.trainable_parameters().values(), lr=1e-3)
+    trained, optimizer = fabric.setup(network, optimizer)
+    output = trained(network.normalise(images))
+    assert len(getattr(output, "coarser", ())) == (name == "dynunet")
+    fabric.backward(known_loss(LOSSES["dice_bce"], output, masks, known).mean())
+    assert all(value.grad is not None for value in network.trainable_parameters().values())
 
 
 def test_default_networks_have_the_published_embedding_width():
-    unet = NETWORKS["unet"].build(CLASSES, NETWORKS["unet"].configure(FACTS, False), None, "cpu")
-    nnunet = NETWORKS["dynunet"].build(CLASSES, NETWORKS["dynunet"].configure(FACTS, False), None, "cpu")
+    unet = NETWORKS["unet"].build(
+        CLASSES, NETWORKS["unet"].configure(TrainingSettings(), FACTS, False), None, "cpu"
+    )
+    nnunet = NETWORKS["dynunet"].build(
+        CLASSES, NETWORKS["dynunet"].configure(TrainingSettings(), FACTS, False), None, "cpu"
+    )
     for network in (unet, nnunet):
         with torch.inference_mode():
             output = network(network.normalise(frames(network, 1)))
@@ -102,13 +129,21 @@ def test_the_training_loop_does_not_wait_for_monai():
 
 
 def test_facts_of_patches_by_hand():
-    grey, white = np.full((10, 20, 3), 100, np.uint8), np.full((30, 20, 3), 200, np.uint8)
-    facts = patch_facts([grey, white, white])
-    assert (facts.median_size_hw, facts.n_patches) == ((30, 20), 3)
+    def patch(value, height, um_per_px, part="train", labelled=True):
+        labels = {"podocyte": np.zeros((height, 20), bool)} if labelled else {}
+        image = np.full((height, 20, 3), value, np.uint8)
+        return TrainingPatch("p", image, labels, part, um_per_px)
+
+    learnt = [patch(100, 10, 0.25), patch(200, 30, 0.5), patch(200, 30, 0.5)]
+    facts = patch_facts([*learnt, patch(0, 90, 1.0, part="val"), patch(0, 90, 1.0, labelled=False)])
+    # At 0.5 um a pixel the first has 5 x 10 px.
+    assert (facts.um_per_px, facts.median_size_hw, facts.n_patches) == (0.5, (30, 20), 3)
+    assert patch_facts(learnt[:1] + [patch(0, 30, None)]).median_size_hw == (20, 20)
+    assert patch_facts([patch(0, 30, None)]).um_per_px is None
     # 200 px of 100 and 1200 px of 200: mean 185.714, variance 6/7 x 1/7 x 100^2.
     assert facts.channel_mean == pytest.approx([185.714286] * 3)
     assert facts.channel_std == pytest.approx([34.992711] * 3)
-    with pytest.raises(InputError, match="no training image"):
+    with pytest.raises(InputError, match="no training patch"):
         patch_facts([])
 
 

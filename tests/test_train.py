@@ -22,9 +22,17 @@ from allinsam.inference import (
 )
 from allinsam.sam.adapter import AdaptedSam
 from allinsam.training import train as train_module
+from allinsam.training.augmentation import nnunet_frame
 from allinsam.training.calibration import starting_instances
 from allinsam.training.checkpoints import STATE_FILE
-from allinsam.training.dataset import TrainingPatch, class_names_of, prepare_patch, random_batches
+from allinsam.training.dataset import (
+    TrainingPatch,
+    augment_frame,
+    class_names_of,
+    prepare_patch,
+    random_batches,
+)
+from allinsam.training.losses import LOSSES
 from allinsam.training.settings import AUTHORS, TrainingSettings
 from allinsam.training.train import batch_loss, train, validate
 from tests.tiny import tiny_backbone
@@ -110,10 +118,10 @@ def test_training_stops_when_validation_no_longer_gets_better(tmp_path, monkeypa
 
 def test_frames_hold_what_was_labelled_and_learn_nothing_else():
     patch = replace(drawn_patch(0), labelled_xyxy=(60, 8, 90, 30))
-    for augment in (False, True):
+    for augment in (None, augment_frame, nnunet_frame):
         for batch in iter_batches([patch] * 4, ("a", "b"), augment):
             assert batch.frames.shape == (4, 64, 64, 3) and batch.pairs == 8
-            if not augment:
+            if augment is None:
                 assert batch.seen.flatten(1).sum(1).mul(4).tolist() == [30.0 * 22.0] * 4
             assert batch.seen.flatten(1).any(dim=1).all() and not batch.seen.all()
 
@@ -244,17 +252,13 @@ def test_with_no_time_at_all_both_stages_still_take_a_step(tmp_path):
 
 
 def test_a_loss_that_is_no_number_ends_the_run_with_a_remedy(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        train_module, "adapter_loss", lambda logits, targets, seen: logits.sum((1, 2)) * float("nan")
-    )
+    monkeypatch.setitem(LOSSES, "bce_iou", lambda logits, targets, seen: logits.sum((1, 2)) * float("nan"))
     with pytest.raises(ModelError, match="Lower learning_rate"):
         train(replace(QUICK, adapter_epochs=9), drawn_patches(), tmp_path, loaded=tiny_backbone())
 
 
 def test_one_bad_step_changes_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        train_module, "adapter_loss", lambda logits, targets, seen: logits.sum((1, 2)) * float("nan")
-    )
+    monkeypatch.setitem(LOSSES, "bce_iou", lambda logits, targets, seen: logits.sum((1, 2)) * float("nan"))
     one_step = replace(QUICK, adapter_epochs=1, batch_size=16, mocl=False)
     train(one_step, drawn_patches(), tmp_path, loaded=tiny_backbone())
     start = untrained_model(tiny_backbone(), ["a", "b"], seed=QUICK.seed).network.trained_state()
@@ -278,7 +282,7 @@ def test_a_class_that_was_not_labelled_teaches_nothing_and_an_empty_one_does():
             assert bool(last[1] is not None and last[1].any()) is taught
 
 
-def iter_batches(patches, names, augment=False, batch_size=4):
+def iter_batches(patches, names, augment=None, batch_size=4):
     prepared = [prepare_patch(patch, names, 64) for patch in patches]
     return random_batches(prepared, 64, 32, batch_size, augment, np.random.default_rng(0))
 
@@ -293,7 +297,8 @@ def test_the_authors_recipe_differs_from_the_default_where_it_should():
     given = {name for name, value in AUTHORS.to_dict().items() if value != TrainingSettings().to_dict()[name]}
     assert given == {
         "backbone", "adapter_width", "adapter_epochs", "corrective_epochs", "learning_rate",
-        "decoder_learning_rate", "patience", "moving_average", "augmentation", "calibrate", "precision",
+        "decoder_learning_rate", "weight_decay", "batch_size", "patience", "moving_average", "augmentation",
+        "calibrate", "precision",
     }  # fmt: skip
     assert (AUTHORS.mocl_mode, AUTHORS.k, AUTHORS.mocl_base, AUTHORS.batch_size) == ("average", 100, 1.5, 1)
 
@@ -309,7 +314,7 @@ def test_impossible_settings_are_refused(wrong):
 
 def test_frames_and_targets_are_turned_together():
     patch = drawn_patch(3)
-    for batch in iter_batches([patch] * 3, ("a", "b"), augment=True):
+    for batch in iter_batches([patch] * 3, ("a", "b"), augment=augment_frame):
         brightness = batch.frames.float().mean(-1)
         inside = batch.targets[:, 0].repeat_interleave(2, 1).repeat_interleave(2, 2)
         assert (brightness[inside == 1] < 75).float().mean() > 0.97
@@ -346,3 +351,50 @@ def test_validation_scores_labelled_classes_only(monkeypatch):
 def test_a_patch_with_labels_of_another_size_is_refused():
     with pytest.raises(InputError, match="own pixels"):
         TrainingPatch("p", np.zeros((8, 8, 3), np.uint8), {"a": np.zeros((4, 4), bool)})
+
+
+@pytest.mark.parametrize("network", ["unet", "dynunet"])
+def test_other_networks_are_trained_and_loaded_alike(network, tmp_path):
+    settings = replace(QUICK, network=network, adapter_epochs=1, corrective_epochs=1, mocl=network == "unet")
+    first = train(settings, drawn_patches(), tmp_path)
+    model = load_run(tmp_path)
+    assert (type(model.network) is not AdaptedSam) and model.weights_sha256 is None
+    scores = validate(model.network, drawn_patches()[2:], starting_instances(drawn_patches()[:2]))
+    assert scores["dice"] == pytest.approx(first.best["val"], abs=1e-6)
+    assert losses(train(settings, drawn_patches(), tmp_path).history) == losses(first.history)
+
+
+DDP_CHILD = """
+import os, sys
+sys.path[:0] = sys.argv[1:3]
+import allinsam.sam
+import torch
+from dataclasses import replace
+from test_train import QUICK, drawn_patches, tiny_backbone, train
+torch.set_num_threads(1)
+settings = replace(QUICK, batch_size=int(sys.argv[4]))
+train(settings, drawn_patches(), sys.argv[3], loaded=tiny_backbone())
+"""
+
+
+def in_two_processes(scratch, folder, batch_size):
+    here, script = Path(__file__).resolve(), scratch / "child.py"
+    script.write_text(DDP_CHILD)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    arguments = [str(script), str(here.parent), str(here.parents[1]), str(folder), str(batch_size)]
+    return subprocess.run([*torchrun, *arguments], capture_output=True, text=True)
+
+
+def test_two_processes_have_the_losses_of_one(finished, tmp_path):
+    result, _ = finished
+    child = in_two_processes(tmp_path, tmp_path / "run", QUICK.batch_size)
+    assert child.returncode == 0, child.stderr
+    rows = json.loads((tmp_path / "run" / RUN_FILE).read_text())["history"]
+    assert len(rows) == len(result.history)
+    for row, alone in zip(rows, result.history, strict=True):
+        assert row["loss"] == pytest.approx(alone["loss"], abs=1e-4)
+
+
+def test_a_batch_that_cannot_be_dealt_to_the_processes_is_refused(tmp_path):
+    child = in_two_processes(tmp_path, tmp_path / "run", batch_size=3)
+    assert child.returncode != 0 and "cannot be dealt to 2 processes" in child.stderr

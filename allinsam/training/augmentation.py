@@ -107,13 +107,16 @@ ROTATE_PROBABILITY, SCALE_PROBABILITY = 0.2, 0.2
 SCALES = (0.7, 1.4)
 
 
-def nnunet_augment(image: Tensor, masks: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """A frame uint8 (F, F, 3) and its masks bool (C, F, F), both turned alike, the image's colours changed.
+def nnunet_augment(
+    frame: np.ndarray, layers: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """A frame uint8 (F, F, 3) and its layers bool (L, F, F), both turned alike, the frame's colours changed.
 
     nnU-Net turns a larger patch and cuts the frame out; here what is turned in from outside is mirrored.
     """
-    mean, std = image.float().mean((0, 1)), image.float().std((0, 1), correction=0).clamp(min=1.0)
-    scores = ((image.float() - mean) / std).permute(2, 0, 1)
+    grey, masks = torch.from_numpy(np.ascontiguousarray(frame)).float(), torch.from_numpy(layers.copy())
+    mean, std = grey.mean((0, 1)), grey.std((0, 1), correction=0).clamp(min=1.0)
+    scores = ((grey - mean) / std).permute(2, 0, 1)
     degrees = rng.uniform(-180.0, 180.0) if rng.random() < ROTATE_PROBABILITY else 0.0
     scale = rng.uniform(*SCALES) if rng.random() < SCALE_PROBABILITY else 1.0
     if degrees or scale != 1.0:
@@ -125,7 +128,20 @@ def nnunet_augment(image: Tensor, masks: Tensor, rng: np.random.Generator) -> tu
         if rng.random() < 0.5:
             scores, masks = scores.flip(axis), masks.flip(axis)
     grey = scores.permute(1, 2, 0) * std + mean
-    return grey.round().clamp(0, 255).to(torch.uint8), masks
+    return grey.round().clamp(0, 255).to(torch.uint8).numpy(), masks.numpy()
+
+
+def nnunet_frame(
+    image: np.ndarray,
+    layers: np.ndarray,
+    corner_xy: tuple[int, int],
+    frame_px: int,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """`nnunet_augment` of the frame cut from an image (H, W, 3) and its layers (L, H, W)."""
+    x, y = corner_xy
+    part = slice(y, y + frame_px), slice(x, x + frame_px)
+    return nnunet_augment(image[part], layers[:, *part], rng)
 
 
 def turn_and_scale(image: Tensor, masks: Tensor, degrees: float, scale: float) -> tuple[Tensor, Tensor]:

@@ -22,8 +22,8 @@ SCALES = (0.8, 1.25)
 BLUR_SHARE = 0.15
 
 
-# (image uint8 (H, W, 3), bool layers (n, H, W), corner (x, y) of the frame, its side, rng) -> the frame's image
-# and layers, changed. What the frame shows beyond the image is the image's mirror image.
+# (image uint8 (H, W, 3), bool layers (n, H, W), corner (x, y) of the frame, its side, rng) -> the frame's
+# image and layers, changed. What the frame shows beyond the image is the image's mirror image.
 Augment = Callable[
     [np.ndarray, np.ndarray, tuple[int, int], int, np.random.Generator], tuple[np.ndarray, np.ndarray]
 ]

@@ -15,17 +15,16 @@ from torch import Tensor, nn
 
 from allinsam.errors import InputError, ModelError
 from allinsam.sam.adapter import AdaptedSam, AdapterOutput
-from allinsam.training.augmentation import nnunet_augment
+from allinsam.training.augmentation import nnunet_frame
 
 if TYPE_CHECKING:
     from allinsam.sam.backbones import LoadedBackbone
+    from allinsam.training.dataset import Augment, TrainingPatch
     from allinsam.training.settings import TrainingSettings
 
 # Key of the class names, in order, among the tensors of a state.
 CLASSES_KEY = "class_names"
 Config = dict[str, Any]
-# (frame uint8 (F, F, 3), masks bool (C, F, F), rng) -> the same, changed.
-Augment = Callable[[Tensor, Tensor, np.random.Generator], tuple[Tensor, Tensor]]
 
 
 @runtime_checkable
@@ -35,8 +34,8 @@ class Network(Protocol):
     class_names: tuple[str, ...]
     frame_px: int  # side of the square it is given
     grid_px: int  # side of the logits of one frame
-    whole_patch: bool  # a patch is brought to the size of one frame, else cut into frames
-    um_per_px: float | None  # that a patch is brought to; None: as it comes
+    whole_patch: bool  # whether it takes the patch resized to one frame
+    um_per_px: float | None  # pixel size that patches are brought to; None: as they come
 
     def normalise(self, frames_rgb: Tensor) -> Tensor:
         """uint8 (B, F, F, 3) -> float32 (B, 3, F, F) in the network's units, on its device."""
@@ -63,23 +62,32 @@ class Network(Protocol):
 class PatchFacts:
     """What a network may be planned by: facts of the training patches, at the resolution it will see."""
 
+    um_per_px: float | None  # the median pixel size, None if no patch's is known
     median_size_hw: tuple[int, int]  # px
     n_patches: int
     channel_mean: tuple[float, float, float]  # grey levels 0..255
     channel_std: tuple[float, float, float]
 
 
-def patch_facts(images_rgb: Sequence[np.ndarray]) -> PatchFacts:
-    """Facts of the training part's uint8 images (H, W, 3); every pixel counts the same."""
-    if not images_rgb:
-        raise InputError("There is no training image to plan a network by. Put patches in the part 'train'.")
-    height, width = np.median([image.shape[:2] for image in images_rgb], axis=0)
-    pixels = sum(image.shape[0] * image.shape[1] for image in images_rgb)
-    mean = sum(image.sum((0, 1), dtype=np.float64) for image in images_rgb) / pixels
-    squares = sum(((image - mean) ** 2).sum((0, 1)) for image in images_rgb)
-    std = np.sqrt(squares / pixels)
+def patch_facts(patches: Sequence["TrainingPatch"]) -> PatchFacts:
+    """Facts of the patches of part "train"; every pixel counts the same, whether it was labelled or not."""
+    learnt = [patch for patch in patches if patch.part == "train" and patch.labels]
+    if not learnt:
+        raise InputError("There is no training patch to plan a network by. Put labelled patches in 'train'.")
+    known = [patch.um_per_px for patch in learnt if patch.um_per_px is not None]
+    um_per_px = float(np.median(known)) if known else None
+    zooms = [patch.um_per_px / um_per_px if patch.um_per_px and um_per_px else 1.0 for patch in learnt]
+    sizes = [zoom * np.array(patch.image_rgb.shape[:2]) for zoom, patch in zip(zooms, learnt, strict=True)]
+    height, width = np.median(sizes, axis=0)
+    pixels = sum(patch.image_rgb[..., 0].size for patch in learnt)
+    mean = sum(patch.image_rgb.sum((0, 1), dtype=np.float64) for patch in learnt) / pixels
+    squares = sum(((patch.image_rgb - mean) ** 2).sum((0, 1)) for patch in learnt)
     return PatchFacts(
-        (round(height), round(width)), len(images_rgb), tuple(mean.tolist()), tuple(std.tolist())
+        um_per_px=um_per_px,
+        median_size_hw=(round(height), round(width)),
+        n_patches=len(learnt),
+        channel_mean=tuple(mean.tolist()),
+        channel_std=tuple(np.sqrt(squares / pixels).tolist()),
     )
 
 
@@ -129,8 +137,8 @@ def check_classes(class_names: Sequence[str]) -> tuple[str, ...]:
 class NetworkRow:
     """How one network comes about, and its own defaults for training.
 
-    configure(settings, facts, on_gpu) -> config; build(class_names, config, loaded, device) -> network in evaluation
-    mode. `loaded` is the SAM backbone of a network that needs one; it also decides that network's device.
+    configure(settings, facts, on_gpu) -> config; build(class_names, config, loaded, device) -> network in
+    evaluation mode. `loaded` is the SAM backbone of a network that needs one; it also decides its device.
     """
 
     title: str
@@ -146,7 +154,7 @@ class NetworkRow:
     weight_decay: float
     loss: str  # key of LOSSES in losses.py
     gradient_clip: float  # L2 norm
-    augment: Augment | None = None  # None: the dataset's own
+    augment: "Augment | None" = None  # None: the dataset's own
 
 
 def _configure_adapter(settings: "TrainingSettings", facts: PatchFacts, on_gpu: bool) -> Config:
@@ -164,7 +172,8 @@ def _build_adapter(
 def _configure_unet(settings: "TrainingSettings", facts: PatchFacts, on_gpu: bool) -> Config:
     from allinsam.training.unet import frame_px_for
 
-    return {"frame_px": frame_px_for(facts.median_size_hw, on_gpu), "base_width": 32}
+    frame_px = frame_px_for(facts.median_size_hw, on_gpu)
+    return {"frame_px": frame_px, "base_width": 32, "um_per_px": facts.um_per_px}
 
 
 def _build_unet(
@@ -180,7 +189,7 @@ def _configure_dynunet(settings: "TrainingSettings", facts: PatchFacts, on_gpu: 
 
     planned = plan(facts.median_size_hw, facts.n_patches, GPU_BUDGET if on_gpu else CPU_BUDGET)
     colours = {"channel_mean": list(facts.channel_mean), "channel_std": list(facts.channel_std)}
-    return {"plan": dataclasses.asdict(planned), **colours}
+    return {"plan": dataclasses.asdict(planned), "um_per_px": facts.um_per_px, **colours}
 
 
 def _build_dynunet(
@@ -188,9 +197,8 @@ def _build_dynunet(
 ) -> Network:
     from allinsam.training.nnunet import NnUNetPlan, PlannedUNet
 
-    planned = NnUNetPlan.from_dict(config["plan"])
-    network = PlannedUNet(class_names, planned, config["channel_mean"], config["channel_std"])
-    return network.to(device).eval()
+    config = {**config, "plan": NnUNetPlan.from_dict(config["plan"])}
+    return PlannedUNet(class_names, **config).to(device).eval()
 
 
 NETWORKS: dict[str, NetworkRow] = {
@@ -241,6 +249,6 @@ NETWORKS: dict[str, NetworkRow] = {
         weight_decay=3e-5,
         loss="dice_bce",
         gradient_clip=12.0,
-        augment=nnunet_augment,
+        augment=nnunet_frame,
     ),
 }

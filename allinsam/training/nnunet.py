@@ -122,6 +122,7 @@ class PlannedUNet(nn.Module):
         plan: NnUNetPlan,
         channel_mean: Sequence[float],
         channel_std: Sequence[float],
+        um_per_px: float | None = None,
     ) -> None:
         """`channel_mean` and `channel_std` are the training patches' grey levels, 0..255."""
         super().__init__()
@@ -131,7 +132,7 @@ class PlannedUNet(nn.Module):
         self.class_names = check_classes(class_names)
         self.plan = plan
         self.frame_px = self.grid_px = plan.patch_px
-        self.whole_patch, self.um_per_px = False, None
+        self.whole_patch, self.um_per_px = False, um_per_px
         coarser = len(plan.deep_supervision) - 1
         self.unet = DynUNet(
             spatial_dims=2,

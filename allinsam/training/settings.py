@@ -41,9 +41,7 @@ class TrainingSettings:
     decoder_learning_rate: float | None = setting(
         None, "per step, None = the network's own", "ours: 1e-3 beside the compact adapter; authors: 2e-4"
     )
-    corrective_factor: float = setting(
-        0.3, "of the learning rates", "ours: the corrective stage starts warm"
-    )
+    corrective_factor: float = setting(0.3, "of the learning rates", "ours: the corrective stage starts warm")
     weight_decay: float | None = setting(None, "per step, None = the network's own", "authors: 0.01")
     batch_size: int | None = setting(
         None, "frames, over all processes; None = the network's own", "authors: 1"

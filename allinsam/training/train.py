@@ -55,7 +55,7 @@ from allinsam.training.dataset import (
     prepare_patch,
     random_batches,
 )
-from allinsam.training.losses import LOSSES, deep_supervised
+from allinsam.training.losses import LOSSES, known_loss
 from allinsam.training.networks import NETWORKS, Network, patch_facts
 from allinsam.training.settings import TrainingSettings
 
@@ -115,13 +115,17 @@ def train(
     elif loaded is None:
         loaded = load_backbone(settings.backbone, weights_dir=weights_dir, device=str(fabric.device))
     class_names = class_names_of(patches)
-    facts = patch_facts([patch.image_rgb for patch in patches if patch.part == "train" and patch.labels])
+    facts = patch_facts(patches)
+    on_gpu = fabric.device.type == "cuda"
     identity = {
         "settings": settings.to_dict(),
         "classes": list(class_names),
         "data": data_hash(patches),
         "backbone": loaded.weights_sha256 if loaded else None,
-        "network": {"name": settings.network, **row.configure(settings, facts, fabric.device.type == "cuda")},
+        "network": {
+            "name": settings.network,
+            **json.loads(json.dumps(row.configure(settings, facts, on_gpu))),
+        },
     }
     with torch.random.fork_rng(devices=[]):
         run = _Run(settings, patches, folder, loaded, fabric, identity, report, should_stop)
@@ -176,18 +180,15 @@ def batch_loss(
     """
     output = forward(frames)
     device = output.logits.device
-    known = batch.known.to(device)
-    frame = known.nonzero()[:, 0]
-    targets = batch.targets.to(device)[known]
-    seen = batch.seen.to(device)[frame, 0]
+    targets, known, seen = batch.targets.to(device), batch.known.to(device), batch.seen.to(device)
     if stage == "adapter":
-        outputs = [one.float()[known] for one in (output.logits, *output.coarser)]
-        loss = LOSSES[NETWORKS[settings.network].loss]
-        losses = deep_supervised(loss, outputs, targets, output.weights, seen)
+        losses = known_loss(LOSSES[NETWORKS[settings.network].loss], output, targets, known, seen)
     else:
-        features = output.embedding.float()[frame]
-        logits = output.logits.float()[known]
-        losses = corrective_loss(logits, features, targets, cell_px, settings.corrective, seen)
+        frame = known.nonzero()[:, 0]
+        logits, features = output.logits.float()[known], output.embedding.float()[frame]
+        losses = corrective_loss(
+            logits, features, targets[known], cell_px, settings.corrective, seen[frame, 0]
+        )
     # Where nothing was labelled, the sum still reaches every parameter: processes wait for each other's.
     return losses.sum() / max(batch.pairs, 1.0) + 0.0 * output.logits.float().sum()
 

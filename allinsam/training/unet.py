@@ -65,7 +65,13 @@ class CorrectiveUNet(nn.Module):
     sigmoid on each output apart; on the difference, binary cross-entropy is the softmax's cross-entropy.
     """
 
-    def __init__(self, class_names: Sequence[str], frame_px: int = 512, base_width: int = 32) -> None:
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        frame_px: int = 512,
+        base_width: int = 32,
+        um_per_px: float | None = None,
+    ) -> None:
         super().__init__()
         self.class_names = check_classes(class_names)
         if frame_px < STRIDE or frame_px % STRIDE:
@@ -73,7 +79,7 @@ class CorrectiveUNet(nn.Module):
         if base_width < 1:
             raise InputError(f"base_width is {base_width!r}. It must be above 0.")
         self.frame_px = self.grid_px = frame_px
-        self.whole_patch, self.um_per_px = False, None
+        self.whole_patch, self.um_per_px = False, um_per_px
         widths = [base_width * times for times in STAGE_WIDTHS]
         self.stem = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
         inputs, stages = widths[0], []
