@@ -299,6 +299,19 @@ def test_a_cancelled_registration_of_patches_leaves_nothing(tmp_path: Path, bent
     assert "1 of " in told[-1] and list(tmp_path.iterdir()) == []
 
 
+def test_the_command_registers_patches(
+    tmp_path: Path, bent: SlideSource, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = tmp_path / "study"
+    fluorescence = ["--if", str(bent.if_path), "--channels", "WT1=0", "DAPI=1", "--register"]
+    places = ["--glomeruli", str(bent.glomeruli), "--place", "centred", "--patch-px", "256"]
+    assert main(["import-slide", str(bent.path), "--study", str(study), *fluorescence, *places]) == 0
+    said = capsys.readouterr()
+    first, _ = json.loads(said.out)["registrations"]
+    assert first["method"] == "grid and ECC on DAPI from its slide" and first["accepted"]
+    assert "The IF was fitted to the stain patch by patch" in said.err
+
+
 @pytest.mark.parametrize(
     ("accepted", "words"),
     [
@@ -378,6 +391,7 @@ def test_the_command(tmp_path: Path, slides: Path, capsys: pytest.CaptureFixture
     fluorescence = ["--if", str(slides / "s9_if.ome.tif"), "--channels", "WT1=0", "DAPI=1"]
     outlines = ["--glomeruli", str(slides / "glomeruli.geojson"), "--place", "centred", "--patch-px", "256"]
     assert main([*arguments, *fluorescence, *outlines, "--condition", "injured"]) == 0
-    assert json.loads(capsys.readouterr().out)["patches"] == 2
+    found = json.loads(capsys.readouterr().out)
+    assert (found["patches"], found["registrations"]) == (2, [])
     assert main(["import-slide", str(slides / "s9.ome.tif"), "--channels", "WT1", "--json"]) == 2
     assert re.search(r"--channels 'WT1' is not MARKER=CHANNEL", capsys.readouterr().err)
