@@ -574,7 +574,9 @@ def _import_slide_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--channels", nargs="+", default=[], metavar="MARKER=N", help="channels of the IF slide, from 0"
     )
-    sub.add_argument("--register", action="store_true", help="find how the IF lies; otherwise: as the stain")
+    sub.add_argument(
+        "--register", action="store_true", help="fit the IF, patch by patch; otherwise: as the stain"
+    )
     sub.add_argument("--glomeruli", type=Path, default=None, help="GeoJSON of outlines, in px of the slide")
     sub.add_argument("--slide-name", default=None, help="in the study; the file's name by default")
     sub.add_argument("--condition", choices=CONDITIONS, default="unknown")

@@ -236,6 +236,8 @@ def show_slide(study: Study, person: SignedIn, path: Path) -> None:
             [False, True],
             format_func=lambda one: "find out" if one else "as the stain",
             key="if_register",
+            help="Find out: the IF is fitted to the stain, first as a whole, then on each patch, a few "
+            "seconds each. A patch where it does not fit waits; you settle it on the Registration page.",
         )
         outlines = columns[3].selectbox(
             "Outlined glomeruli", [NO_CHOICE, *parts.inbox_files(".geojson", ".json")], key="glomeruli"

@@ -3,7 +3,10 @@
 import hashlib
 import json
 import re
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,13 +16,17 @@ from allinsam.__main__ import main
 from allinsam.errors import InputError
 from allinsam.imaging import read_channel, read_rgb
 from allinsam.importing.slide import SlideRules
-from allinsam.registration import grid_error_px, invert, nudge
+from allinsam.registration import compose, identity_matrix, invert, move_points, nudge, shift_matrix
+from allinsam.slides import cut, open_slide
 from allinsam.store import Study, images, open_study
+from allinsam.store import assignments as queue
+from allinsam.store import study as study_store
 from allinsam.workflow import importing_slides
+from allinsam.workflow.annotating import why_closed
 from allinsam.workflow.checking import verify
-from allinsam.workflow.importing import ImportCancelledError, ImportRefusedError
+from allinsam.workflow.importing import ImportCancelledError, ImportRefusedError, what_came
 from allinsam.workflow.importing_slides import SlideSource, import_slide, preview_slide
-from allinsam.workflow.registering import standings
+from allinsam.workflow.registering import ASSUMED, accept_position, standings
 from tests.slides import SLIDE_HW, draw_slide, glomeruli, write_slide
 
 RULES = SlideRules(patch_px=256)
@@ -117,30 +124,205 @@ def test_glomeruli_are_named(tmp_path: Path, slides: Path, source: SlideSource) 
         assert {patch["glomerulus"] for patch in images.list_patches(db)} == {"g7", "g8"}
 
 
-def test_a_turned_fluorescence_is_registered_and_cut_through_both(
-    tmp_path: Path, slides: Path, drawn: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The IF was scanned turned by 4 degrees and shifted; its matrix is found, and nuclei fall on nuclei."""
-    truth = nudge(np.array([[1.0, 0, 0], [0, 1.0, 0]]), SLIDE_HW, dx_px=30, dy_px=-18, rotation_deg=4.0)
-    back = invert(truth)
-    height, width = SLIDE_HW
-    turned = np.stack([cv2.warpAffine(p, back, (width, height), borderValue=200) for p in drawn[1]])
-    path = write_slide(tmp_path / "turned.ome.tif", turned)
-    found = []
-    cut_patch = importing_slides._cut_patch
-    monkeypatch.setattr(
-        importing_slides, "_cut_patch", lambda plan, patch, m: (found.append(m), cut_patch(plan, patch, m))[1]
-    )
-    source = SlideSource(slides / "s9.ome.tif", path, {"WT1": 0, "DAPI": 1}, register=True)
-    import_slide(tmp_path / "study", source, RULES)
-    assert grid_error_px(found[0], truth, SLIDE_HW) < 3.0
-    study = open_study(tmp_path / "study")
+# --- Registered ---------------------------------------------------------------------------------
+
+# The IF slide is turned, shifted and has half the px.
+TRUTH = nudge(np.array([[2.0, 0, 0], [0, 2.0, 0]]), SLIDE_HW, dx_px=30, dy_px=-18, rotation_deg=4.0)
+BEND_PX = 8.0
+# Patches in which a part of the fluorescence lies apart, and all of it is gone.
+TORN, EMPTY = "s9_x512_y512", "s9_x1024_y512"
+TORN_BY_PX = 30.0
+REGISTERED = SlideRules(patch_px=256, glomerulus_share=0.02)
+
+
+def bent_from(points_xy: np.ndarray) -> np.ndarray:
+    """Where the section lay under the fluorescence, for points of the stain."""
+    x, y = points_xy[..., 0], points_xy[..., 1]
+    bent_x = x + BEND_PX * np.sin(2 * np.pi * y / 1100)
+    return np.stack([bent_x, y + BEND_PX * np.cos(2 * np.pi * x / 1400)], -1)
+
+
+def true_if_px(points_xy: np.ndarray) -> np.ndarray:
+    """Where points of the stain (n, 2) are in the fluorescence, but for the tear."""
+    there = points_xy
+    for _ in range(30):
+        there = there - (bent_from(there) - points_xy)
+    return move_points(invert(TRUTH), there)
+
+
+@pytest.fixture(scope="module")
+def bent(tmp_path_factory: pytest.TempPathFactory, slides: Path, drawn: tuple) -> SlideSource:
+    """A stained slide whose fluorescence lies otherwise; two of its patches cannot be brought right."""
+    height, width = SLIDE_HW[0] // 2, SLIDE_HW[1] // 2
+    x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
+    on_stain = move_points(TRUTH, np.stack([x, y], -1).reshape(-1, 2)).reshape(height, width, 2)
+    torn = (on_stain > (650, 512)).all(axis=-1) & (on_stain < (768, 768)).all(axis=-1)
+    there = bent_from(on_stain)
+    there[torn, 0] += TORN_BY_PX
+    there = there.astype(np.float32) - 0.5
+    planes = []
+    for plane in drawn[1]:
+        plane = cv2.GaussianBlur(plane, (0, 0), 0.8)
+        plane[512:768, 1024:1280] = 200
+        planes.append(cv2.remap(plane, there[..., 0], there[..., 1], cv2.INTER_LINEAR, borderValue=200))
+    path = tmp_path_factory.mktemp("bent") / "bent_if.ome.tif"
+    write_slide(path, np.stack(planes), um_per_px=0.5)
+    outlines = slides / "glomeruli.geojson"
+    return SlideSource(slides / "s9.ome.tif", path, {"WT1": 0, "DAPI": 1}, outlines, register=True)
+
+
+@dataclass(frozen=True)
+class Registered:
+    study: Study
+    done: dict[str, Any]
+    told: list[str]
+    by_slide: np.ndarray  # IF px to stain px
+
+
+@pytest.fixture(scope="module")
+def registered(tmp_path_factory: pytest.TempPathFactory, bent: SlideSource) -> Registered:
+    folder, bases, told = tmp_path_factory.mktemp("registered") / "study", [], []
+    with pytest.MonkeyPatch.context() as patched:
+        estimate_slide = importing_slides.estimate_slide
+        patched.setattr(
+            importing_slides, "estimate_slide", lambda *a: bases.append(estimate_slide(*a)) or bases[-1]
+        )
+        done = import_slide(folder, bent, REGISTERED, report=lambda *what: told.append(what[2]))
+    return Registered(open_study(folder), done, told, bases[0].matrix)
+
+
+def corner_of(name: str) -> tuple[int, int]:
+    x, y = name.removeprefix("s9_x").split("_y")
+    return int(x), int(y)
+
+
+def off_px(name: str, to_patch: np.ndarray) -> float:
+    """Mean distance over a patch between where a matrix (IF px to px of the patch) puts it and the truth."""
+    inside = np.stack(np.meshgrid(*[np.linspace(0, 256, 9)] * 2), -1).reshape(-1, 2)
+    put = move_points(to_patch, true_if_px(inside + corner_of(name)))
+    return float(np.linalg.norm(put - inside, axis=1).mean())
+
+
+def kept(study: Study, name: str, marker: str = "DAPI") -> tuple[dict, np.ndarray, list[dict]]:
+    """A patch, the pixels of a channel of it, and its registrations, oldest first."""
     with study.science.read() as db:
-        patch = next(p for p in images.list_patches(db) if (p["x0"], p["y0"]) == (768, 512))
-        nuclei = images.list_channels(db, patch["id"])[1]
-    seen = read_channel(study.image_path(nuclei["image_sha256"])).astype(float)
-    expected = cv2.GaussianBlur(drawn[1][1][512:768, 768:1024].astype(float), (0, 0), 1)
-    assert np.corrcoef(seen.ravel(), expected.ravel())[0, 1] > 0.8
+        patch = next(row for row in images.list_patches(db) if row["name"] == name)
+        channel = next(row for row in images.list_channels(db, patch["id"]) if row["marker"] == marker)
+        versions = images.list_registrations(db, patch["id"])[::-1]
+    return patch, read_channel(study.image_path(channel["image_sha256"])), versions
+
+
+def test_a_bent_fluorescence_is_brought_right_patch_by_patch(
+    registered: Registered, drawn: tuple[np.ndarray, np.ndarray]
+) -> None:
+    right = [row for row in registered.done["registrations"] if row["accepted"]]
+    assert len(right) == 5
+    before = []
+    for row in right:
+        x, y = corner_of(row["patch"])
+        before.append(off_px(row["patch"], compose(shift_matrix(-x, -y), registered.by_slide)))
+        assert off_px(row["patch"], np.array(row["matrix"])) < 1.5 < before[-1]
+        _, seen, versions = kept(registered.study, row["patch"])
+        # What is stored lies where the nuclei are: cut through the transform, which is not applied again.
+        expected = drawn[1][1][y : y + 256, x : x + 256].astype(np.float32)
+        shift_px, _ = cv2.phaseCorrelate(
+            seen.astype(np.float32), expected, cv2.createHanningWindow((256, 256), 5)
+        )
+        assert np.hypot(*shift_px) < 1.5
+        (version,) = versions
+        assert np.array_equal(version["matrix"], identity_matrix())
+        assert (version["method"], version["accepted"]) == ("grid and ECC on DAPI from its slide", 1)
+        assert (version["quality"], version["residual_px"]) == (round(row["quality"], 4), row["residual_px"])
+        assert version["quality"] > 0.5 and version["reason"] is None
+    assert np.median(before) > 3.0
+    states = {one.patch: one.state for one in standings(registered.study)}
+    assert {states[row["patch"]] for row in right} == {"accepted"}
+    assert verify(registered.study)["problems"] == []
+
+
+def test_a_torn_and_an_empty_patch_wait_as_the_slide_puts_them(
+    registered: Registered, bent: SlideSource
+) -> None:
+    waiting = {row["patch"] for row in registered.done["registrations"] if not row["accepted"]}
+    assert waiting == {TORN, EMPTY}
+    for name in (TORN, EMPTY):
+        patch, seen, (assumed, flagged) = kept(registered.study, name)
+        x, y = corner_of(name)
+        with open_slide(bent.if_path) as slide:
+            by_slide = compose(shift_matrix(-x, -y), registered.by_slide)
+            assert np.array_equal(seen, cut(slide, by_slide, 256, 1))
+        assert (assumed["method"], assumed["accepted"], flagged["accepted"]) == (ASSUMED, 1, 0)
+        assert flagged["method"].endswith(" from its slide") and flagged["reason"].endswith(".")
+        assert np.array_equal(flagged["matrix"], identity_matrix())
+    assert [one.state for one in standings(registered.study)[:3]] == ["flagged", "flagged", "accepted"]
+    count = registered.done["patches"]
+    assert what_came(registered.done).endswith(
+        f" The IF was fitted to the stain patch by patch: it fits on {count - 2} of {count}, and 2 wait "
+        "until you settle them on the Registration page."
+    )
+    assert f"registering and cutting {TORN}, " in "\n".join(registered.told)
+    assert any(message.endswith(f", {count} of {count}") for message in registered.told)
+
+
+def test_a_patch_that_waits_opens_once_it_is_settled(tmp_path: Path, registered: Registered) -> None:
+    study = open_study(shutil.copytree(registered.study.folder, tmp_path / "study"))
+    torn, _, versions = kept(study, TORN)
+    with study.science.write() as db:
+        for person_id, group in (("lead", "expert"), ("student", "student")):
+            study_store.add_person(db, person_id, group)
+        right = next(one.patch_id for one in standings(study) if one.state == "accepted")
+        held, open_ = (
+            queue.add_assignment(db, "student", patch_id, [1], guidance="if")
+            for patch_id in (torn["id"], right)
+        )
+
+    def closed_by(assignment_id: int) -> str | None:
+        with study.science.read() as db:
+            return why_closed(db, queue.get_assignment(db, assignment_id))
+
+    assert closed_by(open_) is None
+    assert closed_by(held) == "This patch waits until its registration is settled."
+    accept_position(study, torn["id"], shift_matrix(2, 0), "lead", versions[-1]["version"])
+    assert closed_by(held) is None
+
+
+def test_a_cancelled_registration_of_patches_leaves_nothing(tmp_path: Path, bent: SlideSource) -> None:
+    told = []
+    with pytest.raises(ImportCancelledError):
+        import_slide(
+            tmp_path / "study",
+            bent,
+            REGISTERED,
+            report=lambda done, total, message, detail: told.append(message),
+            should_stop=lambda: "registering and cutting" in "".join(told),
+        )
+    assert "1 of " in told[-1] and list(tmp_path.iterdir()) == []
+
+
+def test_the_command_registers_patches(
+    tmp_path: Path, bent: SlideSource, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = tmp_path / "study"
+    fluorescence = ["--if", str(bent.if_path), "--channels", "WT1=0", "DAPI=1", "--register"]
+    places = ["--glomeruli", str(bent.glomeruli), "--place", "centred", "--patch-px", "256"]
+    assert main(["import-slide", str(bent.path), "--study", str(study), *fluorescence, *places]) == 0
+    said = capsys.readouterr()
+    first, _ = json.loads(said.out)["registrations"]
+    assert first["method"] == "grid and ECC on DAPI from its slide" and first["accepted"]
+    assert "The IF was fitted to the stain patch by patch" in said.err
+
+
+@pytest.mark.parametrize(
+    ("accepted", "words"),
+    [
+        ([], "came in."),
+        ([True, True], "came in. The IF was fitted to the stain patch by patch: it fits on 2 of 2."),
+        ([True, False], "it fits on 1 of 2, and 1 waits until you settle it on the Registration page."),
+    ],
+)
+def test_the_summary_says_how_many_wait_and_what_to_do(accepted: list[bool], words: str) -> None:
+    counts = {"slides": 1, "patches": 2, "channels": 4, "already_there": 0, "problems": []}
+    assert what_came(counts | {"registrations": [{"accepted": one} for one in accepted]}).endswith(words)
 
 
 def test_the_same_slide_again_adds_nothing_and_a_lower_share_adds_the_rest(
@@ -209,6 +391,7 @@ def test_the_command(tmp_path: Path, slides: Path, capsys: pytest.CaptureFixture
     fluorescence = ["--if", str(slides / "s9_if.ome.tif"), "--channels", "WT1=0", "DAPI=1"]
     outlines = ["--glomeruli", str(slides / "glomeruli.geojson"), "--place", "centred", "--patch-px", "256"]
     assert main([*arguments, *fluorescence, *outlines, "--condition", "injured"]) == 0
-    assert json.loads(capsys.readouterr().out)["patches"] == 2
+    found = json.loads(capsys.readouterr().out)
+    assert (found["patches"], found["registrations"]) == (2, [])
     assert main(["import-slide", str(slides / "s9.ome.tif"), "--channels", "WT1", "--json"]) == 2
     assert re.search(r"--channels 'WT1' is not MARKER=CHANNEL", capsys.readouterr().err)

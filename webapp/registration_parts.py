@@ -11,7 +11,7 @@ import pandas as pd
 from allinsam.registration import identity_matrix, nudge
 from allinsam.store import Study, images
 from allinsam.store import accounts as account_rows
-from allinsam.workflow.registering import ASSUMED, BY_HAND, Standing, settled_by_a_person
+from allinsam.workflow.registering import ASSUMED, BY_ESTIMATE, BY_HAND, Standing, settled_by_a_person
 from webapp.image_routes import View
 from webapp.surfaces.scene import Window, window_at
 
@@ -21,7 +21,6 @@ STATE_WORDS = {
     "accepted": "✓ accepted",
     "no_if": "– no IF",
 }
-AUTOMATIC = "grid and ECC on "
 NO_REASON = "Why was not kept when it was estimated. Register it again to see."
 LOOKS = {"checker": "Checkerboard", "flicker": "Flicker", "overlay": "Overlay"}
 LOOK_NOTES = {
@@ -64,8 +63,8 @@ ARROW_STEPS_PX = (0.5, 2.0, 10.0)
 
 
 def method_words(method: str) -> str:
-    if method.startswith(AUTOMATIC):
-        return f"automatic, {method.removeprefix(AUTOMATIC)}"
+    if method.startswith(BY_ESTIMATE):
+        return f"automatic, {method.removeprefix(BY_ESTIMATE)}"
     return {ASSUMED: "assumed to fit", BY_HAND: "by hand"}.get(method, method)
 
 

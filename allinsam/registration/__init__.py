@@ -3,7 +3,13 @@
 from allinsam.registration.estimate import Registration, estimate
 from allinsam.registration.pictures import as_stain, checkerboard, overlay
 from allinsam.registration.settings import RegistrationSettings
-from allinsam.registration.slides import SLIDE_SETTINGS, estimate_slide, refine_patch
+from allinsam.registration.slides import (
+    SLIDE_SETTINGS,
+    estimate_slide,
+    refine_patch,
+    refine_seen,
+    seen_frame,
+)
 from allinsam.registration.transforms import (
     centre_matrix,
     checked_position,
@@ -38,7 +44,9 @@ __all__ = [
     "nudge",
     "overlay",
     "refine_patch",
+    "refine_seen",
     "scale_of",
+    "seen_frame",
     "shift_matrix",
     "warp_to_pas",
 ]

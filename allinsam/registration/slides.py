@@ -63,26 +63,50 @@ def refine_patch(
     base: np.ndarray,
     settings: RegistrationSettings | None = None,
 ) -> Registration:
-    """A patch's own transform, started from its slide's.
+    """A patch's own transform, started from its slide's, where the whole moving channel (H, W) is at hand.
+
+    Args:
+        patch_rgb: (H, W, 3), cut from the fixed slide with its first pixel at `corner_xy`.
+        base: 2x3, full px of the moving to full px of the fixed slide.
+
+    Returns:
+        As `refine_seen`.
+    """
+    to_patch = compose(shift_matrix(-corner_xy[0], -corner_xy[1]), base)
+    to_seen, size_hw = seen_frame(to_patch, patch_rgb.shape[:2])
+    return refine_seen(patch_rgb, warp_to_pas(moving_channel, to_seen, size_hw), to_patch, settings)
+
+
+def seen_frame(to_patch: np.ndarray, size_hw: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
+    """What `refine_seen` looks at round a patch of this size: moving px -> px of the look, and its size."""
+    height_px, width_px = (round(side + 2 * MARGIN_PX) for side in size_hw)
+    return compose(shift_matrix(MARGIN_PX, MARGIN_PX), to_patch), (height_px, width_px)
+
+
+def refine_seen(
+    patch_rgb: np.ndarray,
+    seen: np.ndarray,
+    to_patch: np.ndarray,
+    settings: RegistrationSettings | None = None,
+) -> Registration:
+    """A patch's own transform from a look at the moving channel, so that nobody needs the whole of it.
 
     Every rotation is searched, though the slide's is nearly right: what else fits as well is what tells a
     torn or empty patch from a good one.
 
     Args:
-        patch_rgb: (H, W, 3), cut from the fixed slide with its first pixel at `corner_xy`.
-        moving_channel: the whole moving channel (H, W).
-        base: 2x3, full px of the moving to full px of the fixed slide.
+        patch_rgb: (H, W, 3), cut from the fixed slide.
+        seen: (h, w), the moving channel resampled as `seen_frame` says. A copy to look at: what is shown
+            and measured is resampled from the slide, once.
+        to_patch: 2x3, moving px to px of the patch by the slide's transform alone.
 
     Returns:
-        A registration whose matrix maps moving px to px of the patch: what `warp_to_pas` takes.
+        A registration whose matrix maps moving px to px of the patch: what `warp_to_pas` takes. One that is
+        not accepted has `to_patch`.
     """
-    height_px, width_px = patch_rgb.shape[:2]
-    to_patch = compose(shift_matrix(-corner_xy[0], -corner_xy[1]), base)
-    to_seen = compose(shift_matrix(MARGIN_PX, MARGIN_PX), to_patch)
-    size_hw = round(height_px + 2 * MARGIN_PX), round(width_px + 2 * MARGIN_PX)
-    # A copy to look at; what is shown and measured is resampled from the slide, once.
-    found = estimate(patch_rgb, warp_to_pas(moving_channel, to_seen, size_hw), settings)
-    if not found.residual_px:
+    to_seen, _ = seen_frame(to_patch, patch_rgb.shape[:2])
+    found = estimate(patch_rgb, seen, settings)
+    if found.residual_px is None:
         return replace(found, matrix=to_patch)
     matrix = compose(found.matrix, to_seen)
     far = _far_from(matrix, to_patch, patch_rgb.shape[:2])

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -181,7 +181,19 @@ def what_came(done: Mapping[str, Any]) -> str:
     parts = [f"{patches} of {slides} with {done['channels']} IF channels came in"]
     parts += [f"{done['already_there']} there already"] if done["already_there"] else []
     parts += [f"left out because of problems: {len(done['problems'])}"] if done["problems"] else []
-    return "; ".join(parts) + "."
+    return "; ".join(parts) + "." + _what_waits(done.get("registrations", []))
+
+
+def _what_waits(registrations: Collection[Mapping[str, Any]]) -> str:
+    """How many patches of a slide were registered, and what to do next; empty where none was to be."""
+    count, waiting = len(registrations), sum(not row["accepted"] for row in registrations)
+    if not count:
+        return ""
+    fitted = f" The IF was fitted to the stain patch by patch: it fits on {count - waiting} of {count}"
+    if not waiting:
+        return f"{fitted}."
+    wait, them = ("waits", "it") if waiting == 1 else ("wait", "them")
+    return f"{fitted}, and {waiting} {wait} until you settle {them} on the Registration page."
 
 
 def stoppable(report: Report | None, should_stop: Callable[[], bool]) -> Report:
@@ -398,6 +410,7 @@ class StoredPatch:
     planned: PlannedPatch
     pas: StoredImage
     channels: tuple[tuple[PlannedChannel, StoredImage], ...]
+    registration: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -411,12 +424,21 @@ class SlideFile:
     if_sha256: str | None = None
 
 
-Pixels = tuple[np.ndarray, list[np.ndarray]]  # of the stained image, and of each channel
+@dataclass(frozen=True)
+class Pixels:
+    """The pixels of a patch, whose channels may have been brought onto its stain already.
+
+    registration: how that was measured, a row without its matrix; None where nothing was measured.
+    """
+
+    stain: np.ndarray
+    channels: list[np.ndarray]
+    registration: Mapping[str, Any] | None = None
 
 
 def read_files(patch: PlannedPatch) -> Pixels:
     """The pixels of a patch whose images are files."""
-    return read_rgb(patch.pas), [_pixels(channel) for channel in patch.channels]
+    return Pixels(read_rgb(patch.pas), [_pixels(channel) for channel in patch.channels])
 
 
 class _ImageStore:
@@ -454,6 +476,7 @@ def write_patches(
     report: Report | None,
     read: Callable[[PlannedPatch], Pixels] = read_files,
     slide_files: Mapping[str, SlideFile] | None = None,
+    doing: str = "importing",
 ) -> dict[str, int]:
     """First every file, then every row in one transaction; after an error neither."""
     store = _ImageStore(study)
@@ -461,13 +484,14 @@ def write_patches(
         stored = []
         for done, patch in enumerate(new):
             if report:
-                report(done, len(new), f"importing {patch.name}", {})
-            pas, planes = read(patch)
+                report(done, len(new), f"{doing} {patch.name}, {done + 1} of {len(new)}", {})
+            pixels = read(patch)
             channels = tuple(
                 (channel, store.put(plane, channel.path.name))
-                for channel, plane in zip(patch.channels, planes, strict=True)
+                for channel, plane in zip(patch.channels, pixels.channels, strict=True)
             )
-            stored.append(StoredPatch(patch, store.put(pas, patch.pas.name), channels))
+            pas = store.put(pixels.stain, patch.pas.name)
+            stored.append(StoredPatch(patch, pas, channels, pixels.registration))
         if report:
             report(len(new), len(new), "saving", {})
         total = _write_rows(study, stored, classes, slide_files or {})
@@ -536,5 +560,10 @@ def _add_patch(db: Any, slides: Mapping[str, int], stored: StoredPatch) -> None:
     for channel, image in stored.channels:
         images.add_image(db, **asdict(image))
         images.add_channel(db, patch_id, channel.role, channel.marker, image.sha256)
-    # Equal size is all that is known of the pair; a measured registration is a later version.
-    images.add_registration(db, patch_id, identity_matrix(), ASSUMED, accepted=True)
+    measured = stored.registration
+    if measured is None or not measured["accepted"]:
+        # Equal size is all that is known of the pair; a measured registration is a later version.
+        images.add_registration(db, patch_id, identity_matrix(), ASSUMED, accepted=True)
+    if measured is not None:
+        # The channels were cut in the patch's frame: nothing is left to move.
+        images.add_registration(db, patch_id, identity_matrix(), **measured)

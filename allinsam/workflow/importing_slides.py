@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,14 @@ from allinsam.importing.folder import NUCLEAR_TAGS
 from allinsam.importing.plan import KNOWN_MARKERS
 from allinsam.importing.records import check_condition, check_um_per_px, file_stem
 from allinsam.importing.slide import Glomerulus, SlideRules, places_on, read_glomeruli
-from allinsam.registration import compose, estimate_slide
+from allinsam.registration import (
+    SLIDE_SETTINGS,
+    Registration,
+    compose,
+    estimate_slide,
+    refine_seen,
+    seen_frame,
+)
 from allinsam.slides import Slide, cut, file_sha256, open_slide, overview
 from allinsam.store import Study, images
 from allinsam.workflow.importing import (
@@ -31,6 +38,7 @@ from allinsam.workflow.importing import (
     summary_of,
     write_patches,
 )
+from allinsam.workflow.registering import BY_ESTIMATE, FROM_SLIDE, best_estimate, row_of
 
 # What `estimate_slide` looks at; of a slide 2 cm wide, about 5 um per px.
 REGISTRATION_PX = 4096
@@ -46,7 +54,8 @@ class SlideSource:
     glomeruli: GeoJSON of their outlines, in px of the stained slide's finest level.
     name: of the slide in the study; the file's by default.
     um_per_px: of the finest level, where the file does not say; `if_um_per_px` of the fluorescence.
-    register: find how the fluorescence lies on the stain; otherwise both show the same frame.
+    register: find how the fluorescence lies on the stain, of the slide and then of each patch; otherwise
+        both show the same frame.
     """
 
     path: Path
@@ -82,7 +91,8 @@ def import_slide(
     """Cut a stained slide, and its fluorescence, into patches of a study, which is made if it is not there.
 
     All or nothing. Each patch is resampled once, from the nearest finer level. Patches that the study holds
-    already, of the same slide file, are left as they are.
+    already, of the same slide file, are left as they are. Where the fluorescence is registered, a patch whose
+    own transform cannot be believed is cut by the slide's and waits, as after any registration that failed.
 
     Args:
         name: of a new study; the folder's name by default.
@@ -104,13 +114,22 @@ def import_slide(
         if problems:
             raise ImportRefusedError(source.path, problems, "Give the slide another name, or leave it out.")
         classes = new_classes(known, new, {})
-        to_slide = _if_to_stain(plan, source, report) if plan.if_slide else None
+        to_stain = _if_to_stain(plan, source, report) if plan.if_slide else None
+        refines = source.register and to_stain is not None
+        registrations: list[dict[str, Any]] = []
 
         def read(patch: PlannedPatch) -> Pixels:
-            return _cut_patch(plan, patch, to_slide)
+            if not refines:
+                return _cut_patch(plan, patch, to_stain)
+            pixels, found = _cut_refined(plan, patch, to_stain)
+            registrations.append(
+                {"patch": patch.name, "method": pixels.registration["method"], **found.as_dict()}
+            )
+            return pixels
 
+        doing = "registering and cutting" if refines else "cutting"
         with study_to_fill(study, study_folder, name or study_folder.name) as filled:
-            counts = write_patches(filled, new, classes, report, read, {plan.patches[0].slide: file})
+            counts = write_patches(filled, new, classes, report, read, {plan.patches[0].slide: file}, doing)
     return {
         "study": str(study_folder),
         "new_study": study is None,
@@ -118,6 +137,8 @@ def import_slide(
         "glomeruli": len({patch.glomerulus for patch in new if patch.glomerulus}),
         "classes": [{"name": row["name"], "marker": row["marker"]} for row in classes],
         "already_there": already,
+        # Matrices from IF px to px of the patch: what its IF was cut through.
+        "registrations": registrations,
         "problems": [],
     }
 
@@ -281,7 +302,11 @@ def _if_to_stain(plan: _Plan, source: SlideSource, report: Report) -> np.ndarray
     channels = plan.patches[0].channels
     best = next((one for one in channels if one.role == "nuclear"), channels[0])
     moving, moving_times = overview(plan.if_slide, REGISTRATION_PX, best.index)
-    found = estimate_slide(stain, moving, times, moving_times)
+    # Stain px per IF px; without a pixel size both slides show about the same area.
+    told = source.if_um_per_px or plan.if_slide.um_per_px
+    scale = told / plan.um_per_px if told else max(plan.slide.size_hw) / max(plan.if_slide.size_hw)
+    settings = replace(SLIDE_SETTINGS, scale=scale * moving_times / times)
+    found = estimate_slide(stain, moving, times, moving_times, settings)
     if not found.accepted:
         raise InputError(
             f"{plan.if_slide.path} could not be registered on {plan.slide.path}: {' '.join(found.reasons)} "
@@ -290,12 +315,39 @@ def _if_to_stain(plan: _Plan, source: SlideSource, report: Report) -> np.ndarray
     return found.matrix
 
 
+def _to_patch(plan: _Plan, patch: PlannedPatch) -> np.ndarray:
+    """Stain px -> px of the patch, 2x3."""
+    shrink = plan.um_per_px / patch.um_per_px
+    return np.array([[shrink, 0.0, -patch.x0 * shrink], [0.0, shrink, -patch.y0 * shrink]])
+
+
 def _cut_patch(plan: _Plan, patch: PlannedPatch, if_to_stain: np.ndarray | None) -> Pixels:
     """The stain as it is scanned; the IF through both transforms at once, so that it is resampled once."""
-    shrink = plan.um_per_px / patch.um_per_px
-    to_patch = np.array([[shrink, 0.0, -patch.x0 * shrink], [0.0, shrink, -patch.y0 * shrink]])
-    pas = cut(plan.slide, to_patch, patch.size_px)
-    if plan.if_slide is None or if_to_stain is None:
-        return pas, []
-    through = compose(to_patch, if_to_stain)
-    return pas, [cut(plan.if_slide, through, patch.size_px, one.index) for one in patch.channels]
+    to_patch = _to_patch(plan, patch)
+    stain = cut(plan.slide, to_patch, patch.size_px)
+    if if_to_stain is None:
+        return Pixels(stain, [])
+    return Pixels(stain, _cut_if(plan, patch, compose(to_patch, if_to_stain)))
+
+
+def _cut_if(plan: _Plan, patch: PlannedPatch, matrix: np.ndarray) -> list[np.ndarray]:
+    return [cut(plan.if_slide, matrix, patch.size_px, one.index) for one in patch.channels]
+
+
+def _cut_refined(plan: _Plan, patch: PlannedPatch, if_to_stain: np.ndarray) -> tuple[Pixels, Registration]:
+    """The same where the patch first gets its own transform, started from its slide's.
+
+    Only this patch and its surroundings are read, whatever the size of the slides.
+    """
+    to_patch = _to_patch(plan, patch)
+    stain = cut(plan.slide, to_patch, patch.size_px)
+    by_slide = compose(to_patch, if_to_stain)
+    to_seen, (seen_px, _) = seen_frame(by_slide, stain.shape[:2])
+
+    def refined_on(number: int) -> Registration:
+        seen = cut(plan.if_slide, to_seen, seen_px, patch.channels[number].index)
+        return refine_seen(stain, seen, by_slide)
+
+    found, marker = best_estimate([(one.role, one.marker) for one in patch.channels], refined_on)
+    row = row_of(found, f"{BY_ESTIMATE}{marker}{FROM_SLIDE}")
+    return Pixels(stain, _cut_if(plan, patch, found.matrix), row), found

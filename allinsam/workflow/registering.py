@@ -1,6 +1,6 @@
 """Bring the IF of a study's patches onto their stained images, by estimate or by hand."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,9 @@ Report = Callable[[float, float, str, dict[str, Any]], None]
 # Methods of registrations that nobody measured: what an import starts with.
 ASSUMED = "assumed identity"
 BY_HAND = "by hand"
+BY_ESTIMATE = "grid and ECC on "  # and the marker of the channel
+# After that: the IF was cut from its slide through the estimate, so that the matrix is the identity.
+FROM_SLIDE = " from its slide"
 SHORTEST_REASON, LONGEST_REASON = 5, 300  # characters
 
 # Where a patch can stand, what needs a person first.
@@ -171,33 +174,48 @@ def register_patch(study: Study, patch_id: int, person_id: str | None = None) ->
         seen = _newest_version(db, patch_id)
     if not channels:
         raise NotFoundError(f"Patch {patch['name']} has no IF channel. Import one for it.")
-    found, marker = _best_estimate(study, patch, channels)
-    method = f"grid and ECC on {marker}"
+    fixed = read_rgb(study.image_path(patch["image_sha256"]))
+    found, marker = best_estimate(
+        [(row["role"], row["marker"]) for row in channels],
+        lambda n: estimate(fixed, read_channel(study.image_path(channels[n]["image_sha256"]))),
+    )
+    method = f"{BY_ESTIMATE}{marker}"
     with study.science.write() as db:
         _refuse_if_newer(db, patch, seen)
         registration_id = images.add_registration(
-            db,
-            patch_id,
-            found.matrix,
-            method,
-            found.accepted,
-            round(found.quality, 4),
-            person_id,
-            found.residual_px,
-            None if found.accepted else " ".join(found.reasons),
+            db, patch_id, found.matrix, person_id=person_id, **row_of(found, method)
         )
     return {"patch": patch["name"], "registration": registration_id, "method": method, **found.as_dict()}
 
 
-def _best_estimate(
-    study: Study, patch: Mapping[str, Any], channels: list[dict[str, Any]]
+def row_of(found: Registration, method: str) -> dict[str, Any]:
+    """What a version keeps of an estimate beside its matrix."""
+    return {
+        "method": method,
+        "accepted": found.accepted,
+        "quality": round(found.quality, 4),
+        "residual_px": found.residual_px,
+        "reason": None if found.accepted else " ".join(found.reasons),
+    }
+
+
+def best_estimate(
+    channels: Sequence[tuple[str, str]], estimate_on: Callable[[int], Registration]
 ) -> tuple[Registration, str]:
-    fixed = read_rgb(study.image_path(patch["image_sha256"]))
+    """The estimate on the nuclear channel, or on the one that fits best where that is not accepted.
+
+    Args:
+        channels: role and marker of each.
+        estimate_on: the estimate on the channel of this number, from 0.
+
+    Returns:
+        The estimate and the marker of its channel.
+    """
     tried: list[tuple[Registration, str]] = []
     for role in ("nuclear", "marker", "other"):
-        for row in (row for row in channels if row["role"] == role):
-            plane = read_channel(study.image_path(row["image_sha256"]))
-            tried.append((estimate(fixed, plane), row["marker"]))
+        for number, (of_this, marker) in enumerate(channels):
+            if of_this == role:
+                tried.append((estimate_on(number), marker))
         if any(found.accepted for found, _ in tried):
             break
     return max(tried, key=lambda one: (one[0].accepted, one[0].credit))
