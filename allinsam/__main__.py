@@ -313,6 +313,14 @@ def experiment(args: argparse.Namespace) -> Result:
     return {**done, "scores": reporting.mean_scores(study).to_dict("records")}
 
 
+def monuseg(args: argparse.Namespace) -> Result:
+    """The paper's Tables 2 and 3 on a folder of fully annotated images."""
+    from allinsam.experiments.commands import run_monuseg
+
+    with progress_of(args) as progress:
+        return run_monuseg(args, progress.report, progress.should_stop)
+
+
 def compare(args: argparse.Namespace) -> Result:
     """Paired tests between two sets of scores, per class and condition."""
     from allinsam.store import open_study
@@ -472,7 +480,7 @@ def verify(args: argparse.Namespace) -> Result:
 
 
 # Verbs that run a model, and so decide how many threads it may use.
-MODEL_VERBS = ("demo", "embed", "segment", "train", "evaluate", "experiment", "predict")
+MODEL_VERBS = ("demo", "embed", "segment", "train", "evaluate", "experiment", "predict", "monuseg")
 
 VERBS: dict[str, Callable[[argparse.Namespace], Result]] = {
     "demo": demo,
@@ -487,6 +495,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], Result]] = {
     "train": train,
     "evaluate": evaluate,
     "experiment": experiment,
+    "monuseg": monuseg,
     "compare": compare,
     "agreement": agreement,
     "predict": predict,
@@ -518,6 +527,7 @@ def build_parser() -> argparse.ArgumentParser:
         "train": _train_arguments,
         "evaluate": _evaluate_arguments,
         "experiment": _experiment_arguments,
+        "monuseg": _monuseg_arguments,
         "compare": _compare_arguments,
         "predict": _predict_arguments,
         "export": _export_arguments,
@@ -664,6 +674,12 @@ def _experiment_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--labels", nargs="+", default=["expert", "student"])
     _add_label_options(sub)
     _add_settings(sub)
+
+
+def _monuseg_arguments(sub: argparse.ArgumentParser) -> None:
+    from allinsam.experiments.commands import monuseg_arguments
+
+    monuseg_arguments(sub)
 
 
 def _evaluate_arguments(sub: argparse.ArgumentParser) -> None:

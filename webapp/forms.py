@@ -10,6 +10,7 @@ import streamlit as st
 from allinsam.planning import ARMS
 from allinsam.sam.backbones import BACKBONES
 from allinsam.training.corrective import MOCL_MODES
+from allinsam.training.networks import NETWORKS
 from allinsam.training.settings import PRECISIONS, TrainingSettings
 
 HIDDEN = ("settings_version",)
@@ -41,6 +42,7 @@ GUIDANCE_NAMES = {
 TOOL_NAMES = {"box_sam": "box to mask", "contour": "outline by hand"}
 CHOICES: dict[str, tuple[str, ...]] = {
     "backbone": tuple(BACKBONES),
+    "network": tuple(NETWORKS),
     "mocl_mode": tuple(MOCL_MODES),
     "device": ("auto", "cpu", "cuda"),
     "precision": tuple(PRECISIONS),

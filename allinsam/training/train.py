@@ -5,6 +5,7 @@ data -> model -> loop (adapter stage, corrective stage) -> validation -> best we
 
 import dataclasses
 import json
+import logging
 import math
 import os
 import time
@@ -124,6 +125,7 @@ def train(
         "backbone": loaded.weights_sha256 if loaded else None,
         "network": {
             "name": settings.network,
+            # As JSON gives it back, so that a checkpoint's is equal.
             **json.loads(json.dumps(row.configure(settings, facts, on_gpu))),
         },
     }
@@ -144,6 +146,7 @@ def start_fabric(settings: TrainingSettings) -> "Fabric":
     """The processes and devices a run trains on: one, or those that `torchrun` started."""
     from lightning_fabric import Fabric  # slow to import, and only training needs it
 
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it tells its precision every time
     device, processes = pick_device(settings.device), int(os.environ.get("WORLD_SIZE", "1"))
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     fabric = Fabric(
