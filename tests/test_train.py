@@ -395,6 +395,19 @@ def test_two_processes_have_the_losses_of_one(finished, tmp_path):
         assert row["loss"] == pytest.approx(alone["loss"], abs=1e-4)
 
 
+def test_the_corrective_stage_alone_begins_with_a_finished_run(finished, tmp_path):
+    """Its first step is small, so its weights are near the run's and not near a fresh network's."""
+    result, _ = finished
+    alone = replace(QUICK, adapter_epochs=0, corrective_epochs=1, corrective_factor=1e-6)
+    train(alone, drawn_patches(), tmp_path / "a", loaded=tiny_backbone(), start=result.folder)
+    got, want = (load_file(folder / WEIGHTS_FILE) for folder in (tmp_path / "a", result.folder))
+    assert all(torch.allclose(got[name], want[name], atol=1e-4) for name in want)
+    with pytest.raises(InputError, match="other start"):
+        train(alone, drawn_patches(), tmp_path / "a", loaded=tiny_backbone())
+    with pytest.raises(InputError, match="No stage"):
+        replace(QUICK, adapter_epochs=0, mocl=False)
+
+
 def test_a_batch_that_cannot_be_dealt_to_the_processes_is_refused(tmp_path):
     child = in_two_processes(tmp_path, tmp_path / "run", batch_size=3)
     assert child.returncode != 0 and "cannot be dealt to 2 processes" in child.stderr

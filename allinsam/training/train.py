@@ -32,6 +32,7 @@ from allinsam.inference import (
 from allinsam.metrics import METRICS
 from allinsam.sam.adapter import AdapterOutput
 from allinsam.sam.backbones import LoadedBackbone, load_backbone, pick_device
+from allinsam.sam.download import sha256_of_file
 from allinsam.training.calibration import (
     calibrate,
     labelled_instances,
@@ -99,6 +100,7 @@ def train(
     should_stop: Callable[[], bool] | None = None,
     loaded: LoadedBackbone | None = None,
     weights_dir: Path | str | None = None,
+    start: Path | str | None = None,
 ) -> TrainingResult:
     """Train on `patches`; leave run.json and adapter.safetensors in `folder` for `inference.load_run`.
 
@@ -106,6 +108,8 @@ def train(
     epoch ended. `report` gets a row about once a second and one per epoch; `should_stop` is asked
     at every step. Under `torchrun` every process calls this with the same arguments: they share each batch,
     and the first of them writes and reports.
+
+    start: a finished run of the same network and classes, whose weights this one begins with.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -123,6 +127,7 @@ def train(
         "classes": list(class_names),
         "data": data_hash(patches),
         "backbone": loaded.weights_sha256 if loaded else None,
+        "start": sha256_of_file(Path(start) / WEIGHTS_FILE) if start else None,
         "network": {
             "name": settings.network,
             # As JSON gives it back, so that a checkpoint's is equal.
@@ -130,7 +135,7 @@ def train(
         },
     }
     with torch.random.fork_rng(devices=[]):
-        run = _Run(settings, patches, folder, loaded, fabric, identity, report, should_stop)
+        run = _Run(settings, patches, folder, loaded, fabric, identity, report, should_stop, start)
         if run.progress.history and (folder / RUN_FILE).exists():
             return run.result("done")
         try:
@@ -209,6 +214,7 @@ class _Run:
         identity: dict[str, Any],
         report: Report | None,
         should_stop: Callable[[], bool] | None,
+        start: Path | str | None,
     ) -> None:
         self.settings, self.folder, self.fabric, self.identity = settings, folder, fabric, identity
         self.report, self.should_stop = report or (lambda row: None), should_stop or (lambda: False)
@@ -219,6 +225,8 @@ class _Run:
         torch.manual_seed(settings.seed)
         self.config = {name: value for name, value in identity["network"].items() if name != "name"}
         self.network = row.build(self.class_names, self.config, loaded, str(fabric.device))
+        if start:
+            self.network.load_trained_state(load_file(Path(start) / WEIGHTS_FILE))
         self.batch_size = settings.batch_size or row.batch_size or self.network.plan.batch_size
         if self.batch_size % fabric.world_size:
             raise InputError(
