@@ -57,6 +57,9 @@ class TrainingSettings:
     augmentation: bool = setting(
         True, "", "ours: turned, mirrored, scaled, stained otherwise, at times blurred; the authors have none"
     )
+    separate_touching: bool = setting(
+        True, "", "ours: a gap in the targets where two nuclei touch; authors: none"
+    )
     calibrate: bool = setting(
         True, "", "ours: threshold and smallest nucleus chosen on validation patches; authors: 0.5, none"
     )
@@ -133,6 +136,7 @@ AUTHORS = TrainingSettings(
     patience=50,
     moving_average=0.0,
     augmentation=False,
+    separate_touching=False,
     calibrate=False,
     precision="float32",
 )

@@ -242,7 +242,7 @@ class _Run:
             frame_zoom(self.network, patch.image_rgb.shape[:2], patch.um_per_px) for patch in self.learnt
         ]
         self.prepared = [
-            prepare_patch(patch, self.class_names, self.network.frame_px, zoom)
+            prepare_patch(patch, self.class_names, self.network.frame_px, zoom, settings.separate_touching)
             for patch, zoom in zip(self.learnt, zooms, strict=True)
         ]
         self.augment = (row.augment or augment_frame) if settings.augmentation else None
