@@ -13,7 +13,7 @@ from allinsam.accounts import SignedIn, may
 from allinsam.store import Study, assignments, open_study
 from allinsam.store import accounts as account_rows
 from allinsam.store.study import list_classes
-from allinsam.workflow.annotating import closed, next_assignment
+from allinsam.workflow.annotating import next_assignment, why_the_rest_waits
 from allinsam.workflow.expert_queue import open_items
 from allinsam.workflow.forecast import Forecast, forecast, student_work
 from allinsam.workflow.planning import paces_of
@@ -106,8 +106,7 @@ def _nothing_to_open(study: Study, person: SignedIn, mine: PersonProgress) -> st
     if mine.finished == mine.assigned:
         return f"All **{mine.finished}** patches are done. Thank you."
     with study.science.read() as db:
-        reasons = closed(db, assignments.list_assignments(db, person.person_id)).values()
-    why = Counter(reasons).most_common(1)[0][0] if reasons else "The Annotate page says for what."
+        why = why_the_rest_waits(db, assignments.list_assignments(db, person.person_id))
     return f"**{mine.finished}** of your {mine.assigned} patches are done. The rest waits. {why}"
 
 

@@ -339,6 +339,20 @@ def test_a_queue_of_held_patches_says_what_it_waits_for(
     assert any("The rest waits" in text.value for text in home.markdown)
 
 
+def test_both_pages_name_the_reason_that_most_patches_have(
+    open_page: OpenPage, study: Study, surface: StandIn
+) -> None:
+    flag(study, 1)
+    with study.science.write() as db:
+        db["patch"].update(2, {"slide_id": images.add_slide(db, "new", "normal")})
+        assignments.add_assignment(db, PERSON, 2, (1, 2), "repeat")
+    why = "A patch waits until the study lead has signed how bright GATA3 and WT1 must be."
+    page = open_page("annotate", role="annotator")
+    assert page.markdown[0].value.endswith(f"The other 3 wait. {why}")
+    home = open_page("home", token=signed_in_token(study, "annotator", PERSON))
+    assert any(text.value.endswith(f"The rest waits. {why}") for text in home.markdown)
+
+
 def test_on_the_stain_alone_nothing_is_held(
     tmp_path: Path, open_page: OpenPage, surface: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
