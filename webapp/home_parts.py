@@ -25,6 +25,7 @@ from allinsam.workflow.progress import (
 )
 from allinsam.workflow.stuck import Stuck, find_stuck
 from allinsam.worth import Item, days_of_ten_minutes, within
+from webapp.job_parts import BADGES, TITLES
 from webapp.page_parts import annotation_state, as_typed, own_minutes, page_button, times_of
 
 DONE, NEXT, LATER = (
@@ -41,6 +42,7 @@ KIND_WORDS = {
     "gold": ("gold patch to outline", "gold patches to outline"),
     "reference": ("test patch to outline", "test patches to outline"),
 }
+TRAINING = ("experiment", "train", "evaluate")
 WAYS_ON = {
     "registration": "Open",
     "threshold": "Sign",
@@ -245,7 +247,8 @@ def steps_of(study: StudyProgress, working: bool) -> list[tuple[str, str, str, b
 
 def show_steps(study: Study, person: SignedIn, progress: StudyProgress) -> None:
     active = [view for view in jobs.list_views(study) if view.is_active]
-    steps = [step for step in steps_of(progress, bool(active)) if may_see(person, step[0])]
+    training = any(view.verb in TRAINING for view in active)
+    steps = [step for step in steps_of(progress, training) if may_see(person, step[0])]
     current = next((page for page, _, _, done in steps if not done), "")
     # Where others annotate, there is nothing for this person to open.
     button = "" if current == "annotate" and not next_assignment(study, person.person_id) else current
@@ -258,7 +261,8 @@ def show_steps(study: Study, person: SignedIn, progress: StudyProgress) -> None:
             with right:
                 page_button(person, page, "Open", primary=page == button, key=f"step-{page}")
         for view in active:
-            st.progress(view.share, text=f"Job {view.id}, {view.verb}: {view.message or view.state}")
+            title = TITLES.get(view.verb, view.verb)
+            st.progress(view.share, text=f"{title} (job {view.id}): {view.message or BADGES[view.state][1]}")
 
 
 def may_see(person: SignedIn, page: str) -> bool:

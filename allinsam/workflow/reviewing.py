@@ -514,7 +514,7 @@ def _named_cluster(found: Sequence[Cluster], cluster_id: str | None) -> Cluster:
 def _demand_seen(now: Decision | None, seen: int | None, reviewer_id: str) -> None:
     if seen is None or now is None or now.person_id == reviewer_id or now.decision_id == seen:
         return
-    raise InputError("Somebody else has decided this nucleus meanwhile, as shown now. Decide again to change it.")
+    raise InputError("Somebody else has decided this nucleus meanwhile, as shown. Decide again to change it.")
 
 
 def _outcome(

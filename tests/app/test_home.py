@@ -128,6 +128,13 @@ def test_a_running_job_is_told(open_page: OpenPage, study: Study) -> None:
     assert "a job is running" in texts(app)
 
 
+def test_preparing_patches_is_no_training(open_page: OpenPage, study: Study) -> None:
+    jobs.submit(study, "embed", {}, None)
+    app = open_page("home", role="lead")
+    assert "a job is running" not in texts(app)
+    assert app.get("progress")[-1].proto.text == "Prepare patches (job 1): waits"
+
+
 def test_a_demo_that_grows_is_told(open_page: OpenPage, study: Study) -> None:
     jobs.beat_as(study, "demo", 1)
     app = open_page("home", role="lead")
