@@ -217,7 +217,9 @@ def steps_of(study: StudyProgress, working: bool) -> list[tuple[str, str, str, b
     signed = study.markers - len(study.unsigned)
     thresholds = f"{signed} of {study.markers} signed" if study.markers else "no marker channel imported"
     annotated = f"{study.finished} of {study.assigned} assigned patches finished"
-    trained = f"{study.trained} finished runs" if study.trained else "no model yet"
+    trained = "no model yet"
+    if study.trained:
+        trained = f"{study.trained} finished {'run' if study.trained == 1 else 'runs'}"
     lying = [f"{study.held} {'waits' if study.held == 1 else 'wait'}"] if study.held else []
     lying += [f"{study.unregistered} not registered"] if study.unregistered else []
     images = [] if study.patches else [("import", "Bring in images", "there is none yet", False)]
