@@ -84,7 +84,9 @@ def setting_widget(setting: Field, key: str) -> Any:
     label, note = label_of(setting.name), help_of(setting)
     if isinstance(default, tuple):
         options = CHOICES[setting.name]
-        return st.multiselect(label, options, default=default, format_func=arm_name, help=note, key=key)
+        return st.multiselect(
+            label, options, default=default, format_func=arm_name, help=note, key=key, wrap=True
+        )
     if setting.name in CHOICES:
         options = list(CHOICES[setting.name])
         return st.selectbox(label, options, index=options.index(default), help=note, key=key)
