@@ -2,7 +2,13 @@ import pytest
 import torch
 
 from allinsam.errors import InputError, ModelError
-from allinsam.sam.adapter import AdaptedSam, PromptAdapter, build_network, high_frequencies
+from allinsam.sam.adapter import (
+    AdaptedSam,
+    PromptAdapter,
+    build_network,
+    features_by_class,
+    high_frequencies,
+)
 from allinsam.sam.backbones import BACKBONES, LoadedBackbone, load_backbone
 from allinsam.sam.compact import decode_crops
 from tests.tiny import tiny_backbone
@@ -304,12 +310,12 @@ def test_classes_apart_are_networks_of_their_own():
     output = apart(image)
     assert apart.class_names == ("a", "b") and apart.frame_px == 64 and apart.grid_px == 32
     assert output.logits.shape == (3, 2, 32, 32)
-    assert output.embedding.shape == output.by_class.shape == (3, 2, 4, 32, 32)
+    assert output.embedding.shape == features_by_class(output).shape == (3, 2, 4, 32, 32)
     with torch.no_grad():
         for number, network in enumerate(apart.networks):
             alone = network(image)
             assert torch.equal(alone.logits[:, 0], output.logits[:, number])
-            assert torch.equal(alone.embedding, output.by_class[:, number])
+            assert torch.equal(alone.embedding, features_by_class(output)[:, number])
     output.logits[:, 0].mean().backward()
     told = {name.split(".")[1] for name, value in apart.trainable_parameters().items() if value.grad.any()}
     assert told == {"0"}
@@ -324,9 +330,9 @@ def test_classes_together_share_their_features():
     model = AdaptedSam(tiny_backbone(), ["a", "b"])
     output = model(frames(model))
     assert model.grid_px == output.logits.shape[-1] == 32
-    assert output.by_class.shape == (2, 2, 4, 32, 32)
-    assert torch.equal(output.by_class[:, 0], output.embedding)
-    assert torch.equal(output.by_class[:, 1], output.embedding)
+    assert features_by_class(output).shape == (2, 2, 4, 32, 32)
+    assert torch.equal(features_by_class(output)[:, 0], output.embedding)
+    assert torch.equal(features_by_class(output)[:, 1], output.embedding)
 
 
 def test_weights_that_do_not_fit_change_nothing():

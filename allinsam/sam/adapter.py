@@ -8,8 +8,7 @@ ApartSam holds a network per class instead, as the authors train them. `build_ne
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from segment_anything.modeling import PromptEncoder
@@ -19,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from allinsam.errors import InputError, ModelError
 from allinsam.sam.compact import ConvStem
-from allinsam.sam.decoding import SCALE, split_embedding, upscale
+from allinsam.sam.decoding import split_embedding, upscale
 
 if TYPE_CHECKING:
     from allinsam.sam.backbones import LoadedBackbone
@@ -32,35 +31,17 @@ WIDTH_DIVISOR = 32
 POSITIONS_SEED = 2023
 
 
-@dataclass(frozen=True)
-class AdapterOutput:
-    """logits (B, C, f, f), a binary map per class; embedding, the decoder's last features.
+class AdapterOutput(NamedTuple):
+    """logits (B, C, f, f), a binary map per class; embedding (B, E, f, f), the decoder's last features.
 
-    The embedding is (B, E, f, f) where classes share a decoder, (B, C, E, f, f) where each has its own.
+    coarser: of a network with deep supervision in training, logits (B, C, f/2, f/2), (B, C, f/4, f/4), ...
+    weights: of the losses on logits and coarser, in this order; sum 1.
     """
 
     logits: Tensor
     embedding: Tensor
-
-    @property
-    def by_class(self) -> Tensor:
-        """(B, C, E, f, f): the features each class's map was made of, without a copy."""
-        if self.embedding.dim() == 5:
-            return self.embedding
-        return self.embedding[:, None].expand(-1, self.logits.shape[1], -1, -1, -1)
-
-
-@dataclass(frozen=True)
-class FrozenFeatures:
-    """What no training changes of a batch of frames, with its batch axis first in every tensor.
-
-    tokens (B, h, w, D) as they enter the first adapted block; patches (B, h, w, D), the patch embedding that
-    prompts are made of; fine (B, C, h, w), the stem's fine features, None where the encoder has none.
-    """
-
-    tokens: Tensor
-    patches: Tensor
-    fine: Tensor | None = None
+    coarser: tuple[Tensor, ...] = ()
+    weights: tuple[float, ...] = (1.0,)
 
 
 def high_frequencies(frames: Tensor, removed_share: float = LOW_FREQUENCY_SHARE) -> Tensor:
@@ -72,6 +53,25 @@ def high_frequencies(frames: Tensor, removed_share: float = LOW_FREQUENCY_SHARE)
     columns = slice(width // 2 - half, width // 2 + half)
     spectrum[..., rows, columns] = 0
     return torch.fft.ifft2(torch.fft.ifftshift(spectrum, dim=(-2, -1)), norm="forward").real.abs()
+
+
+class FrozenFeatures(NamedTuple):
+    """What no training changes of a batch of frames, with its batch axis first in every tensor.
+
+    tokens (B, h, w, D) as they enter the first adapted block; patches (B, h, w, D), the patch embedding that
+    prompts are made of; fine (B, C, h, w), the stem's fine features, None where the encoder has none.
+    """
+
+    tokens: Tensor
+    patches: Tensor
+    fine: Tensor | None = None
+
+
+def features_by_class(output: AdapterOutput) -> Tensor:
+    """(B, C, E, f, f): the features that each class's map was made of; a view where classes share them."""
+    if output.embedding.dim() == 5:
+        return output.embedding
+    return output.embedding[:, None].expand(-1, output.logits.shape[1], -1, -1, -1)
 
 
 class PromptAdapter(nn.Module):
@@ -132,16 +132,16 @@ class AdaptedSam(nn.Module):
         _check_classes(class_names)
         sam = loaded.sam
         self.class_names = tuple(class_names)
-        self.frame_px, self.patch_px = loaded.backbone.frame_px, loaded.backbone.patch_px
+        row = loaded.backbone
+        self.frame_px, self.whole_patch, self.um_per_px = row.frame_px, row.whole_patch, row.um_per_px
+        self.grid_px = 4 * row.frame_px // row.patch_px
         self.encoder = sam.image_encoder.requires_grad_(False)
         depth, embed_dim = len(self.encoder.blocks), self.encoder.blocks[0].norm1.normalized_shape[0]
         if not 0 <= first_block < depth:
-            raise InputError(
-                f"first_block is {first_block!r}. Choose one of {loaded.backbone.name}'s, 0 to {depth - 1}."
-            )
+            raise InputError(f"first_block is {first_block!r}. Choose one of {row.name}'s, 0 to {depth - 1}.")
         self.first_block, self.recompute = first_block, recompute
         self.adapter = PromptAdapter(
-            embed_dim, depth - first_block, self.patch_px, adapter_width or loaded.backbone.adapter_width
+            embed_dim, depth - first_block, row.patch_px, adapter_width or row.adapter_width
         )
         self.decoder = copy.deepcopy(sam.mask_decoder).requires_grad_(True)
         single_mask = self.decoder.output_hypernetworks_mlps[0]
@@ -169,11 +169,6 @@ class AdaptedSam(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.pixel_mean.device
-
-    @property
-    def grid_px(self) -> int:
-        """Side of the logits' grid, in its cells."""
-        return SCALE * self.frame_px // self.patch_px
 
     def normalise(self, frames_rgb: Tensor) -> Tensor:
         """uint8 (B, F, F, 3) -> float32 (B, 3, F, F) in SAM's units, on the model's device."""
@@ -256,28 +251,17 @@ class ApartSam(nn.Module):
     """A network of its own for each class, as the authors train them; used as AdaptedSam is.
 
     Classes share only the frozen encoder, so a class costs an encoder run, an adapter and a decoder. Options
-    are AdaptedSam's. The output's embedding is (B, C, E, f, f).
+    are AdaptedSam's. The output's embedding is (B, C, E, f, f): `features_by_class` reads either kind.
     """
 
-    def __init__(self, loaded: "LoadedBackbone", class_names: Sequence[str], **options: Any) -> None:
+    def __init__(self, loaded: "LoadedBackbone", class_names: Sequence[str], **options: object) -> None:
         super().__init__()
         _check_classes(class_names)
         self.class_names = tuple(class_names)
         self.networks = nn.ModuleList(AdaptedSam(loaded, [name], **options) for name in class_names)
-
-    # All networks answer these alike.
-    @property
-    def frame_px(self) -> int:
-        return self.networks[0].frame_px
-
-    @property
-    def grid_px(self) -> int:
-        """Side of the logits' grid, in its cells."""
-        return self.networks[0].grid_px
-
-    @property
-    def first_block(self) -> int:
-        return self.networks[0].first_block
+        one = self.networks[0]
+        self.frame_px, self.whole_patch, self.um_per_px = one.frame_px, one.whole_patch, one.um_per_px
+        self.grid_px, self.first_block = one.grid_px, one.first_block
 
     @property
     def device(self) -> torch.device:
@@ -314,7 +298,7 @@ class ApartSam(nn.Module):
 
 
 def build_network(
-    loaded: "LoadedBackbone", class_names: Sequence[str], classes_apart: bool = False, **options: Any
+    loaded: "LoadedBackbone", class_names: Sequence[str], classes_apart: bool = False, **options: object
 ) -> AdaptedSam | ApartSam:
     """One network for all classes, or one for each; `options` are AdaptedSam's."""
     return (ApartSam if classes_apart else AdaptedSam)(loaded, class_names, **options)
