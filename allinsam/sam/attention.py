@@ -82,7 +82,8 @@ def _in_blocks(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     seen = []
     for first in range(0, count, group):
         part = slice(first, first + group)
-        keys_across, group_values = keys[part].transpose(1, 2), values[part]
+        # Contiguous, or each block's product would copy it anew.
+        keys_across, group_values = keys[part].transpose(1, 2).contiguous(), values[part]
         blocks = [
             (block @ keys_across).softmax(-1) @ group_values for block in queries[part].split(rows, dim=1)
         ]
@@ -107,26 +108,30 @@ class _Blockwise(torch.autograd.Function):
         # Softmax's own gradient needs this mean of each query's, which its result knows already.
         mean = (gradient.float() * seen.float()).sum(2, keepdim=True).to(gradient.dtype)
         to_queries = torch.empty_like(queries)
-        # Sums over many blocks, so not in half precision.
-        to_keys, to_values = (torch.zeros_like(each, dtype=torch.float32) for each in (keys, values))
+        # Sums over many blocks, so not in half precision; turned, so that no block of scores has to be.
+        to_keys, to_values = (
+            torch.zeros_like(each.transpose(1, 2), dtype=torch.promote_types(each.dtype, torch.float32))
+            for each in (keys, values)
+        )
         to_places = None if by_row is None else (torch.empty_like(by_row), torch.empty_like(by_column))
         count, length, _ = queries.shape
         group, rows = _block_sizes(length)
         for first in range(0, count, group):
             part = slice(first, first + group)
-            keys_across, values_across = placed_keys[part].transpose(1, 2), values[part].transpose(1, 2)
+            keys_across = placed_keys[part].transpose(1, 2).contiguous()
+            values_across = values[part].transpose(1, 2).contiguous()
             for start in range(0, length, rows):
                 block = part, slice(start, start + rows)
                 weights = (placed_queries[block] @ keys_across).softmax(-1)
-                to_values[part] += weights.transpose(1, 2) @ gradient[block]
+                to_values[part] += gradient[block].transpose(1, 2) @ weights
                 scores = (gradient[block] @ values_across).sub_(mean[block]).mul_(weights)
                 to_queries[block] = scores @ keys[part]
-                to_keys[part] += scores.transpose(1, 2) @ queries[block]
+                to_keys[part] += queries[block].transpose(1, 2) @ scores
                 if to_places:
                     grid = scores.unflatten(2, (by_row.shape[2], by_column.shape[2]))
                     to_places[0][block], to_places[1][block] = grid.sum(3), grid.sum(2)
-        to_row, to_column = to_places or (None, None)
-        return to_queries, to_keys.to(keys.dtype), to_values.to(values.dtype), to_row, to_column
+        to_keys, to_values = (each.transpose(1, 2).to(keys.dtype) for each in (to_keys, to_values))
+        return to_queries, to_keys, to_values, *(to_places or (None, None))
 
 
 def use_quick_attention(encoder: ImageEncoderViT) -> None:
