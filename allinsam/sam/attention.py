@@ -92,21 +92,18 @@ def _in_blocks(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 
 
 class _Blockwise(torch.autograd.Function):
-    """`_in_blocks` that keeps its inputs and its result for the way back, and no scores."""
+    """`_in_blocks` that keeps its inputs for the way back, and no scores."""
 
     @staticmethod
     def forward(ctx, queries, keys, values, by_row, by_column):
-        seen = _in_blocks(*_with_places(queries, keys, by_row, by_column), values)
-        ctx.save_for_backward(queries, keys, values, by_row, by_column, seen)
-        return seen
+        ctx.save_for_backward(queries, keys, values, by_row, by_column)
+        return _in_blocks(*_with_places(queries, keys, by_row, by_column), values)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient):
-        queries, keys, values, by_row, by_column, seen = ctx.saved_tensors
+        queries, keys, values, by_row, by_column = ctx.saved_tensors
         placed_queries, placed_keys = _with_places(queries, keys, by_row, by_column)
-        # Softmax's own gradient needs this mean of each query's, which its result knows already.
-        mean = (gradient.float() * seen.float()).sum(2, keepdim=True).to(gradient.dtype)
         to_queries = torch.empty_like(queries)
         # Sums over many blocks, so not in half precision; turned, so that no block of scores has to be.
         to_keys, to_values = (
@@ -124,7 +121,10 @@ class _Blockwise(torch.autograd.Function):
                 block = part, slice(start, start + rows)
                 weights = (placed_queries[block] @ keys_across).softmax(-1)
                 to_values[part] += gradient[block].transpose(1, 2) @ weights
-                scores = (gradient[block] @ values_across).sub_(mean[block]).mul_(weights)
+                # torch's own, as it subtracts near equals in full precision.
+                scores = torch.ops.aten._softmax_backward_data(
+                    gradient[block] @ values_across, weights, -1, weights.dtype
+                )
                 to_queries[block] = scores @ keys[part]
                 to_keys[part] += queries[block].transpose(1, 2) @ scores
                 if to_places:
