@@ -117,6 +117,7 @@ class AdaptedSam(nn.Module):
             random; with this both are drawn from a fixed seed instead of read from the checkpoint.
         recompute: while training, keep only what enters each block, and run the block again on the way back:
             a fraction of the memory for about a third more time.
+        train_encoder: the encoder's blocks and neck learn, too, in a copy: what the adapter is compared with.
     """
 
     def __init__(
@@ -127,6 +128,7 @@ class AdaptedSam(nn.Module):
         first_block: int = 0,
         random_positions: bool = False,
         recompute: bool = False,
+        train_encoder: bool = False,
     ) -> None:
         super().__init__()
         _check_classes(class_names)
@@ -136,6 +138,10 @@ class AdaptedSam(nn.Module):
         self.frame_px, self.whole_patch, self.um_per_px = row.frame_px, row.whole_patch, row.um_per_px
         self.grid_px = 4 * row.frame_px // row.patch_px
         self.encoder = sam.image_encoder.requires_grad_(False)
+        if train_encoder:
+            self.encoder = copy.deepcopy(sam.image_encoder)
+            self.encoder.neck.requires_grad_(True)
+            self.encoder.blocks[first_block:].requires_grad_(True)
         depth, embed_dim = len(self.encoder.blocks), self.encoder.blocks[0].norm1.normalized_shape[0]
         if not 0 <= first_block < depth:
             raise InputError(f"first_block is {first_block!r}. Choose one of {row.name}'s, 0 to {depth - 1}.")
