@@ -8,22 +8,37 @@ Weights are random, frames noise: neither changes the time. With --quick the com
 import argparse
 import dataclasses
 import gc
+import json
+import os
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median
 
 import torch
 
 from allinsam.compute import quick_bf16
+from allinsam.inference import RUN_FILE
 from allinsam.sam.adapter import AdaptedSam, FrozenFeatures
 from allinsam.sam.attention import use_quick_attention
+from allinsam.simulate import MARKER_OF_CLASS, simulate_patch, simulate_slide
 from allinsam.training.corrective import adapter_loss
+from allinsam.training.dataset import TrainingPatch
 from allinsam.training.frozen_cache import FrozenCache
+from allinsam.training.settings import TrainingSettings
+from allinsam.training.train import train
 from benchmarks.report import figure, print_report, progress
 from benchmarks.segment_speed import peak_mb, random_backbone, run_python
 
 EPOCHS = 20  # over which computing the frozen features once is spread
 GPU_BATCH = {"vit_b": 4, "vit_h": 2}
+# The corrective stage has other terms than the first, so both are compared.
+SHARED_TRAINING = TrainingSettings(
+    adapter_epochs=2, corrective_epochs=1, batch_size=4, precision="float32", device="cpu"
+)
 PEAK = """
 import torch
 torch.set_num_threads({threads})
@@ -123,6 +138,37 @@ def memory_figures(name: str) -> dict[str, dict]:
     }
 
 
+def ddp_figure() -> dict[str, dict]:
+    """The greatest difference of an epoch's loss between one process and two that share each batch."""
+    root = Path(__file__).resolve().parents[1]
+    histories = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for processes in (1, 2):
+            progress(f"a small training in {processes} process(es)")
+            folder = Path(scratch) / str(processes)
+            launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+            command = [sys.executable, *launcher, "-m", "benchmarks.train", "--shared-training", str(folder)]
+            environment = os.environ | {"OMP_NUM_THREADS": "1"}
+            subprocess.run(command, cwd=root, env=environment, check=True, capture_output=True)
+            histories.append(json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))["history"])
+    one, two = ([row["loss"] for row in history] for history in histories)
+    largest = max(abs(a - b) for a, b in zip(one, two, strict=True))
+    note = f"{len(one)} epochs of both stages in float32, batches of {SHARED_TRAINING.batch_size}"
+    return {"ddp_loss_max_difference": figure([largest], "loss", note=note)}
+
+
+def shared_training(folder: Path) -> None:
+    """Train on two simulated patches, with whatever processes this was started in."""
+    torch.set_num_threads(1)
+    look = simulate_slide(1, 0)
+    patches = []
+    for number, part in enumerate(("train", "train", "val")):
+        drawn = simulate_patch(look, number, size_px=256)
+        labels = {name: drawn.class_labels(name) for name in MARKER_OF_CLASS}
+        patches.append(TrainingPatch(f"p{number}", drawn.pas, labels, part, drawn.um_per_px))
+    train(SHARED_TRAINING, patches, folder)
+
+
 def gpu_figures(batches: dict[str, int], repeats: int, device: str = "cuda") -> dict[str, dict]:
     """Frames a second that a device trains on, by backbone; `batches`: frames per step."""
     figures = {}
@@ -171,11 +217,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="the compact SAM for ViT-B: a smoke test")
     parser.add_argument("--repeats", type=int, default=3, help="turns that are counted")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--shared-training", type=Path, default=None, help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
+    if args.shared_training:
+        shared_training(args.shared_training)
+        return
     torch.set_num_threads(args.threads)
     name, repeats = ("compact", 1) if args.quick else ("vit_b", args.repeats)
     figures = memory_figures(name) | step_figures(name, repeats)
-    # On several devices: figures of training split over processes belong here.
+    figures |= ddp_figure()
     if torch.cuda.is_available():
         gc.collect()
         figures |= gpu_figures({"compact": 4} if args.quick else GPU_BATCH, 10 * repeats)

@@ -48,6 +48,7 @@ def test_report_holds_ratios_of_time_and_memory(tiny, monkeypatch, capsys):
     for label in ("step", "last_third"):
         assert {f"compact_{label}_{end}" for end in ("ratio", "cpu_ratio", "s")} <= set(figures)
     assert not any("gpu" in name for name in figures)
+    assert 0 <= figures["ddp_loss_max_difference"]["value"] < 1e-4
 
 
 def test_images_per_second_of_a_device(tiny):

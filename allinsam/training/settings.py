@@ -70,7 +70,7 @@ class TrainingSettings:
     calibrate: bool = setting(
         True,
         "",
-        "ours: how near and how small nuclei may be is chosen on validation patches; authors: no split",
+        "ours: how near and how small nuclei may be is chosen on validation; authors: no splitting",
     )
     budget_minutes: float | None = setting(None, "minutes, None = no limit", "ours")
     corrective_share: float = setting(0.25, "of the budget", "ours; the rest is the adapter stage's")
