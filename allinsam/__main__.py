@@ -273,7 +273,7 @@ def train(args: argparse.Namespace) -> Result:
     recipe = _recipe(args)
     with progress_of(args) as progress:
         split_id = labels.make_split(study, args.split_seed)
-        cache = learning.study_cache(study) if recipe.masks == "weak" else None
+        cache = learning.study_cache(study) if recipe.masks != "edited" else None
         label_set_id = labels.freeze_labels(study, recipe, cache)
         run_id = learning.train_run(
             study,
@@ -732,7 +732,7 @@ def _practice_arguments(sub: argparse.ArgumentParser) -> None:
 
 
 def _add_label_options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--masks", choices=("edited", "weak"), default="edited")
+    sub.add_argument("--masks", choices=("edited", "weak", "tight", "random"), default="edited")
     sub.add_argument(
         "--rule",
         choices=("pooled", "consensus", "adjudicated"),

@@ -12,7 +12,7 @@ import pandas as pd
 from allinsam.errors import InputError, NotAllowedError, NotFoundError
 from allinsam.files import write_file
 from allinsam.imaging import encode_labels, read_channel, read_rgb
-from allinsam.inference import WEIGHTS_FILE, RunModel, load_run, predict_patch, untrained_model
+from allinsam.inference import RUN_FILE, WEIGHTS_FILE, RunModel, load_run, predict_patch, untrained_model
 from allinsam.metrics import score_all
 from allinsam.sam.backbones import LoadedBackbone, load_backbone
 from allinsam.sam.download import sha256_of_file
@@ -61,7 +61,12 @@ def train_run(
     should_stop: ShouldStop = never,
     run_id: int | None = None,
 ) -> int:
-    """Train on a label set's train part and keep the run; `run_id` goes on with an interrupted one."""
+    """Train on a label set's train part and keep the run; `run_id` goes on with an interrupted one.
+
+    The run's kind is its network. A finished run is kept as it is, wherever it was trained.
+    """
+    if run_id is not None and _is_trained(study, run_id):
+        return run_id
     loaded = load_backbone(settings.backbone, device=settings.device)
     patches = training_patches(study, label_set_id, split_id)
     if run_id is None:
@@ -69,7 +74,7 @@ def train_run(
             run_id = runs.add_run(
                 db,
                 name=name,
-                kind="adapter",
+                kind=settings.network,
                 label_set_id=label_set_id,
                 split_id=split_id,
                 settings=settings.to_dict(),
@@ -78,10 +83,7 @@ def train_run(
                 backbone_sha256=loaded.weights_sha256,
             )
 
-    # Each stage counts its epochs from 1; in the store they go on counting.
-    earlier, planned = {}, 0
-    for stage, epochs in settings.stages.items():
-        earlier[stage], planned = planned, planned + epochs
+    earlier = epochs_before(settings)
 
     def pass_on(row: dict[str, Any]) -> None:
         if row["kind"] == "epoch":
@@ -106,6 +108,21 @@ def train_run(
     with study.science.write() as db:
         runs.update_run(db, run_id, state="finished", weights_sha256=weights)
     return run_id
+
+
+def _is_trained(study: Study, run_id: int) -> bool:
+    with study.science.read() as db:
+        state = runs.get_run(db, run_id)["state"]
+    folder = study.run_folder(run_id)
+    return state == "finished" and all((folder / name).exists() for name in (RUN_FILE, WEIGHTS_FILE))
+
+
+def epochs_before(settings: TrainingSettings) -> dict[str, int]:
+    """Stage -> epochs planned before it: each stage counts from 1, in the store they go on counting."""
+    earlier, planned = {}, 0
+    for stage, epochs in settings.stages.items():
+        earlier[stage], planned = planned, planned + epochs
+    return earlier
 
 
 def training_patches(study: Study, label_set_id: int, split_id: int) -> list[TrainingPatch]:
@@ -309,7 +326,7 @@ def one_click(
     (one per recipe) and the untrained baseline.
     """
     split_id = make_split(study, split_seed)
-    cache = study_cache(study) if any(recipe.masks == "weak" for recipe in recipes) else None
+    cache = study_cache(study) if any(recipe.masks != "edited" for recipe in recipes) else None
     reference_id = freeze_labels(study, reference_recipe(study))
     with study.science.read() as db:
         _test_labels(study, reference_id, runs.split_parts(db, split_id))  # said now, not after the training
