@@ -321,6 +321,43 @@ def monuseg(args: argparse.Namespace) -> Result:
         return run_monuseg(args, progress.report, progress.should_stop)
 
 
+def table1(args: argparse.Namespace) -> Result:
+    """The paper's Table 1 on a study: every method on experts' and on students' labels."""
+    from allinsam.paper_commands import run_table1
+
+    with progress_of(args) as progress:
+        return run_table1(args, progress.report, progress.should_stop)
+
+
+def figure3(args: argparse.Namespace) -> Result:
+    """The paper's Fig. 3: patches with people's labels and what each method found."""
+    from allinsam.paper_commands import run_figure3
+
+    return run_figure3(args)
+
+
+def bundle(args: argparse.Namespace) -> Result:
+    """Freeze labels, images and settings as a folder that can be trained elsewhere, without the study."""
+    from allinsam.paper_commands import run_bundle
+
+    return run_bundle(args, _recipe(args), _settings(args))
+
+
+def train_bundle(args: argparse.Namespace) -> Result:
+    """Train a bundle, also under torchrun; no study is needed."""
+    from allinsam.paper_commands import run_train_bundle
+
+    with progress_of(args) as progress:
+        return run_train_bundle(args, progress.report, progress.should_stop)
+
+
+def import_run(args: argparse.Namespace) -> Result:
+    """Bring back what train-bundle has trained of this study."""
+    from allinsam.paper_commands import run_import
+
+    return run_import(args)
+
+
 def compare(args: argparse.Namespace) -> Result:
     """Paired tests between two sets of scores, per class and condition."""
     from allinsam.store import open_study
@@ -480,7 +517,18 @@ def verify(args: argparse.Namespace) -> Result:
 
 
 # Verbs that run a model, and so decide how many threads it may use.
-MODEL_VERBS = ("demo", "embed", "segment", "train", "evaluate", "experiment", "predict", "monuseg")
+MODEL_VERBS = (
+    "demo",
+    "embed",
+    "segment",
+    "train",
+    "evaluate",
+    "experiment",
+    "predict",
+    "monuseg",
+    "table1",
+    "train-bundle",
+)
 
 VERBS: dict[str, Callable[[argparse.Namespace], Result]] = {
     "demo": demo,
@@ -496,6 +544,11 @@ VERBS: dict[str, Callable[[argparse.Namespace], Result]] = {
     "evaluate": evaluate,
     "experiment": experiment,
     "monuseg": monuseg,
+    "table1": table1,
+    "figure3": figure3,
+    "bundle": bundle,
+    "train-bundle": train_bundle,
+    "import-run": import_run,
     "compare": compare,
     "agreement": agreement,
     "predict": predict,
@@ -513,6 +566,8 @@ VERBS: dict[str, Callable[[argparse.Namespace], Result]] = {
 
 
 def build_parser() -> argparse.ArgumentParser:
+    from allinsam import paper_commands
+
     parser = argparse.ArgumentParser(prog="python -m allinsam", description=__doc__.splitlines()[0])
     verbs = parser.add_subparsers(dest="verb", required=True)
     own = {
@@ -528,6 +583,11 @@ def build_parser() -> argparse.ArgumentParser:
         "evaluate": _evaluate_arguments,
         "experiment": _experiment_arguments,
         "monuseg": _monuseg_arguments,
+        "table1": paper_commands.table1_arguments,
+        "figure3": paper_commands.figure3_arguments,
+        "bundle": _bundle_arguments,
+        "train-bundle": paper_commands.train_bundle_arguments,
+        "import-run": paper_commands.import_run_arguments,
         "compare": _compare_arguments,
         "predict": _predict_arguments,
         "export": _export_arguments,
@@ -673,6 +733,14 @@ def _train_arguments(sub: argparse.ArgumentParser) -> None:
 def _experiment_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--labels", nargs="+", default=["expert", "student"])
     _add_label_options(sub)
+    _add_settings(sub)
+
+
+def _bundle_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--out", type=Path, required=True, help="a new folder")
+    sub.add_argument("--labels", default="expert", help="expert, student, adjudicated, or a person's id")
+    _add_label_options(sub)
+    sub.add_argument("--shuffle-classes", action="store_true", help="control: deal the classes at random")
     _add_settings(sub)
 
 
@@ -861,6 +929,8 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         os.close(sys.stdout.fileno())
         return 0
+    if os.environ.get("RANK", "0") != "0":
+        return 0  # under torchrun the first process speaks for all
     print(json.dumps(result, allow_nan=False) if args.json else json.dumps(result, indent=1, allow_nan=False))
     return 0
 

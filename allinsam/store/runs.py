@@ -152,6 +152,12 @@ def list_scores(db: Database) -> list[dict[str, Any]]:
     )
 
 
+def references_of_run(db: Database, run_id: int) -> set[int]:
+    """The label sets that a run was scored against."""
+    rows = db.query("SELECT DISTINCT reference_id FROM score WHERE run_id = ?", [run_id])
+    return {row["reference_id"] for row in rows}
+
+
 def last_score(db: Database) -> tuple[int, int, int]:
     """Numbers that differ whenever scores have been added or replaced, or a run has ended."""
     row = db.execute(

@@ -185,6 +185,13 @@ def _test_labels(
     return truth
 
 
+def check_tested(study: Study, reference_id: int, split_id: int) -> None:
+    """Raise InputError unless the reference has labels on the test part of a split."""
+    with study.science.read() as db:
+        parts = runs.split_parts(db, split_id)
+    _test_labels(study, reference_id, parts)
+
+
 def evaluate_run(
     study: Study,
     run_id: int,
