@@ -321,43 +321,6 @@ def monuseg(args: argparse.Namespace) -> Result:
         return run_monuseg(args, progress.report, progress.should_stop)
 
 
-def table1(args: argparse.Namespace) -> Result:
-    """The paper's Table 1 on a study: every method on experts' and on students' labels."""
-    from allinsam.paper_commands import run_table1
-
-    with progress_of(args) as progress:
-        return run_table1(args, progress.report, progress.should_stop)
-
-
-def figure3(args: argparse.Namespace) -> Result:
-    """The paper's Fig. 3: patches with people's labels and what each method found."""
-    from allinsam.paper_commands import run_figure3
-
-    return run_figure3(args)
-
-
-def bundle(args: argparse.Namespace) -> Result:
-    """Freeze labels, images and settings as a folder that can be trained elsewhere, without the study."""
-    from allinsam.paper_commands import run_bundle
-
-    return run_bundle(args, _recipe(args), _settings(args))
-
-
-def train_bundle(args: argparse.Namespace) -> Result:
-    """Train a bundle, also under torchrun; no study is needed."""
-    from allinsam.paper_commands import run_train_bundle
-
-    with progress_of(args) as progress:
-        return run_train_bundle(args, progress.report, progress.should_stop)
-
-
-def import_run(args: argparse.Namespace) -> Result:
-    """Bring back what train-bundle has trained of this study."""
-    from allinsam.paper_commands import run_import
-
-    return run_import(args)
-
-
 def compare(args: argparse.Namespace) -> Result:
     """Paired tests between two sets of scores, per class and condition."""
     from allinsam.store import open_study
@@ -505,6 +468,43 @@ def split(args: argparse.Namespace) -> Result:
     }
 
 
+def table1(args: argparse.Namespace) -> Result:
+    """The paper's Table 1 on a study: every method on experts' and on students' labels."""
+    from allinsam.paper_commands import run_table1
+
+    with progress_of(args) as progress:
+        return run_table1(args, progress.report, progress.should_stop)
+
+
+def figure3(args: argparse.Namespace) -> Result:
+    """The paper's Fig. 3: patches with people's labels and what each method found."""
+    from allinsam.paper_commands import run_figure3
+
+    return run_figure3(args)
+
+
+def bundle(args: argparse.Namespace) -> Result:
+    """Freeze labels, images and settings as a folder that can be trained elsewhere, without the study."""
+    from allinsam.paper_commands import run_bundle
+
+    return run_bundle(args, _recipe(args), _settings(args))
+
+
+def train_bundle(args: argparse.Namespace) -> Result:
+    """Train a bundle, also under torchrun; no study is needed."""
+    from allinsam.paper_commands import run_train_bundle
+
+    with progress_of(args) as progress:
+        return run_train_bundle(args, progress.report, progress.should_stop)
+
+
+def import_run(args: argparse.Namespace) -> Result:
+    """Bring back what train-bundle has trained of this study."""
+    from allinsam.paper_commands import run_import
+
+    return run_import(args)
+
+
 def verify(args: argparse.Namespace) -> Result:
     """Rebuild annotations from acts and check every file and row."""
     from allinsam.store import open_study
@@ -517,18 +517,7 @@ def verify(args: argparse.Namespace) -> Result:
 
 
 # Verbs that run a model, and so decide how many threads it may use.
-MODEL_VERBS = (
-    "demo",
-    "embed",
-    "segment",
-    "train",
-    "evaluate",
-    "experiment",
-    "predict",
-    "monuseg",
-    "table1",
-    "train-bundle",
-)
+MODEL_VERBS = ("demo", "embed", "segment", "train", "evaluate", "experiment", "predict", "monuseg")
 
 VERBS: dict[str, Callable[[argparse.Namespace], Result]] = {
     "demo": demo,
@@ -544,11 +533,6 @@ VERBS: dict[str, Callable[[argparse.Namespace], Result]] = {
     "evaluate": evaluate,
     "experiment": experiment,
     "monuseg": monuseg,
-    "table1": table1,
-    "figure3": figure3,
-    "bundle": bundle,
-    "train-bundle": train_bundle,
-    "import-run": import_run,
     "compare": compare,
     "agreement": agreement,
     "predict": predict,
@@ -558,6 +542,11 @@ VERBS: dict[str, Callable[[argparse.Namespace], Result]] = {
     "plan": plan,
     "practice": practice,
     "split": split,
+    "table1": table1,
+    "figure3": figure3,
+    "bundle": bundle,
+    "train-bundle": train_bundle,
+    "import-run": import_run,
     "verify": verify,
 }
 
@@ -583,11 +572,6 @@ def build_parser() -> argparse.ArgumentParser:
         "evaluate": _evaluate_arguments,
         "experiment": _experiment_arguments,
         "monuseg": _monuseg_arguments,
-        "table1": paper_commands.table1_arguments,
-        "figure3": paper_commands.figure3_arguments,
-        "bundle": _bundle_arguments,
-        "train-bundle": paper_commands.train_bundle_arguments,
-        "import-run": paper_commands.import_run_arguments,
         "compare": _compare_arguments,
         "predict": _predict_arguments,
         "export": _export_arguments,
@@ -596,6 +580,11 @@ def build_parser() -> argparse.ArgumentParser:
         "plan": _plan_arguments,
         "practice": _practice_arguments,
         "split": _split_arguments,
+        "table1": paper_commands.table1_arguments,
+        "figure3": paper_commands.figure3_arguments,
+        "bundle": _bundle_arguments,
+        "train-bundle": paper_commands.train_bundle_arguments,
+        "import-run": paper_commands.import_run_arguments,
     }
     for name, verb in VERBS.items():
         sub = verbs.add_parser(name, help=verb.__doc__, description=verb.__doc__)
@@ -736,14 +725,6 @@ def _experiment_arguments(sub: argparse.ArgumentParser) -> None:
     _add_settings(sub)
 
 
-def _bundle_arguments(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--out", type=Path, required=True, help="a new folder")
-    sub.add_argument("--labels", default="expert", help="expert, student, adjudicated, or a person's id")
-    _add_label_options(sub)
-    sub.add_argument("--shuffle-classes", action="store_true", help="control: deal the classes at random")
-    _add_settings(sub)
-
-
 def _monuseg_arguments(sub: argparse.ArgumentParser) -> None:
     from allinsam.experiments.commands import monuseg_arguments
 
@@ -838,6 +819,14 @@ def _split_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--seed", type=int, default=1)
     sub.add_argument("--folds", type=int, default=None, help="k-fold instead of 6:1:3")
     sub.add_argument("--leave-slides-out", action="store_true", help="test each slide once")
+
+
+def _bundle_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--out", type=Path, required=True, help="a new folder")
+    sub.add_argument("--labels", default="expert", help="expert, student, adjudicated, or a person's id")
+    _add_label_options(sub)
+    sub.add_argument("--shuffle-classes", action="store_true", help="control: deal the classes at random")
+    _add_settings(sub)
 
 
 def _add_settings(sub: argparse.ArgumentParser) -> None:

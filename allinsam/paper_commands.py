@@ -31,11 +31,13 @@ def table1_arguments(sub: argparse.ArgumentParser) -> None:
 
 def run_table1(args: argparse.Namespace, report: Any, should_stop: Any) -> Result:
     """Train and score what is not finished of the table; write what is."""
+    from allinsam.compute import free_cores, use_threads
     from allinsam.store import open_study
     from allinsam.training.settings import TrainingSettings
     from allinsam.workflow.paper_table import PaperGrid, cells_of, make_plan, run_table, write_table
 
     part = part_of(args.part)
+    use_threads(free_cores())
     grid = PaperGrid(tuple(args.methods), tuple(args.labels), tuple(args.seeds), args.split_seed)
     settings = replace(
         TrainingSettings(),
@@ -113,10 +115,12 @@ def train_bundle_arguments(sub: argparse.ArgumentParser) -> None:
 
 def run_train_bundle(args: argparse.Namespace, report: Any, should_stop: Any) -> Result:
     """Train a bundle; under torchrun in several processes."""
+    from allinsam.compute import free_cores, use_threads
     from allinsam.training.bundles import read_bundle, train_bundle
 
     given = {"device": args.device, "batch_size": args.batch_size}
     changes = {name: value for name, value in given.items() if value is not None}
+    use_threads(free_cores())
     bundle = read_bundle(args.folder)
     done = train_bundle(bundle, args.out, args.seeds, changes, report, should_stop)
     return {"finished": [str(folder) for folder in done]}

@@ -123,6 +123,8 @@ def read_bundle(folder: Path) -> Bundle:
                 raise InputError(f"{folder}: {name!r} is no file of a bundle. Make the bundle again.")
             _check_file(folder / name, sha256)
         settings = TrainingSettings.from_dict(_read_object(folder / SETTINGS_FILE))
+        if hashlib.sha256(_json(settings.to_dict())).hexdigest() != hashes[SETTINGS_FILE]:
+            raise InputError(f"{folder} is of another version of allinsam. Use the same here and there.")
         patches = tuple(_read_patch(folder, row, hashes) for row in manifest["patches"])
         origin = {name: dict(manifest[name]) for name in ("label_set", "split", "backbone")}
         origin["settings_sha256"] = hashes[SETTINGS_FILE]
@@ -202,9 +204,10 @@ def _seal(folder: Path, bundle: Bundle) -> None:
         "files": {name: sha256_of_file(folder / name) for name in (RUN_FILE, WEIGHTS_FILE)},
     }
     write_file(folder / ORIGIN_FILE, _json(origin))
-    remove_checkpoints(folder)
+    remove_checkpoints(folder)  # and what else a training leaves for going on
     for path in folder.glob("best-*.safetensors"):
         path.unlink()
+    shutil.rmtree(folder / "frozen", ignore_errors=True)
 
 
 # ------------------------------------------------------------------------------------- run folders
@@ -241,7 +244,10 @@ def read_trained(folder: Path) -> TrainedRun:
             _check_file(folder / name, origin["files"][name])
         bundled = TrainingSettings.from_dict(dict(origin["settings"]))
         if hashlib.sha256(_json(bundled.to_dict())).hexdigest() != origin["settings_sha256"]:
-            raise InputError(f"{folder / ORIGIN_FILE}: the settings are not the bundle's. Train it again.")
+            raise InputError(
+                f"{folder / ORIGIN_FILE}: the settings are not the bundle's. Train it again, with the same "
+                "version of allinsam here and there."
+            )
         about = {name: origin[name] for name in ("label_set", "split", "backbone", "settings_sha256")}
     run = _read_object(folder / RUN_FILE)
     with _told(folder / RUN_FILE):
