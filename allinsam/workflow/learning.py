@@ -12,7 +12,14 @@ import pandas as pd
 from allinsam.errors import InputError, NotAllowedError, NotFoundError
 from allinsam.files import write_file
 from allinsam.imaging import encode_labels, read_channel, read_rgb
-from allinsam.inference import RUN_FILE, WEIGHTS_FILE, RunModel, load_run, predict_patch, untrained_model
+from allinsam.inference import (
+    RUN_FILE,
+    WEIGHTS_FILE,
+    RunModel,
+    load_run,
+    predict_patch,
+    untrained_model,
+)
 from allinsam.metrics import score_all
 from allinsam.sam.backbones import LoadedBackbone, load_backbone
 from allinsam.sam.download import sha256_of_file
@@ -61,11 +68,8 @@ def train_run(
     should_stop: ShouldStop = never,
     run_id: int | None = None,
 ) -> int:
-    """Train on a label set's train part and keep the run; `run_id` goes on with an interrupted one.
-
-    The run's kind is its network. A finished run is kept as it is, wherever it was trained.
-    """
-    if run_id is not None and _is_trained(study, run_id):
+    """Train on a label set's train part and keep the run; `run_id` goes on with an interrupted one."""
+    if run_id is not None and _is_finished(study, run_id):
         return run_id
     loaded = load_backbone(settings.backbone, device=settings.device)
     patches = training_patches(study, label_set_id, split_id)
@@ -110,19 +114,10 @@ def train_run(
     return run_id
 
 
-def _is_trained(study: Study, run_id: int) -> bool:
+def _is_finished(study: Study, run_id: int) -> bool:
     with study.science.read() as db:
         state = runs.get_run(db, run_id)["state"]
-    folder = study.run_folder(run_id)
-    return state == "finished" and all((folder / name).exists() for name in (RUN_FILE, WEIGHTS_FILE))
-
-
-def epochs_before(settings: TrainingSettings) -> dict[str, int]:
-    """Stage -> epochs planned before it: each stage counts from 1, in the store they go on counting."""
-    earlier, planned = {}, 0
-    for stage, epochs in settings.stages.items():
-        earlier[stage], planned = planned, planned + epochs
-    return earlier
+    return state == "finished" and (study.run_folder(run_id) / RUN_FILE).exists()
 
 
 def training_patches(study: Study, label_set_id: int, split_id: int) -> list[TrainingPatch]:
@@ -145,6 +140,14 @@ def training_patches(study: Study, label_set_id: int, split_id: int) -> list[Tra
     if not any(patch.part == "train" for patch in chosen):
         raise InputError("None of these labels lies in the train part of the split. Annotate more patches.")
     return chosen
+
+
+def epochs_before(settings: TrainingSettings) -> dict[str, int]:
+    """Stage -> epochs planned before it: each stage counts from 1, in the store they go on counting."""
+    earlier, planned = {}, 0
+    for stage, epochs in settings.stages.items():
+        earlier[stage], planned = planned, planned + epochs
+    return earlier
 
 
 def load_run_model(study: Study, run_id: int, loaded: LoadedBackbone | None = None) -> RunModel:
