@@ -147,7 +147,6 @@ def test_runs_come_back_once_and_are_scored_like_any(own):
         rows = [runs.get_run(db, run_id) for run_id in ids]
         epochs = runs.run_epochs(db, ids[0])
     assert [row["settings"]["seed"] for row in rows] == [1, 2]
-    assert [row["kind"] for row in rows] == ["adapter"] * 2
     assert rows[0]["name"] == "expert: All-in-SAM, seed 1"
     assert [(row["epoch"], row["stage"]) for row in epochs] == [(1, "adapter"), (2, "corrective")]
     settings = TrainingSettings.from_dict(rows[0]["settings"])
@@ -259,3 +258,18 @@ def test_two_processes_train_a_bundle(trained, tmp_path):
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"finished": [str(tmp_path / "run")]}
     assert read_trained(tmp_path / "run").settings == TINY
+
+
+def test_the_commands_take_a_bundle_out_and_refuse_what_is_none(tmp_path, capsys):
+    study = finished_study(tmp_path / "study", scored=False)
+    out = tmp_path / "bundle"
+    words = ["bundle", "--study", str(study.folder), "--labels", "student", "--out", str(out), "--json"]
+    assert main([*words, "--network", "dynunet", "--no-mocl", "--seed", "3"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["labels"] == "students" and told["train"] >= 1
+    settings = read_bundle(out).settings
+    assert (settings.network, settings.mocl, settings.seed) == ("dynunet", False, 3)
+    assert main(words) == 2 and "not empty" in capsys.readouterr().err
+    assert main(["train-bundle", str(study.folder), "--out", str(tmp_path / "run")]) == 2
+    assert "manifest.json is missing" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

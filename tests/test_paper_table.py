@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
+from allinsam.__main__ import main
 from allinsam.comparison import compare_to_reference
 from allinsam.errors import InputError
 from allinsam.experiments.published import IN_HOUSE, IN_HOUSE_COLUMNS
@@ -78,7 +79,7 @@ def test_each_training_is_a_run_of_the_study(table):
     study, plan, _ = table
     with study.science.read() as db:
         rows = runs.list_runs(db)
-    assert [row["kind"] for row in rows] == ["unet", "unet", "adapter", "adapter"]
+    assert [row["settings"]["network"] for row in rows] == ["unet", "unet", "adapter", "adapter"]
     assert {row["split_id"] for row in rows} == {plan.split_id}
     assert {row["settings"]["seed"] for row in rows} == {2023}
     assert rows[0]["name"] == "expert: SAM-L, tight boxes (U-Net), seed 2023"
@@ -285,3 +286,38 @@ def test_the_figure_needs_no_model(tmp_path):
     assert made["columns"] == ["PAS", "IF", "Expert", "Students"]
     assert made["patches"] == ["slide-1-p1", "slide-3-p2"]
     assert json.dumps(made) and open_study(study.folder)
+
+
+# -------------------------------------------------------------------------------------- command line
+
+
+def test_the_commands_pass_on_what_is_asked(tmp_path, capsys):
+    study = finished_study(tmp_path / "study", scored=False)
+    where = ["--study", str(study.folder), "--json"]
+    out = tmp_path / "table"
+    asked = ["--methods", "nnunet", "--labels", "student", "--seeds", "4", "--minutes", "2", "--part", "2/2"]
+    assert main(["table1", *where, "--out", str(out), *asked]) == 0
+    assert json.loads(capsys.readouterr().out) == {"finished": 0, "of": 1, "files": []}
+    kept = json.loads((out / PLAN_FILE).read_text())
+    assert kept["settings"]["budget_minutes"] == 2 and list(kept["label_sets"]) == ["students"]
+    picture = tmp_path / "fig.png"
+    assert main(["figure3", *where, "--out", str(picture), "--patches", "slide-2-p1"]) == 0
+    assert json.loads(capsys.readouterr().out)["patches"] == ["slide-2-p1"] and picture.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["table1", "--part", "3/2"], "--part '3/2'"),
+        (["table1", "--labels", "nobody"], "'nobody'"),
+        (["table1", "--minutes", "-1"], "budget_minutes is -1"),
+        (["figure3", "--picture-px", "3"], "3 px wide"),
+    ],
+)
+def test_bad_arguments_are_one_line(tmp_path, capsys, words, said):
+    study = finished_study(tmp_path / "study", scored=False)
+    out = tmp_path / ("out" if words[0] == "table1" else "fig.png")
+    assert main([*words, "--study", str(study.folder), "--out", str(out)]) == 2
+    printed = capsys.readouterr()
+    assert said in printed.err and len(printed.err.strip().splitlines()) == 1
+    assert not out.exists()

@@ -163,7 +163,7 @@ def _keep(
                 run_id = runs.add_run(
                     db,
                     **{**place, "name": name or place["name"]},
-                    kind=settings.network,
+                    kind="adapter",
                     settings=settings.to_dict(),
                     settings_version=settings.settings_version,
                 )

@@ -78,7 +78,7 @@ def train_run(
             run_id = runs.add_run(
                 db,
                 name=name,
-                kind=settings.network,
+                kind="adapter",
                 label_set_id=label_set_id,
                 split_id=split_id,
                 settings=settings.to_dict(),

@@ -186,7 +186,12 @@ def summarise_times(by_patch: pd.DataFrame, by_object: pd.DataFrame) -> pd.DataF
 
 SCORE_COLUMNS = list(COLUMNS["scores"])
 KIND_ID = {"model": "run_id", "people": "label_set_id"}
-OTHER_NETWORKS = tuple(name for name in NETWORKS if name != "adapter")
+USUAL_NETWORK = "adapter"
+
+
+def network_of(run: Mapping[str, Any]) -> str:
+    """The key of NETWORKS that a run has trained; runs made before there were several name none."""
+    return run["settings"].get("network", USUAL_NETWORK)
 
 
 def scores_table(study: Study) -> pd.DataFrame:
@@ -200,13 +205,16 @@ def scores_table(study: Study) -> pd.DataFrame:
     with study.science.read() as db:
         stored = runs.list_scores(db)
         known = runs.list_runs(db)
-    recipes, kinds = ({run["id"]: run[name] for run in known} for name in ("recipe", "kind"))
+    recipes, networks = (
+        {run["id"]: run["recipe"] for run in known},
+        {run["id"]: network_of(run) for run in known},
+    )
     rows = []
     for row in stored:
         recipe = recipes[row["run_id"]] if row["run_id"] else json.loads(row["label_recipe"])
         label = LabelRecipe.from_dict(recipe).title if recipe else "untrained"
-        if kinds.get(row["run_id"]) in OTHER_NETWORKS:
-            label = f"{label}, {NETWORKS[kinds[row['run_id']]].title}"
+        network = networks.get(row["run_id"], USUAL_NETWORK)
+        label += "" if network == USUAL_NETWORK else f", {NETWORKS[network].title}"
         named = {
             "kind": "model" if row["run_id"] else "people",
             "label": label,
@@ -255,7 +263,7 @@ def newest_experiment(study: Study, scores: pd.DataFrame) -> pd.DataFrame:
     with study.science.read() as db:
         known = [run for run in runs.list_runs(db) if run["id"] in set(models["run_id"])]
     trained = [run for run in known if run["kind"] != "untrained"]
-    trained = [run for run in trained if run["kind"] not in OTHER_NETWORKS] or trained
+    trained = [run for run in trained if network_of(run) == USUAL_NETWORK] or trained
     groups: list[list[dict[str, Any]]] = []
     for run in reversed(trained):
         same = next((g for g in groups if not differences(g[0], run)), None)
