@@ -245,12 +245,12 @@ def test_the_figure_shows_people_and_every_finished_method(table, tmp_path):
 def test_outlines_are_in_the_colour_of_their_class():
     labels = np.zeros((64, 64), np.int32)
     labels[20:40, 20:40] = 1
-    drawn = figure.outlined(np.zeros((64, 64, 3), np.uint8), {"a": labels}, {"a": "#FF0000"}, 5.0)
+    drawn = figure.outlined(np.zeros((64, 64, 3), np.uint8), {"a": labels}, {"a": "#FF0000"}, 8.0)
     red = (drawn[..., 0] > 200) & (drawn[..., 1] < 40)
     ys, xs = np.nonzero(red)
-    assert (abs(np.array([xs.min(), ys.min()]) - 100) <= 2).all()
-    assert (abs(np.array([xs.max(), ys.max()]) - 200) <= 2).all()
-    assert not red[110:190, 110:190].any()
+    assert (abs(np.array([xs.min(), ys.min()]) - 160) <= 2).all()
+    assert (abs(np.array([xs.max(), ys.max()]) - 320) <= 2).all()
+    assert not red[170:310, 170:310].any()
 
 
 def test_the_scale_bar_is_as_long_as_it_says():

@@ -30,7 +30,7 @@ ENDINGS = (".png", ".html")
 BARS_UM = (5, 10, 20, 50, 100, 200)
 BAR_SHARE = 0.3  # of a picture's width, the scale bar at most
 GAP_PX, MARGIN_PX = 6, 14
-THIN_BELOW_PX = 320  # width of a picture whose outlines are a pixel wide
+THIN_BELOW_PX = 448  # width of a picture whose outlines are a pixel wide
 INK, PAPER, EMPTY = (20, 20, 24), (255, 255, 255), (236, 236, 236)
 # White of a channel without a signed threshold: this share of its pixels is below.
 BLACK_SHARE, WHITE_SHARE = 0.02, 0.998
@@ -52,7 +52,7 @@ class FigureSettings:
     labels: tuple[str, ...] = ("expert", "student")
     methods: tuple[str, ...] | None = None
     split_seed: int = 1
-    picture_px: int = 384  # width of a picture
+    picture_px: int = 512  # width of a picture
     per_condition: int = 1  # patches shown of each condition where none are named
 
     def __post_init__(self) -> None:
