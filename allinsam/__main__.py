@@ -273,7 +273,7 @@ def train(args: argparse.Namespace) -> Result:
     recipe = _recipe(args)
     with progress_of(args) as progress:
         split_id = labels.make_split(study, args.split_seed)
-        cache = learning.study_cache(study) if recipe.masks == "weak" else None
+        cache = learning.study_cache(study) if recipe.masks != "edited" else None
         label_set_id = labels.freeze_labels(study, recipe, cache)
         run_id = learning.train_run(
             study,
@@ -476,6 +476,43 @@ def split(args: argparse.Namespace) -> Result:
     }
 
 
+def table1(args: argparse.Namespace) -> Result:
+    """The paper's Table 1 on a study: every method on experts' and on students' labels."""
+    from allinsam.paper_commands import run_table1
+
+    with progress_of(args) as progress:
+        return run_table1(args, progress.report, progress.should_stop)
+
+
+def figure3(args: argparse.Namespace) -> Result:
+    """The paper's Fig. 3: patches with people's labels and what each method found."""
+    from allinsam.paper_commands import run_figure3
+
+    return run_figure3(args)
+
+
+def bundle(args: argparse.Namespace) -> Result:
+    """Freeze labels, images and settings as a folder that can be trained elsewhere, without the study."""
+    from allinsam.paper_commands import run_bundle
+
+    return run_bundle(args, _recipe(args), _settings(args))
+
+
+def train_bundle(args: argparse.Namespace) -> Result:
+    """Train a bundle, also under torchrun; no study is needed."""
+    from allinsam.paper_commands import run_train_bundle
+
+    with progress_of(args) as progress:
+        return run_train_bundle(args, progress.report, progress.should_stop)
+
+
+def import_run(args: argparse.Namespace) -> Result:
+    """Bring back what train-bundle has trained of this study."""
+    from allinsam.paper_commands import run_import
+
+    return run_import(args)
+
+
 def verify(args: argparse.Namespace) -> Result:
     """Rebuild annotations from acts and check every file and row."""
     from allinsam.store import open_study
@@ -514,6 +551,11 @@ VERBS: dict[str, Callable[[argparse.Namespace], Result]] = {
     "plan": plan,
     "practice": practice,
     "split": split,
+    "table1": table1,
+    "figure3": figure3,
+    "bundle": bundle,
+    "train-bundle": train_bundle,
+    "import-run": import_run,
     "verify": verify,
 }
 
@@ -522,6 +564,8 @@ VERBS: dict[str, Callable[[argparse.Namespace], Result]] = {
 
 
 def build_parser() -> argparse.ArgumentParser:
+    from allinsam import paper_commands
+
     parser = argparse.ArgumentParser(prog="python -m allinsam", description=__doc__.splitlines()[0])
     verbs = parser.add_subparsers(dest="verb", required=True)
     own = {
@@ -546,6 +590,11 @@ def build_parser() -> argparse.ArgumentParser:
         "plan": _plan_arguments,
         "practice": _practice_arguments,
         "split": _split_arguments,
+        "table1": paper_commands.table1_arguments,
+        "figure3": paper_commands.figure3_arguments,
+        "bundle": _bundle_arguments,
+        "train-bundle": paper_commands.train_bundle_arguments,
+        "import-run": paper_commands.import_run_arguments,
     }
     for name, verb in VERBS.items():
         sub = verbs.add_parser(name, help=verb.__doc__, description=verb.__doc__)
@@ -748,7 +797,7 @@ def _practice_arguments(sub: argparse.ArgumentParser) -> None:
 
 
 def _add_label_options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--masks", choices=("edited", "weak"), default="edited")
+    sub.add_argument("--masks", choices=("edited", "weak", "tight", "random"), default="edited")
     sub.add_argument(
         "--rule",
         choices=("pooled", "consensus", "adjudicated"),
@@ -786,6 +835,14 @@ def _split_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--seed", type=int, default=1)
     sub.add_argument("--folds", type=int, default=None, help="k-fold instead of 6:1:3")
     sub.add_argument("--leave-slides-out", action="store_true", help="test each slide once")
+
+
+def _bundle_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--out", type=Path, required=True, help="a new folder")
+    sub.add_argument("--labels", default="expert", help="expert, student, adjudicated, or a person's id")
+    _add_label_options(sub)
+    sub.add_argument("--shuffle-classes", action="store_true", help="control: deal the classes at random")
+    _add_settings(sub)
 
 
 def _add_settings(sub: argparse.ArgumentParser) -> None:
@@ -877,6 +934,8 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         os.close(sys.stdout.fileno())
         return 0
+    if os.environ.get("RANK", "0") != "0":
+        return 0  # under torchrun the first process speaks for all
     print(json.dumps(result, allow_nan=False) if args.json else json.dumps(result, indent=1, allow_nan=False))
     return 0
 

@@ -28,7 +28,12 @@ GROUPS = ("expert", "student")
 FEWEST_PATCHES = 3
 SPLIT_SEED = 1
 BUDGET_MINUTES = 10.0
-MASK_NAMES = {"edited": "as accepted and edited", "weak": "boxes only: SAM makes the masks again"}
+MASK_NAMES = {
+    "edited": "as accepted and edited",
+    "weak": "boxes only: SAM makes the masks again",
+    "tight": "tight boxes of the masks, by SAM again",
+    "random": "loose boxes of the masks, by SAM again",
+}
 
 RULE_NAMES = {
     "pooled": "one person per patch, drawn by seed",

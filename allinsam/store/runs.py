@@ -78,6 +78,13 @@ def label_set_people(db: Database, label_set_id: int) -> set[str]:
     return {row["person_id"] for row in db.query(query, {"labels": label_set_id})}
 
 
+def label_set_tools(db: Database, label_set_id: int) -> list[str]:
+    """The tools with which the work in a label set was done, by name."""
+    query = """SELECT DISTINCT a.tool FROM label_set_member m JOIN assignment a ON a.id = m.assignment_id
+        WHERE m.label_set_id = ? ORDER BY a.tool"""
+    return [row["tool"] for row in db.query(query, [label_set_id])]
+
+
 def add_run(db: Database, **fields: Any) -> int:
     """Fields: name, kind, label_set_id, split_id, settings (a dict) and version, backbone and its hash."""
     fields["settings"] = json.dumps(fields["settings"], sort_keys=True)
@@ -143,6 +150,12 @@ def list_scores(db: Database) -> list[dict[str, Any]]:
             ORDER BY x.id"""
         )
     )
+
+
+def references_of_run(db: Database, run_id: int) -> set[int]:
+    """The label sets that a run was scored against."""
+    rows = db.query("SELECT DISTINCT reference_id FROM score WHERE run_id = ?", [run_id])
+    return {row["reference_id"] for row in rows}
 
 
 def last_score(db: Database) -> tuple[int, int, int]:

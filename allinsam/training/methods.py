@@ -43,3 +43,14 @@ def settings_of(
         raise InputError(f"Unknown method {method!r}. Choose one of {', '.join(METHODS)}.")
     row = METHODS[method]
     return replace(settings, network=row.network, mocl=row.mocl, **(changes or {}))
+
+
+def method_of(settings: Mapping[str, object], masks: str = "edited") -> str | None:
+    """The method that a run with these settings, on labels with these masks, is; None where it has no name.
+
+    settings: as kept with the run. "weak" masks are labels as they come.
+    """
+    masks = masks if masks in ("tight", "random") else "edited"
+    weighted = bool(settings.get("mocl")) and settings.get("mocl_mode") != "none"
+    asked = (settings.get("network", "adapter"), weighted, masks)
+    return next((name for name, m in METHODS.items() if (m.network, m.mocl, m.masks) == asked), None)

@@ -12,7 +12,14 @@ import pandas as pd
 from allinsam.errors import InputError, NotAllowedError, NotFoundError
 from allinsam.files import write_file
 from allinsam.imaging import encode_labels, read_channel, read_rgb
-from allinsam.inference import WEIGHTS_FILE, RunModel, load_run, predict_patch, untrained_model
+from allinsam.inference import (
+    RUN_FILE,
+    WEIGHTS_FILE,
+    RunModel,
+    load_run,
+    predict_patch,
+    untrained_model,
+)
 from allinsam.metrics import score_all
 from allinsam.sam.backbones import LoadedBackbone, load_backbone
 from allinsam.sam.download import sha256_of_file
@@ -62,6 +69,8 @@ def train_run(
     run_id: int | None = None,
 ) -> int:
     """Train on a label set's train part and keep the run; `run_id` goes on with an interrupted one."""
+    if run_id is not None and _is_finished(study, run_id):
+        return run_id
     loaded = load_backbone(settings.backbone, device=settings.device)
     patches = training_patches(study, label_set_id, split_id)
     if run_id is None:
@@ -78,10 +87,7 @@ def train_run(
                 backbone_sha256=loaded.weights_sha256,
             )
 
-    # Each stage counts its epochs from 1; in the store they go on counting.
-    earlier, planned = {}, 0
-    for stage, epochs in settings.stages.items():
-        earlier[stage], planned = planned, planned + epochs
+    earlier = epochs_before(settings)
 
     def pass_on(row: dict[str, Any]) -> None:
         if row["kind"] == "epoch":
@@ -108,6 +114,12 @@ def train_run(
     return run_id
 
 
+def _is_finished(study: Study, run_id: int) -> bool:
+    with study.science.read() as db:
+        state = runs.get_run(db, run_id)["state"]
+    return state == "finished" and (study.run_folder(run_id) / RUN_FILE).exists()
+
+
 def training_patches(study: Study, label_set_id: int, split_id: int) -> list[TrainingPatch]:
     """The labelled patches of the train and val parts."""
     labels = read_labels(study, label_set_id)
@@ -128,6 +140,14 @@ def training_patches(study: Study, label_set_id: int, split_id: int) -> list[Tra
     if not any(patch.part == "train" for patch in chosen):
         raise InputError("None of these labels lies in the train part of the split. Annotate more patches.")
     return chosen
+
+
+def epochs_before(settings: TrainingSettings) -> dict[str, int]:
+    """Stage -> epochs planned before it: each stage counts from 1, in the store they go on counting."""
+    earlier, planned = {}, 0
+    for stage, epochs in settings.stages.items():
+        earlier[stage], planned = planned, planned + epochs
+    return earlier
 
 
 def load_run_model(study: Study, run_id: int, loaded: LoadedBackbone | None = None) -> RunModel:
@@ -166,6 +186,13 @@ def _test_labels(
             "choose another reference or seed of the split."
         )
     return truth
+
+
+def check_tested(study: Study, reference_id: int, split_id: int) -> None:
+    """Raise InputError unless the reference has labels on the test part of a split."""
+    with study.science.read() as db:
+        parts = runs.split_parts(db, split_id)
+    _test_labels(study, reference_id, parts)
 
 
 def evaluate_run(
@@ -309,7 +336,7 @@ def one_click(
     (one per recipe) and the untrained baseline.
     """
     split_id = make_split(study, split_seed)
-    cache = study_cache(study) if any(recipe.masks == "weak" for recipe in recipes) else None
+    cache = study_cache(study) if any(recipe.masks != "edited" for recipe in recipes) else None
     reference_id = freeze_labels(study, reference_recipe(study))
     with study.science.read() as db:
         _test_labels(study, reference_id, runs.split_parts(db, split_id))  # said now, not after the training

@@ -22,6 +22,7 @@ from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
 from allinsam.tables import to_csv
 from allinsam.timing import active_seconds, model_wait_seconds, seconds_per_object
+from allinsam.training.networks import NETWORKS
 from allinsam.workflow.agreed import consensus_table, reliability_table
 from allinsam.workflow.annotating import read_patch
 from allinsam.workflow.export_columns import COLUMNS
@@ -185,22 +186,35 @@ def summarise_times(by_patch: pd.DataFrame, by_object: pd.DataFrame) -> pd.DataF
 
 SCORE_COLUMNS = list(COLUMNS["scores"])
 KIND_ID = {"model": "run_id", "people": "label_set_id"}
+USUAL_NETWORK = "adapter"
+
+
+def network_of(run: Mapping[str, Any]) -> str:
+    """The key of NETWORKS that a run has trained; runs made before there were several name none."""
+    return run["settings"].get("network", USUAL_NETWORK)
 
 
 def scores_table(study: Study) -> pd.DataFrame:
     """Tidy scores: one row per scored thing, patch, class and metric.
 
-    `kind` is "model" (a run, from PAS alone) or "people" (labels as drawn); `label` says whose labels.
+    `kind` is "model" (a run, from PAS alone) or "people" (labels as drawn); `label` says whose labels, and of
+    another network than the adapter which.
     `n` is the number of nuclei in the reference. Scored against several references, a thing has rows
     for each.
     """
     with study.science.read() as db:
         stored = runs.list_scores(db)
-        recipes = {run["id"]: run["recipe"] for run in runs.list_runs(db)}
+        known = runs.list_runs(db)
+    recipes, networks = (
+        {run["id"]: run["recipe"] for run in known},
+        {run["id"]: network_of(run) for run in known},
+    )
     rows = []
     for row in stored:
         recipe = recipes[row["run_id"]] if row["run_id"] else json.loads(row["label_recipe"])
         label = LabelRecipe.from_dict(recipe).title if recipe else "untrained"
+        network = networks.get(row["run_id"], USUAL_NETWORK)
+        label += "" if network == USUAL_NETWORK else f", {NETWORKS[network].title}"
         named = {
             "kind": "model" if row["run_id"] else "people",
             "label": label,
@@ -228,26 +242,28 @@ def newest_scores(scores: pd.DataFrame, kind: str = "model") -> pd.DataFrame:
 def scored_models(scores: pd.DataFrame) -> list[dict[str, Any]]:
     """What can be compared, newest first: run_id, label, title and the title of the reference.
 
-    The newest run on some labels is called by the labels alone, an older one by its number too.
+    A run is called by its name, which usually is its labels'; of one name the older ones by their number too.
     """
     models = newest_reference(scores[scores["kind"] == "model"])
-    columns = ["run_id", "label", "reference"]
+    columns = ["run_id", "label", "run", "reference"]
     rows = models[columns].drop_duplicates().sort_values("run_id", ascending=False).to_dict("records")
     seen: set[str] = set()
     for row in rows:
         row["run_id"] = int(row["run_id"])
-        row["title"] = f"{row['label']} (run {row['run_id']})" if row["label"] in seen else row["label"]
-        seen.add(row["label"])
+        name = row.pop("run")
+        row["title"] = f"{name} (run {row['run_id']})" if name in seen else name
+        seen.add(name)
     return rows
 
 
 def newest_experiment(study: Study, scores: pd.DataFrame) -> pd.DataFrame:
     """The scores of the newest runs that may fairly stand side by side: one per label, the same split,
-    settings and reference, and the untrained model of that split."""
+    settings and reference, and the untrained model of that split. Runs of the adapter come first."""
     models = newest_reference(scores[scores["kind"] == "model"])
     with study.science.read() as db:
         known = [run for run in runs.list_runs(db) if run["id"] in set(models["run_id"])]
     trained = [run for run in known if run["kind"] != "untrained"]
+    trained = [run for run in trained if network_of(run) == USUAL_NETWORK] or trained
     groups: list[list[dict[str, Any]]] = []
     for run in reversed(trained):
         same = next((g for g in groups if not differences(g[0], run)), None)
