@@ -131,8 +131,10 @@ def settings_arguments(values: dict[str, Any]) -> dict[str, Any]:
     arguments: dict[str, Any] = {}
     for setting in fields(settings):
         value = getattr(settings, setting.name)
-        if setting.name in HIDDEN or value == setting.default or value is None:
+        if setting.name in HIDDEN or value == setting.default:
             continue
+        if value is None:  # leaving it out would mean the default
+            value = "none"
         # A flag that is off needs its own word: leaving it out would mean the default.
         arguments[f"no_{setting.name}" if value is False else setting.name] = (
             True if value is False else value

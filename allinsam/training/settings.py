@@ -135,3 +135,15 @@ AUTHORS = TrainingSettings(
     calibrate=False,
     precision="float32",
 )
+
+# What the Train page offers to begin with; each with why one would.
+PRESETS: dict[str, TrainingSettings] = {
+    "quick": TrainingSettings(adapter_epochs=8, corrective_epochs=2, budget_minutes=3.0),
+    "best": TrainingSettings(adapter_epochs=80, corrective_epochs=20, budget_minutes=60.0),
+    "faithful": AUTHORS,
+}
+PRESET_REASONS = {
+    "quick": "Minutes with the compact SAM: does it run, do the labels teach anything?",
+    "best": "Our defaults with a longer budget: the figures to report from this machine.",
+    "faithful": "The authors' recipe as released, to compare with: ViT-H, one learning rate, nothing added.",
+}

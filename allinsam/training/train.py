@@ -74,6 +74,8 @@ BAD_STEPS_IN_A_ROW = 5
 REPORT_EVERY_SECONDS = 1.0
 
 Report = Callable[[dict[str, Any]], None]
+# Called with a validation patch and what was found on it: class name -> label image.
+Look = Callable[[TrainingPatch, dict[str, np.ndarray]], None]
 
 
 @dataclass(frozen=True)
@@ -99,13 +101,15 @@ def train(
     should_stop: Callable[[], bool] | None = None,
     loaded: LoadedBackbone | None = None,
     weights_dir: Path | str | None = None,
+    look: Look | None = None,
 ) -> TrainingResult:
     """Train on `patches`; leave run.json and adapter.safetensors in `folder` for `inference.load_run`.
 
     A folder with a checkpoint of the same settings, data and backbone is continued exactly where its last
     epoch ended. `report` gets a row about once a second and one per epoch; `should_stop` is asked
-    at every step. Under `torchrun` every process calls this with the same arguments: they share each batch,
-    and the first of them writes and reports.
+    at every step; `look` is shown each validation patch at the end of an epoch. Under `torchrun` every
+    process calls this with the same arguments: they share each batch, and the first of them writes and
+    reports.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -131,6 +135,7 @@ def train(
     }
     with torch.random.fork_rng(devices=[]):
         run = _Run(settings, patches, folder, loaded, fabric, identity, report, should_stop)
+        run.look = look
         if run.progress.history and (folder / RUN_FILE).exists():
             return run.result("done")
         try:
@@ -256,6 +261,7 @@ class _Run:
         self.validation_seconds = 0.0
         self.bad_steps = 0  # in a row
         self.last_report = -math.inf
+        self.look: Look | None = None
 
     def _set_up(self) -> None:
         """A fresh optimizer, and the network as the processes share it."""
@@ -432,7 +438,7 @@ class _Run:
         weights, learning = self.network.trained_state(), self._parameters()
         self._put(self.average)
         averaged = self.network.trained_state()
-        scores = validate(self.network.eval(), self.scored, self.instances) if first else {}
+        scores = validate(self.network.eval(), self.scored, self.instances, self.look) if first else {}
         self._put(learning)
         scores = self.fabric.broadcast(scores)
         self.validation_seconds = self.fabric.broadcast(time.monotonic() - begun)
@@ -500,6 +506,7 @@ def validate(
     network: Network,
     patches: Sequence[TrainingPatch],
     instances: InstanceSettings | None = None,
+    look: Look | None = None,
 ) -> dict[str, Any]:
     """Unweighted scores at native size, means over classes: "dice" pooled over patches, "f1" of instances.
 
@@ -510,6 +517,8 @@ def validate(
     for patch in patches:
         probabilities = predict_probabilities(network, patch.image_rgb, patch.um_per_px, overlap=0.0)
         found_by_class = cut_instances(probabilities, patch.um_per_px, instances)
+        if look is not None:
+            look(patch, dict(zip(network.class_names, found_by_class, strict=True)))
         for name, found in zip(network.class_names, found_by_class, strict=True):
             if name not in patch.labels:
                 continue

@@ -14,7 +14,7 @@ from allinsam.consensus import ConsensusSettings, as_rule
 from allinsam.errors import InputError, NotFoundError
 from allinsam.files import write_file
 from allinsam.masks import decode_rle, encode_rle, instances_to_labels
-from allinsam.prompts import mask_to_box
+from allinsam.prompts import jitter_boxes, mask_to_box
 from allinsam.records import GROUPS, Mask
 from allinsam.sam.embeddings import EmbeddingCache
 from allinsam.splitting import (
@@ -33,6 +33,7 @@ from allinsam.store import Study, images, reviews, runs
 from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
+from allinsam.training.methods import RANDOM_BOX_PX
 from allinsam.workflow.annotating import read_patch
 from allinsam.workflow.label_rules import (
     Labelled,
@@ -45,7 +46,8 @@ from allinsam.workflow.label_rules import (
 )
 
 SHARES = {"train": 6, "val": 1, "test": 3}
-MASK_SOURCES = ("edited", "weak")
+MASK_SOURCES = ("edited", "weak", "tight", "random")
+MASKS_IN_TITLES = {"weak": ", weak", "tight": ", tight boxes", "random": ", random boxes"}
 OF_CONSENSUS = ("method", "quorum")
 # Who saw the marker and no model's outlines: what teaches unless a recipe says otherwise.
 LABEL_GUIDANCES = ("if", "threshold")
@@ -187,7 +189,9 @@ def check_split(study: Study, split_id: int) -> list[str]:
 class LabelRecipe:
     """Which finished annotations become labels.
 
-    masks: "edited" takes each mask as it was accepted; "weak" runs SAM on each first box again.
+    masks: "edited" takes each mask as it was accepted; "weak" runs SAM on each first box again; "tight" and
+    "random" run it on the box of each accepted mask, tight, or each side drawn up to RANDOM_BOX_PX (at
+    0.5 um/px) further out, by `seed`.
     Of several people who finished a patch one is drawn by `seed` (rule "pooled"), or the labels are what they
     agree on (rule "consensus"): by `method` of `allinsam.consensus.RULES`, nuclei that `quorum` of those who
     looked have marked; None is more than half. Rule "adjudicated" takes finished reviews, whoever drew there.
@@ -240,7 +244,7 @@ class LabelRecipe:
         return (
             plural
             + (agreed if self.rule == "consensus" else "")
-            + (", weak" if self.masks == "weak" else "")
+            + MASKS_IN_TITLES.get(self.masks, "")
             + (", shuffled" if self.shuffle_classes else "")
         )
 
@@ -299,8 +303,8 @@ def freeze_labels(study: Study, recipe: LabelRecipe, cache: EmbeddingCache | Non
             f"No finished patch matches the labels {recipe.title!r}. Let {recipe.group or 'them'} submit "
             "at least one patch, or choose other labels."
         )
-    if recipe.masks == "weak" and cache is None:
-        raise InputError("Weak labels run SAM on every box; give an embedding cache.")
+    if recipe.masks != "edited" and cache is None:
+        raise InputError(f"Masks {recipe.masks!r} run SAM on every box; give an embedding cache.")
     objects = {}
     for claim in chosen:
         mine = [row for row in rows[claim["assignment_id"]] if row["class_id"] == claim["class_id"]]
@@ -398,18 +402,30 @@ def _label_objects(
     cache: EmbeddingCache | None,
 ) -> list[dict[str, Any]]:
     stored = [Mask.from_row(r).as_rle() for r in rows]
-    if recipe.masks == "weak" and rows:
-        boxes = [
-            json.loads(row["first_box"]) if row["first_box"] else mask_to_box(decode_rle(rle)).tolist()
-            for row, rle in zip(rows, stored, strict=True)
-        ]
+    if recipe.masks != "edited" and rows:
         embedding = cache.get(read_patch(study, patch["id"]))
-        found = cache.segmenter.masks_from_boxes(embedding, np.array(boxes, np.float32))
+        found = cache.segmenter.masks_from_boxes(embedding, _boxes_of(patch, rows, stored, recipe))
         stored = [encode_rle(mask) for mask in found.masks]
     return [
         {"object_id": row["object_id"], "annotation_id": row["id"], "mask": rle}
         for row, rle in zip(rows, stored, strict=True)
     ]
+
+
+def _boxes_of(
+    patch: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    stored: Sequence[Mapping[str, Any]],
+    recipe: LabelRecipe,
+) -> np.ndarray:
+    """The boxes SAM makes masks of, float32 (n, 4); not for "edited". rows: of one patch and class."""
+    tight = [mask_to_box(decode_rle(rle)) for rle in stored]
+    if recipe.masks == "weak":
+        firsts = [json.loads(row["first_box"]) if row["first_box"] else None for row in rows]
+        return np.array([first or box for first, box in zip(firsts, tight, strict=True)], np.float32)
+    outward = 0 if recipe.masks == "tight" else round(RANDOM_BOX_PX * 0.5 / (patch["um_per_px"] or 0.5))
+    rng = np.random.default_rng([recipe.seed, patch["id"], rows[0]["class_id"]])
+    return jitter_boxes(np.array(tight), outward, (patch["height_px"], patch["width_px"]), rng)
 
 
 def _shuffle(lines: list[dict[str, Any]], seed: int) -> None:
@@ -429,8 +445,24 @@ def read_labels(study: Study, label_set_id: int) -> dict[int, dict[str, np.ndarr
     A class that was renamed since is called by its name now; the manifest keeps the old one.
     """
     with study.science.read() as db:
-        label_set = runs.get_label_set(db, label_set_id)
         sizes = {p["id"]: (p["height_px"], p["width_px"]) for p in images.list_patches(db)}
+    labels: dict[int, dict[str, np.ndarray]] = {}
+    for row in frozen_lines(study, label_set_id):
+        masks = [decode_rle(thing["mask"]) for thing in row["objects"]]
+        size_hw = sizes[row["patch_id"]]
+        image = instances_to_labels(masks, np.ones(len(masks))) if masks else np.zeros(size_hw, np.int32)
+        labels.setdefault(row["patch_id"], {})[row["class"]] = image
+    return labels
+
+
+def frozen_lines(study: Study, label_set_id: int) -> list[dict[str, Any]]:
+    """The lines of a frozen manifest, one for each patch and class, the class by its name now.
+
+    Raises:
+        NotFoundError: the file is missing or was changed.
+    """
+    with study.science.read() as db:
+        label_set = runs.get_label_set(db, label_set_id)
         name_now = study_store.names_of_classes(db)
     path = study.labels_path(label_set["sha256"])
     content = path.read_bytes() if path.exists() else b""
@@ -438,11 +470,5 @@ def read_labels(study: Study, label_set_id: int) -> dict[int, dict[str, np.ndarr
         raise NotFoundError(
             f"The frozen labels {path.name} are missing or changed. Restore them or freeze again."
         )
-    labels: dict[int, dict[str, np.ndarray]] = {}
-    for line in content.decode().splitlines()[1:]:
-        row = json.loads(line)
-        masks = [decode_rle(thing["mask"]) for thing in row["objects"]]
-        size_hw = sizes[row["patch_id"]]
-        image = instances_to_labels(masks, np.ones(len(masks))) if masks else np.zeros(size_hw, np.int32)
-        labels.setdefault(row["patch_id"], {})[name_now.get(row["class"], row["class"])] = image
-    return labels
+    lines = [json.loads(line) for line in content.decode().splitlines()[1:]]
+    return [{**line, "class": name_now.get(line["class"], line["class"])} for line in lines]
