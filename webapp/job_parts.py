@@ -11,6 +11,7 @@ from allinsam.errors import AllinsamError
 from allinsam.jobs import JobView
 from allinsam.store import Study, runs
 from webapp import charts
+from webapp.run_parts import show_examples
 
 REFRESH_S = 1.5
 BADGES = {
@@ -99,6 +100,8 @@ def _show_job(study: Study, view: JobView, open_: bool) -> None:
             st.caption(view.message)
         if open_:
             show_curves(study, view)
+            if view.is_active and view.detail.get("run_id"):
+                show_examples(study, view.detail["run_id"], f"live-{view.id}", note=False)
             if log := jobs.read_log(study, view.id).strip():
                 with st.expander("Log"):
                     st.code(log[-4000:], language=None)
@@ -148,7 +151,10 @@ def show_curves(study: Study, view: JobView) -> None:
         if run_id not in known:
             return
         mine = known[run_id]
-        shown = runs_of_one_experiment(mine, known.values()) if view.verb == "experiment" else [mine]
+        if view.verb == "experiment":
+            shown = runs_of_one_experiment(mine, known.values())
+        else:  # one after the other with several seeds
+            shown = [known[key] for key in view.detail.get("run_ids", [run_id]) if key in known]
         columns = ["epoch", "stage", "loss", "val"]
         tables = {run["name"]: pd.DataFrame(runs.run_epochs(db, run["id"]), columns=columns) for run in shown}
     tables = {title: table for title, table in tables.items() if len(table)}

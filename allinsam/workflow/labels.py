@@ -455,6 +455,15 @@ def read_labels(study: Study, label_set_id: int) -> dict[int, dict[str, np.ndarr
     return labels
 
 
+def frozen_masks(study: Study, label_set_id: int, patch_id: int) -> dict[str, list[np.ndarray]]:
+    """Class name -> masks, bool (H, W), of a frozen label set's nuclei on one patch."""
+    return {
+        line["class"]: [decode_rle(thing["mask"]) for thing in line["objects"]]
+        for line in frozen_lines(study, label_set_id)
+        if line["patch_id"] == patch_id
+    }
+
+
 def frozen_lines(study: Study, label_set_id: int) -> list[dict[str, Any]]:
     """The lines of a frozen manifest, one for each patch and class, the class by its name now.
 

@@ -51,7 +51,19 @@ def test_the_single_steps_queue_training_and_scoring(open_page: OpenPage, study:
     next(b for b in app.button if b.label == "Train").click().run()
     assert not app.exception
     assert queued(study) == [
-        ("train", {"labels": "s1", "masks": "weak", "split_seed": 1, "adapter_epochs": 3, "no_mocl": True}),
+        (
+            "train",
+            {
+                "labels": "s1",
+                "masks": "weak",
+                "split_seed": 1,
+                "adapter_epochs": 3,
+                "no_mocl": True,
+                # Of the preset that stands there first.
+                "corrective_epochs": 20,
+                "budget_minutes": 60.0,
+            },
+        ),
         ("evaluate", {}),
     ]
 
@@ -60,7 +72,9 @@ def test_a_consensus_can_be_trained_on(open_page: OpenPage, study: Study) -> Non
     app = open_page("train")
     box = {widget.label: widget for widget in app.selectbox}
     box["Labels of"].set_value("student")
-    box["Where several finished a patch"].set_value("consensus")
+    assert box["Consensus by"].disabled
+    box["Where several finished a patch"].set_value("consensus").run()
+    box = {widget.label: widget for widget in app.selectbox}
     box["Consensus by"].set_value("staple")
     numbers = {widget.label: widget for widget in app.number_input}
     numbers["Consensus: people who must have marked a nucleus"].set_value(2)
@@ -76,10 +90,10 @@ def test_what_a_reviewer_settled_can_be_trained_on(open_page: OpenPage, study: S
     app = open_page("train")
     box = {widget.label: widget for widget in app.selectbox}
     box["Where several finished a patch"].set_value("adjudicated")
-    box["Masks"].set_value("weak")
-    next(b for b in app.button if b.label == "Train").click().run()
-    assert "outlines as they were settled" in app.error[0].value and queued(study) == []
-    {widget.label: widget for widget in app.selectbox}["Masks"].set_value("edited")
+    box["Masks"].set_value("weak").run()
+    assert "outlines as they were settled" in app.error[0].value
+    assert next(b for b in app.button if b.label == "Train").disabled
+    {widget.label: widget for widget in app.selectbox}["Masks"].set_value("edited").run()
     next(b for b in app.button if b.label == "Train").click().run()
     assert not app.exception
     chosen = {"labels": "adjudicated", "rule": "adjudicated", "masks": "edited"}
