@@ -324,6 +324,14 @@ def monuseg(args: argparse.Namespace) -> Result:
         return run_monuseg(args, progress.report, progress.should_stop)
 
 
+def noise(args: argparse.Namespace) -> Result:
+    """What corrective learning gains on simulated labels with one fault at a time."""
+    from allinsam.experiments.commands import run_noise_experiment
+
+    with progress_of(args) as progress:
+        return run_noise_experiment(args, progress.report, progress.should_stop)
+
+
 def compare(args: argparse.Namespace) -> Result:
     """Paired tests between two sets of scores, per class and condition."""
     from allinsam.store import open_study
@@ -483,7 +491,7 @@ def verify(args: argparse.Namespace) -> Result:
 
 
 # Verbs that run a model, and so decide how many threads it may use.
-MODEL_VERBS = ("demo", "embed", "segment", "train", "evaluate", "experiment", "predict", "monuseg")
+MODEL_VERBS = ("demo", "embed", "segment", "train", "evaluate", "experiment", "predict", "monuseg", "noise")
 
 VERBS: dict[str, Callable[[argparse.Namespace], Result]] = {
     "demo": demo,
@@ -499,6 +507,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], Result]] = {
     "evaluate": evaluate,
     "experiment": experiment,
     "monuseg": monuseg,
+    "noise": noise,
     "compare": compare,
     "agreement": agreement,
     "predict": predict,
@@ -531,6 +540,7 @@ def build_parser() -> argparse.ArgumentParser:
         "evaluate": _evaluate_arguments,
         "experiment": _experiment_arguments,
         "monuseg": _monuseg_arguments,
+        "noise": _noise_arguments,
         "compare": _compare_arguments,
         "predict": _predict_arguments,
         "export": _export_arguments,
@@ -684,6 +694,12 @@ def _monuseg_arguments(sub: argparse.ArgumentParser) -> None:
     from allinsam.experiments.commands import monuseg_arguments
 
     monuseg_arguments(sub)
+
+
+def _noise_arguments(sub: argparse.ArgumentParser) -> None:
+    from allinsam.experiments.commands import noise_arguments
+
+    noise_arguments(sub)
 
 
 def _evaluate_arguments(sub: argparse.ArgumentParser) -> None:

@@ -8,6 +8,17 @@ AllinsamError
 └── ModelError       weights, checkpoint or device cannot be used
 """
 
+import re
+
+# What leads to a file: /home/ana/ or C:\ana\.
+FOLDERS = re.compile(r"(?<![\w.:/\\])(?:(?:/[^/\s]+)+/(?=[^/\s])|[A-Za-z]:\\(?:[^\\\s]+\\)*)")
+SAID_TWICE = re.compile(r"^(.+): \1(?=[ :])", re.MULTILINE)
+
+
+def by_name(text: str) -> str:
+    """The same, with each file called by its name alone: for people who are not at the machine it lies on."""
+    return SAID_TWICE.sub(r"\1", FOLDERS.sub("", text))
+
 
 class AllinsamError(Exception):
     """Base of every error whose message names the value and the remedy."""

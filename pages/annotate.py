@@ -6,7 +6,7 @@ from typing import Any
 import streamlit as st
 
 from allinsam.accounts import demand
-from allinsam.errors import AllinsamError
+from allinsam.errors import AllinsamError, by_name
 from allinsam.records import SHOWN_TO
 from allinsam.store import Study, assignments, thresholds
 from allinsam.store.study import get_study
@@ -51,7 +51,7 @@ def open_desk(study: Study, person_id: str, assignment_id: int) -> Desk:
         cache = embedding_cache(study)
     except AllinsamError as error:
         cache = None
-        st.warning(f"Boxes get no outlines now: {error}")
+        st.warning(f"Boxes get no outlines now: {by_name(str(error))}")
     return Desk(study, assignment_id, person_id, act_log(), cache)
 
 
@@ -185,7 +185,7 @@ def simple(study: Study, person_id: str, assignment: dict[str, Any], mine: list[
     try:
         propose(study, assignment["id"], lambda: embedding_cache(study))
     except AllinsamError as error:
-        st.error(str(error))
+        st.error(by_name(str(error)))
         return
     desk = open_desk(study, person_id, assignment["id"])
     if assignment["id"] not in opened and not desk.state.submitted:

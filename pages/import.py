@@ -7,7 +7,7 @@ import streamlit as st
 
 from allinsam import jobs
 from allinsam.accounts import SignedIn, demand
-from allinsam.errors import AllinsamError, InputError
+from allinsam.errors import AllinsamError, InputError, by_name
 from allinsam.importing.slide import SlideRules
 from allinsam.records import CONDITIONS
 from allinsam.slides import SLIDE_SUFFIXES
@@ -146,7 +146,7 @@ def show_preview(study: Study, person: SignedIn, source: Path, key: str | None) 
 def show_found(found: dict[str, Any] | str, name: str) -> bool:
     """The figures of a preview, or why there is none; True if there is something to show."""
     if isinstance(found, str):
-        st.error(f"{as_typed(name)}: {as_typed(found)}")
+        st.error(as_typed(found if found.startswith(name) else f"{name}: {found}"))
         return False
     st.markdown(f"**{as_typed(name)}** would bring")
     columns = st.columns([1, 1, 2, 2, 2])
@@ -165,7 +165,7 @@ def show_found(found: dict[str, Any] | str, name: str) -> bool:
             "import again to add it."
         )
         with st.container(key="problems"):
-            st.code("\n".join(problems), language=None)
+            st.code(by_name("\n".join(problems)), language=None)
     return True
 
 
@@ -202,7 +202,7 @@ def submit(study: Study, person: SignedIn, verb: str, arguments: dict[str, Any])
         jobs.submit(study, verb, arguments, person.person_id)
         jobs.submit(study, "embed", {}, person.person_id)
     except AllinsamError as error:
-        st.session_state["import_error"] = str(error)
+        st.session_state["import_error"] = by_name(str(error))
     # Not dropped: the job reads the file, and removes it at its end.
     parts.clear_file(study, "zip")
     st.session_state.pop("preview", None)

@@ -10,6 +10,7 @@ from webapp.surfaces import minutes
 STYLE = """<style>
 .stMainBlockContainer { padding: 4.1rem 1.5rem .5rem 1.5rem; }
 .stMainBlockContainer > .stVerticalBlock { gap: .4rem; }
+.stMain::before { box-shadow: none !important; }
 </style>"""
 
 

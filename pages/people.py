@@ -203,6 +203,7 @@ def main() -> None:
     with st.container(key="told"):
         if note := st.session_state.pop("assigned", None):
             st.success(note)
+            st.toast(note, icon=":material/check:")  # for who has scrolled down
         if links := st.session_state.pop("new_links", None):
             show_links(*links)
     known = accounts_of(study)

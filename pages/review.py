@@ -28,6 +28,7 @@ STATES = {"new": "○ not reviewed", "begun": "◐ begun", "reviewed": "✓ revi
 STYLE = """<style>
 .stMainBlockContainer { padding: 4.1rem 1.5rem .3rem 1.5rem; }
 .stMainBlockContainer > .stVerticalBlock { gap: .4rem; }
+.stMain::before { box-shadow: none !important; }
 </style>"""
 GOLD_HELP = (
     "Others are measured by gold: it serves practice and qualification, and models are scored against it. "
@@ -147,6 +148,8 @@ def show_patch(study: Study, person: SignedIn, patch_id: int, name: str, followi
         else:
             show_finish(study, person, state, still)
         show_send_back(study, person, state)
+    if state.is_finished and state.comment:
+        st.caption(f"Comment: {as_typed(state.comment)}")
     if state.own_letters:
         st.warning(
             f"You annotated this patch yourself, as rater {state.own_letters[0]}. Better let somebody else "

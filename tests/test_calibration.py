@@ -16,7 +16,7 @@ from allinsam.training.dataset import TrainingPatch
 
 def squares(sides: list[int], class_name: str = "a", um_per_px: float = 0.5) -> TrainingPatch:
     """A patch with one labelled square per side length, 40 px apart."""
-    labels = np.zeros((40, 40 * len(sides)), np.int32)
+    labels = np.zeros((40, 40 * max(1, len(sides))), np.int32)
     for index, side in enumerate(sides):
         labels[5 : 5 + side, 40 * index + 5 : 40 * index + 5 + side] = index + 1
     return TrainingPatch("p", np.zeros((*labels.shape, 3), np.uint8), {class_name: labels}, "val", um_per_px)

@@ -353,7 +353,8 @@ def test_a_held_patch_is_not_opened_until_it_is_settled(
         for what in ("acts", "masks", "here")
     ]
     assert [answer.status_code for answer in answers] == [403] * 4
-    assert answers[0].text == "This patch waits until its registration is settled."
+    why = "This patch waits until the study lead has checked that its two pictures fit."
+    assert answers[0].text == why
     with study.science.read() as db:
         assert list_acts(db, own_id(study)) == []
     flag(study, 1, accepted=True)

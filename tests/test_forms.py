@@ -30,8 +30,8 @@ def test_what_is_chosen_reaches_the_job_unchanged(changed: dict) -> None:
 
 
 def test_a_value_out_of_range_is_refused_at_the_door() -> None:
-    with pytest.raises(InputError, match="adapter_epochs is 0"):
-        settings_arguments({"adapter_epochs": 0})
+    with pytest.raises(InputError, match="adapter_epochs is -1"):
+        settings_arguments({"adapter_epochs": -1})
 
 
 @pytest.mark.parametrize("setting", fields(TrainingSettings), ids=lambda setting: setting.name)

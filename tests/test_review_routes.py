@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 
 from allinsam.masks import decode_rle
 from allinsam.store import Study, reviews
-from allinsam.workflow.reviewing import clusters, finish
+from allinsam.workflow.reviewing import clusters, decide, finish
 from tests.raters import EXTRA, MISSED, RATERS, hand_in_all
 from tests.studies import PERSON, PODOCYTES, UNMARKED, disc, small_study
 from tests.test_image_routes import SIGNER, STUDENT, SignedInAs
@@ -78,6 +78,7 @@ def test_decisions_are_kept_and_can_be_taken_back(visit: Visit, study: Study) ->
     told = http.post(f"{AT}/decisions", json=sent).json()
     assert told["open"] == 3
     assert of(told, MISSED)["decision"] | {"rings": None} == {
+        "id": 1,
         "kind": "pick",
         "class_id": 1,
         "rings": None,
@@ -92,6 +93,19 @@ def test_decisions_are_kept_and_can_be_taken_back(visit: Visit, study: Study) ->
     told = http.post(f"{AT}/undo", json={"cluster_id": missed["id"]}).json()
     assert told["open"] == 4
     assert http.post(f"{AT}/undo", json={}).json()["cluster_id"] is None
+
+
+def test_a_decision_of_somebody_else_is_not_decided_over_unseen(visit: Visit, study: Study) -> None:
+    http = visit()
+    extra = of(http.get(AT).json(), EXTRA)["id"]
+    decide(study, PERSON, 1, extra, "consensus")
+    sent = {"kind": "rejected", "cluster_id": extra, "seen": 0}
+    refused = http.post(f"{AT}/decisions", json=sent)
+    assert refused.status_code == 400 and "meanwhile" in refused.text
+    seen = of(http.get(AT).json(), EXTRA)["decision"]
+    assert seen["kind"] == "consensus"
+    told = http.post(f"{AT}/decisions", json=sent | {"seen": seen["id"]}).json()
+    assert of(told, EXTRA)["decision"]["kind"] == "rejected"
 
 
 def test_outlines_are_drawn_anew_and_added(visit: Visit, study: Study) -> None:
@@ -115,6 +129,7 @@ def test_outlines_are_drawn_anew_and_added(visit: Visit, study: Study) -> None:
         ({"kind": "consensus", "cluster_id": "?"}, "no nucleus '?'"),
         ({"kind": "class", "class_id": "2"}, "no class's number"),
         ({"kind": "class", "class_id": True}, "no class's number"),
+        ({"kind": "rejected", "seen": "1"}, "no decision's number"),
         ({"kind": "added", "class_id": 1, "points": [[1, 2]]}, "3 to 5000 points"),
         ({"kind": "added", "class_id": 1, "points": "all"}, "no list of points"),
         ({"kind": "added", "class_id": 1, "points": [[1, 1], [1, 1], [1, 1]]}, "holds no pixel"),

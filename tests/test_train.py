@@ -126,6 +126,19 @@ def test_frames_hold_what_was_labelled_and_learn_nothing_else():
             assert batch.seen.flatten(1).any(dim=1).all() and not batch.seen.all()
 
 
+def test_where_two_nuclei_touch_the_target_has_a_gap():
+    labels = np.zeros((64, 64), np.int32)
+    labels[10:20, 10:20], labels[10:20, 20:30], labels[40:50, 40:50] = 1, 2, 3
+    patch = TrainingPatch("p", np.zeros((64, 64, 3), np.uint8), {"a": labels})
+    whole = prepare_patch(patch, ("a",), 64).masks[0]
+    parted = prepare_patch(patch, ("a",), 64, separate=True).masks[0]
+    gap = np.zeros((64, 64), bool)
+    gap[10:20, 19:21] = True
+    assert np.array_equal(whole & ~parted, gap)
+    as_mask = replace(patch, labels={"a": labels != 0})
+    assert np.array_equal(prepare_patch(as_mask, ("a",), 64, separate=True).masks[0], whole)
+
+
 def test_a_labelled_window_outside_the_patch_is_refused():
     with pytest.raises(InputError, match="labelled window"):
         replace(drawn_patch(0), labelled_xyxy=(60, 8, 97, 30))
@@ -298,7 +311,7 @@ def test_the_authors_recipe_differs_from_the_default_where_it_should():
     assert given == {
         "backbone", "adapter_width", "adapter_epochs", "corrective_epochs", "learning_rate",
         "decoder_learning_rate", "weight_decay", "batch_size", "patience", "moving_average", "augmentation",
-        "calibrate", "precision",
+        "separate_touching", "calibrate", "precision",
     }  # fmt: skip
     assert (AUTHORS.mocl_mode, AUTHORS.k, AUTHORS.mocl_base, AUTHORS.batch_size) == ("average", 100, 1.5, 1)
 
@@ -393,6 +406,19 @@ def test_two_processes_have_the_losses_of_one(finished, tmp_path):
     assert len(rows) == len(result.history)
     for row, alone in zip(rows, result.history, strict=True):
         assert row["loss"] == pytest.approx(alone["loss"], abs=1e-4)
+
+
+def test_the_corrective_stage_alone_begins_with_a_finished_run(finished, tmp_path):
+    """Its first step is small, so its weights are near the run's and not near a fresh network's."""
+    result, _ = finished
+    alone = replace(QUICK, adapter_epochs=0, corrective_epochs=1, corrective_factor=1e-6)
+    train(alone, drawn_patches(), tmp_path / "a", loaded=tiny_backbone(), start=result.folder)
+    got, want = (load_file(folder / WEIGHTS_FILE) for folder in (tmp_path / "a", result.folder))
+    assert all(torch.allclose(got[name], want[name], atol=1e-4) for name in want)
+    with pytest.raises(InputError, match="other start"):
+        train(alone, drawn_patches(), tmp_path / "a", loaded=tiny_backbone())
+    with pytest.raises(InputError, match="No stage"):
+        replace(QUICK, adapter_epochs=0, mocl=False)
 
 
 def test_a_batch_that_cannot_be_dealt_to_the_processes_is_refused(tmp_path):

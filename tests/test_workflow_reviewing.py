@@ -181,6 +181,17 @@ def test_of_two_reviewers_each_takes_back_their_own(study: Study) -> None:
     assert undo(study, LEAD, 1, extra.cluster_id) == extra.cluster_id  # named, it is meant
 
 
+def test_nobody_decides_over_what_they_have_not_seen(study: Study) -> None:
+    key = at(study, MISSED).cluster_id
+    decide(study, LEAD, 1, key, "rejected", seen=0)
+    decide(study, LEAD, 1, key, "consensus", seen=0)  # one's own: the second key was quicker than the answer
+    with pytest.raises(InputError, match="Somebody else has decided this nucleus meanwhile"):
+        decide(study, PERSON, 1, key, "rejected", seen=0)
+    assert at(study, MISSED).decision.kind == "consensus"
+    decide(study, PERSON, 1, key, "rejected", seen=at(study, MISSED).decision.decision_id)
+    assert at(study, MISSED).decision.kind == "rejected"
+
+
 def test_decisions_count_until_they_are_taken_back(study: Study) -> None:
     missed = at(study, MISSED)
     assert missed.is_open

@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from allinsam.accounts import SignedIn, may
 from allinsam.acts import LARGEST_NUMBER
-from allinsam.errors import AllinsamError, InputError, NotAllowedError, NotFoundError
+from allinsam.errors import AllinsamError, InputError, NotAllowedError, NotFoundError, by_name
 from allinsam.masks import mask_to_polygons
 from allinsam.practice import mark
 from allinsam.records import SHOWN_TO
@@ -231,7 +231,7 @@ def _fetch(study: Study, person: SignedIn, assignment_id: int, client: str, body
     try:
         cache = embedding_cache(study)
     except AllinsamError as error:
-        cache, trouble = None, f"Boxes get no outlines now: {error}"
+        cache, trouble = None, f"Boxes get no outlines now: {by_name(str(error))}"
     # Masks are the server's acts: they are numbered by a name of their own.
     desk = open_desk(study, assignment_id, person.person_id, f"masks-{time.time_ns():x}-{client[:24]}", cache)
     started = time.perf_counter()

@@ -98,7 +98,9 @@ def setting_widget(setting: Field, key: str, begins: tuple[Any] | None = None) -
     label, note = label_of(setting.name), help_of(setting)
     if isinstance(default, tuple):
         options = CHOICES[setting.name]
-        return st.multiselect(label, options, default=value, format_func=arm_name, help=note, key=key)
+        return st.multiselect(
+            label, options, default=value, format_func=arm_name, help=note, key=key, wrap=True
+        )
     if setting.name in CHOICES:
         options = list(CHOICES[setting.name])
         return st.selectbox(label, options, index=options.index(value), help=note, key=key)

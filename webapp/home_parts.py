@@ -13,7 +13,7 @@ from allinsam.accounts import SignedIn, may
 from allinsam.store import Study, assignments, open_study
 from allinsam.store import accounts as account_rows
 from allinsam.store.study import list_classes
-from allinsam.workflow.annotating import closed, next_assignment
+from allinsam.workflow.annotating import next_assignment, why_the_rest_waits
 from allinsam.workflow.expert_queue import open_items
 from allinsam.workflow.forecast import Forecast, forecast, student_work
 from allinsam.workflow.planning import paces_of
@@ -25,6 +25,7 @@ from allinsam.workflow.progress import (
 )
 from allinsam.workflow.stuck import Stuck, find_stuck
 from allinsam.worth import Item, days_of_ten_minutes, within
+from webapp.job_parts import BADGES, TITLES
 from webapp.page_parts import annotation_state, as_typed, own_minutes, page_button, times_of
 
 DONE, NEXT, LATER = (
@@ -42,6 +43,7 @@ KIND_WORDS = {
     "gold": ("gold patch to outline", "gold patches to outline"),
     "reference": ("test patch to outline", "test patches to outline"),
 }
+TRAINING = ("experiment", "train", "evaluate")
 WAYS_ON = {
     "registration": "Open",
     "threshold": "Sign",
@@ -107,8 +109,7 @@ def _nothing_to_open(study: Study, person: SignedIn, mine: PersonProgress) -> st
     if mine.finished == mine.assigned:
         return f"All **{mine.finished}** patches are done. Thank you."
     with study.science.read() as db:
-        reasons = closed(db, assignments.list_assignments(db, person.person_id)).values()
-    why = Counter(reasons).most_common(1)[0][0] if reasons else "The Annotate page says for what."
+        why = why_the_rest_waits(db, assignments.list_assignments(db, person.person_id))
     return f"**{mine.finished}** of your {mine.assigned} patches are done. The rest waits. {why}"
 
 
@@ -217,7 +218,9 @@ def steps_of(study: StudyProgress, working: bool) -> list[tuple[str, str, str, b
     signed = study.markers - len(study.unsigned)
     thresholds = f"{signed} of {study.markers} signed" if study.markers else "no marker channel imported"
     annotated = f"{study.finished} of {study.assigned} assigned patches finished"
-    trained = f"{study.trained} finished runs" if study.trained else "no model yet"
+    trained = "no model yet"
+    if study.trained:
+        trained = f"{study.trained} finished {'run' if study.trained == 1 else 'runs'}"
     lying = [f"{study.held} {'waits' if study.held == 1 else 'wait'}"] if study.held else []
     lying += [f"{study.unregistered} not registered"] if study.unregistered else []
     images = [] if study.patches else [("import", "Bring in images", "there is none yet", False)]
@@ -247,7 +250,8 @@ def steps_of(study: StudyProgress, working: bool) -> list[tuple[str, str, str, b
 
 def show_steps(study: Study, person: SignedIn, progress: StudyProgress) -> None:
     active = [view for view in jobs.list_views(study) if view.is_active]
-    steps = [step for step in steps_of(progress, bool(active)) if may_see(person, step[0])]
+    training = any(view.verb in TRAINING for view in active)
+    steps = [step for step in steps_of(progress, training) if may_see(person, step[0])]
     current = next((page for page, _, _, done in steps if not done), "")
     # Where others annotate, there is nothing for this person to open.
     button = "" if current == "annotate" and not next_assignment(study, person.person_id) else current
@@ -260,7 +264,8 @@ def show_steps(study: Study, person: SignedIn, progress: StudyProgress) -> None:
             with right:
                 page_button(person, page, "Open", primary=page == button, key=f"step-{page}")
         for view in active:
-            st.progress(view.share, text=f"Job {view.id}, {view.verb}: {view.message or view.state}")
+            title = TITLES.get(view.verb, view.verb)
+            st.progress(view.share, text=f"{title} (job {view.id}): {view.message or BADGES[view.state][1]}")
 
 
 def may_see(person: SignedIn, page: str) -> bool:

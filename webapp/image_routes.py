@@ -14,7 +14,14 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from allinsam.accounts import SignedIn, may
-from allinsam.errors import AllinsamError, ConsentMissing, InputError, NotAllowedError, NotFoundError
+from allinsam.errors import (
+    AllinsamError,
+    ConsentMissing,
+    InputError,
+    NotAllowedError,
+    NotFoundError,
+    by_name,
+)
 from allinsam.imaging import read_channel, read_rgb
 from allinsam.records import SHOWN_TO
 from allinsam.registration import as_stain, checked_position, checkerboard, identity_matrix, overlay
@@ -96,7 +103,7 @@ STATUS_OF = {ConsentMissing: 428, NotAllowedError: 403, NotFoundError: 404}
 def refusal(error: AllinsamError) -> Response:
     """Why a request was refused, in words and with the right status."""
     status = next((code for kind, code in STATUS_OF.items() if isinstance(error, kind)), 400)
-    return PlainTextResponse(str(error), status_code=status)
+    return PlainTextResponse(by_name(str(error)), status_code=status)
 
 
 def view_route(request: Request) -> Response:

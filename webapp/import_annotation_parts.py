@@ -8,7 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from allinsam.accounts import SignedIn, demand
-from allinsam.errors import AllinsamError
+from allinsam.errors import AllinsamError, by_name
 from allinsam.interchange import FORMATS
 from allinsam.store import Study, images
 from allinsam.store import accounts as account_rows
@@ -115,7 +115,7 @@ def show_annotation_preview(
                 else preview_annotations(study, path, patch, format)
             )
         except AllinsamError as error:
-            st.error(as_typed(str(error).replace(f"{path.parent}/", "")))
+            st.error(as_typed(by_name(str(error))))
             return
         nuclei = parts.plural(found["objects"], "nucleus", "nuclei")
         of = parts.plural(len(found["patches"]), "patch", "patches") if patch == EVERY_PATCH else patch
@@ -170,7 +170,7 @@ def bring_in(do: Callable[[], dict[str, Any]], study: Study, person: SignedIn, k
         demand(person, "import_images")
         done = do()
     except AllinsamError as error:
-        st.error(as_typed(str(error)))
+        st.error(as_typed(by_name(str(error))))
         return
     counted = ", ".join(f"{count} {name}" for name, count in done["classes"].items())
     st.session_state["brought"] = as_typed(

@@ -8,7 +8,7 @@ from typing import Any
 import streamlit as st
 
 from allinsam import jobs
-from allinsam.errors import AllinsamError, InputError
+from allinsam.errors import AllinsamError, InputError, by_name
 from allinsam.importing.archive import ARCHIVE_SUFFIXES
 from allinsam.importing.manifest import MANIFEST_SUFFIXES
 from allinsam.slides import SLIDE_SUFFIXES
@@ -151,7 +151,7 @@ def previewed(source: Any, look: Callable[[], dict[str, Any]]) -> dict[str, Any]
             try:
                 found: dict[str, Any] | str = look()
             except AllinsamError as error:
-                found = str(error)
+                found = by_name(str(error))
         st.session_state["preview"] = kept = (source, found)
     return kept[1]
 

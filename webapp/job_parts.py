@@ -7,7 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from allinsam import jobs
-from allinsam.errors import AllinsamError
+from allinsam.errors import AllinsamError, by_name
 from allinsam.jobs import JobView
 from allinsam.store import Study, runs
 from webapp import charts
@@ -91,9 +91,9 @@ def _show_job(study: Study, view: JobView, open_: bool) -> None:
         if view.is_active and view.state == "running":
             st.progress(view.share, text=progress_text(view))
         elif view.error:
-            st.error(view.error)
+            st.error(by_name(view.error))
         if view.state in WHAT_TO_DO and open_ and view.verb in NOT_RESUMED:
-            st.caption("Nothing was imported.")
+            st.caption("Nothing was imported. Choose the files again to try once more.")
         elif view.state in WHAT_TO_DO and open_:
             st.caption(WHAT_TO_DO[view.state].format(place=RESUMES_FROM.get(view.verb, "the last epoch")))
         if view.verb in TELLING and view.state == "finished":
@@ -104,7 +104,7 @@ def _show_job(study: Study, view: JobView, open_: bool) -> None:
                 show_examples(study, view.detail["run_id"], f"live-{view.id}", note=False)
             if log := jobs.read_log(study, view.id).strip():
                 with st.expander("Log"):
-                    st.code(log[-4000:], language=None)
+                    st.code(by_name(log[-4000:]), language=None)
 
 
 def _show_actions(study: Study, view: JobView) -> None:
@@ -118,7 +118,7 @@ def _act(do: Any, study: Study, job_id: int) -> None:
     try:
         do(study, job_id)
     except AllinsamError as error:
-        st.error(str(error))
+        st.error(by_name(str(error)))
     else:
         st.rerun()
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from allinsam.disputes import REASONS
-from allinsam.errors import AllinsamError, NotFoundError
+from allinsam.errors import AllinsamError, NotFoundError, by_name
 from allinsam.store import Study, images, thresholds
 from allinsam.store import study as study_store
 from allinsam.workflow.nuclei_in_doubt import nuclei_of, open_nucleus
@@ -38,7 +38,7 @@ def shown(study: Study, items: Sequence[Item]) -> list[dict[str, Any]]:
         try:
             ready.append(present(study, item))
         except (AllinsamError, OSError) as error:
-            ready.append(_told(item, f"It cannot be shown: {error}"))
+            ready.append(_told(item, f"It cannot be shown: {by_name(str(error))}"))
     return ready
 
 

@@ -10,7 +10,7 @@ import streamlit as st
 
 from allinsam.accounts import SignedIn
 from allinsam.agreement import class_agreement, pairwise_agreement
-from allinsam.errors import AllinsamError
+from allinsam.errors import AllinsamError, by_name
 from allinsam.store import Study, open_study, settled
 from allinsam.store import acts as act_store
 from allinsam.store.runs import last_score
@@ -107,7 +107,7 @@ def attempt(do: Callable[[], Any], told: str) -> None:
     try:
         do()
     except AllinsamError as error:
-        st.error(str(error))
+        st.error(by_name(str(error)))
     else:
         st.session_state["told"] = told
         st.rerun()

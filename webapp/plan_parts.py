@@ -101,7 +101,7 @@ def _figures(seen: Preview) -> str:
     shared = told["shared_by_two"]
     text = (
         f"Largest difference between two people, in patches: {uneven}. "
-        f"Two people share {shared['least']} to {shared['most']} patches."
+        f"Two people share {patches_in_words(shared['least'], shared['most'])}."
     )
     if not seen.paces:
         return text + " Hours can be told once somebody has handed in patches."
@@ -110,6 +110,12 @@ def _figures(seen: Preview) -> str:
         f" Hours: {pace.seconds_per_object:.0f} s per nucleus, {pace.objects_per_patch:.0f} nuclei per "
         f"patch, from {pace.patches} patches handed in."
     )
+
+
+def patches_in_words(least: int, most: int) -> str:
+    """1 patch, 29 patches, 27 to 29 patches."""
+    number = str(least) if least == most else f"{least} to {most}"
+    return f"{number} {'patch' if number == '1' else 'patches'}"
 
 
 def _show_withdraw(study: Study, by: str) -> None:

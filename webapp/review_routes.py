@@ -31,7 +31,7 @@ async def review_route(request: Request) -> Response:
 
 
 async def decide_route(request: Request) -> Response:
-    """POST /api/reviews/{patch_id}/decisions {kind, cluster_id, letter, class_id, points, comment}"""
+    """POST /api/reviews/{patch_id}/decisions {kind, cluster_id, letter, class_id, points, comment, seen}"""
     return await _answer(request, _decide)
 
 
@@ -114,6 +114,7 @@ def _cluster_json(cluster: Cluster) -> dict[str, Any]:
     told = None
     if decision is not None:
         told = {
+            "id": decision.decision_id,
             "kind": decision.kind,
             "class_id": decision.class_id,
             "rings": _rings(decision.mask) if decision.mask else [],
@@ -148,6 +149,9 @@ def _decide(study: Study, person: SignedIn, patch_id: int, body: dict[str, Any])
     class_id = body.get("class_id")
     if class_id is not None and type(class_id) is not int:
         raise InputError(f"class_id {class_id!r} is no class's number.")
+    seen = body.get("seen")
+    if seen is not None and type(seen) is not int:
+        raise InputError(f"seen {seen!r} is no decision's number.")
     mask = None
     if body.get("points") is not None:
         with study.science.read() as db:
@@ -163,6 +167,7 @@ def _decide(study: Study, person: SignedIn, patch_id: int, body: dict[str, Any])
         class_id,
         mask,
         text["comment"] or "",
+        seen,
     )
     return {"cluster_id": decided, **_news(study, patch_id)}
 

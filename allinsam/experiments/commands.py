@@ -77,3 +77,43 @@ def part_of(text: str) -> tuple[int, int]:
     if not (number.isdigit() and processes.isdigit() and 1 <= int(number) <= int(processes)):
         raise InputError(f"--part {text!r} is not usable. Give 1/2 and 2/2 to two processes.")
     return int(number), int(processes)
+
+
+def noise_arguments(sub: argparse.ArgumentParser) -> None:
+    from allinsam.experiments.noise import CONDITIONS, NoiseSettings
+    from allinsam.training.corrective import MOCL_MODES
+
+    noise = NoiseSettings()
+    sub.add_argument("--out", type=Path, required=True, help="for runs and tables; goes on if not empty")
+    sub.add_argument("--conditions", nargs="+", choices=tuple(CONDITIONS), default=list(noise.conditions))
+    sub.add_argument("--modes", nargs="+", choices=tuple(MOCL_MODES), default=list(noise.modes))
+    sub.add_argument("--seeds", type=int, nargs="+", default=list(noise.seeds))
+    sub.add_argument("--slides", type=int, default=noise.slides)
+    sub.add_argument("--patches", type=int, default=noise.patches_per_slide, help="patches per slide")
+    sub.add_argument("--epochs", type=int, default=12, help="before the corrective stage")
+    sub.add_argument("--corrective-epochs", type=int, default=6, help="with the weights, and without")
+    sub.add_argument("--device", default="auto")
+    sub.add_argument("--part", default="1/1", metavar="I/N", help="which of N processes that share the work")
+
+
+def run_noise_experiment(args: argparse.Namespace, report: Any, should_stop: Any) -> dict[str, Any]:
+    """Train and score what is not finished; write the tables of what is."""
+    from allinsam.experiments.noise import NoiseSettings, run_noise, write_noise_tables
+    from allinsam.sam.segmenter import open_segmenter
+    from allinsam.training.settings import TrainingSettings
+
+    noise = NoiseSettings(
+        tuple(args.conditions),
+        tuple(args.modes),
+        tuple(args.seeds),
+        slides=args.slides,
+        patches_per_slide=args.patches,
+    )
+    settings = TrainingSettings(
+        adapter_epochs=args.epochs, corrective_epochs=args.corrective_epochs, device=args.device
+    )
+    segmenter = open_segmenter("compact", device=args.device)
+    done = run_noise(noise, settings, args.out, segmenter, part_of(args.part), report, should_stop)
+    files = write_noise_tables(args.out)
+    total = len(noise.conditions) * len(noise.seeds)
+    return {"finished": done, "of": total, "files": [str(path) for path in files]}

@@ -25,7 +25,7 @@ EPSILON = 1e-6
 class CorrectiveSettings:
     """How labels are corrected. Defaults are those of the authors' released loss."""
 
-    mode: str = "average"  # "average" (released code) or "product" (Eq. 5 of the paper)
+    mode: str = "average"  # "average" (released code), "product" (Eq. 5 of the paper) or "none" (a control)
     k: int = 100  # most confident annotated pixels of the prototype, in native pixels (released code)
     base: float = (
         1.5  # confidence weight = base ** W; the released code has 1.5, Eq. 4 has e ("product" uses e)
@@ -103,10 +103,16 @@ def product_weights(confidence: Tensor, alike: Tensor, base: float) -> tuple[Ten
     return (confidence.exp() * alike,)
 
 
+def no_weights(confidence: Tensor, alike: Tensor, base: float) -> tuple[Tensor, ...]:
+    """The control: the same stage and loss, every cell with weight 1."""
+    return (torch.ones_like(confidence),)
+
+
 # How annotated cells are weighted; the loss is the mean over the weights.
 MOCL_MODES: dict[str, Callable[[Tensor, Tensor, float], tuple[Tensor, ...]]] = {
     "average": average_weights,
     "product": product_weights,
+    "none": no_weights,
 }
 
 

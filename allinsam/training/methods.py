@@ -52,7 +52,8 @@ def method_of(settings: Mapping[str, object], masks: str = "edited") -> str | No
     settings: as kept with the run. "weak" masks are labels as they come.
     """
     masks = masks if masks in ("tight", "random") else "edited"
-    asked = (settings.get("network", "adapter"), bool(settings.get("mocl")), masks)
+    weighted = bool(settings.get("mocl")) and settings.get("mocl_mode") != "none"
+    asked = (settings.get("network", "adapter"), weighted, masks)
     return next((name for name, m in METHODS.items() if (m.network, m.mocl, m.masks) == asked), None)
 
 

@@ -31,7 +31,7 @@ class TrainingSettings:
     )
     mocl: bool = setting(True, "", "corrective stage after the adapter stage (paper)")
     corrective_epochs: int = setting(10, "epochs", "ours; the authors have 50 of 101")
-    mocl_mode: str = setting("average", "average | product", "released code | Eq. 5")
+    mocl_mode: str = setting("average", "average | product | none", "released code | Eq. 5 | a control")
     k: int = setting(100, "native px", "released code, top-k of Eq. 2")
     mocl_base: float = setting(1.5, "", "released code; base of the confidence weight in mode average")
     dice_weights_denominator: bool = setting(False, "", "released code: weights in Dice's numerator only")
@@ -57,6 +57,9 @@ class TrainingSettings:
     augmentation: bool = setting(
         True, "", "ours: turned, mirrored, scaled, stained otherwise, at times blurred; the authors have none"
     )
+    separate_touching: bool = setting(
+        True, "", "ours: a gap in the targets where two nuclei touch; authors: none"
+    )
     calibrate: bool = setting(
         True, "", "ours: threshold and smallest nucleus chosen on validation patches; authors: 0.5, none"
     )
@@ -70,7 +73,6 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         positive = (
-            "adapter_epochs",
             "k",
             "learning_rate",
             "decoder_learning_rate",
@@ -84,9 +86,11 @@ class TrainingSettings:
         for name in positive:
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise InputError(f"{name} is {getattr(self, name)!r}. It must be above 0.")
-        for name in ("corrective_epochs", "first_block", "least_frames"):
+        for name in ("adapter_epochs", "corrective_epochs", "first_block", "least_frames"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} is {getattr(self, name)!r}. It must not be negative.")
+        if not self.stages:
+            raise InputError("No stage has an epoch. Give adapter_epochs above 0.")
         if not 0 <= self.moving_average < 1:
             raise InputError(f"moving_average is {self.moving_average!r}. It must be at least 0, below 1.")
         if self.network not in NETWORKS:
@@ -110,8 +114,8 @@ class TrainingSettings:
     @property
     def stages(self) -> dict[str, int]:
         """Stage -> its epochs, in order."""
-        corrective = {"corrective": self.corrective_epochs} if self.mocl and self.corrective_epochs else {}
-        return {"adapter": self.adapter_epochs, **corrective}
+        planned = {"adapter": self.adapter_epochs, "corrective": self.corrective_epochs if self.mocl else 0}
+        return {stage: epochs for stage, epochs in planned.items() if epochs}
 
     @property
     def corrective(self) -> CorrectiveSettings:
@@ -132,6 +136,7 @@ AUTHORS = TrainingSettings(
     patience=50,
     moving_average=0.0,
     augmentation=False,
+    separate_touching=False,
     calibrate=False,
     precision="float32",
 )

@@ -32,6 +32,7 @@ from allinsam.inference import (
 from allinsam.metrics import METRICS
 from allinsam.sam.adapter import AdapterOutput
 from allinsam.sam.backbones import LoadedBackbone, load_backbone, pick_device
+from allinsam.sam.download import sha256_of_file
 from allinsam.training.calibration import (
     calibrate,
     labelled_instances,
@@ -101,15 +102,18 @@ def train(
     should_stop: Callable[[], bool] | None = None,
     loaded: LoadedBackbone | None = None,
     weights_dir: Path | str | None = None,
+    start: Path | str | None = None,
     look: Look | None = None,
 ) -> TrainingResult:
     """Train on `patches`; leave run.json and adapter.safetensors in `folder` for `inference.load_run`.
 
     A folder with a checkpoint of the same settings, data and backbone is continued exactly where its last
     epoch ended. `report` gets a row about once a second and one per epoch; `should_stop` is asked
-    at every step; `look` is shown each validation patch at the end of an epoch. Under `torchrun` every
-    process calls this with the same arguments: they share each batch, and the first of them writes and
-    reports.
+    at every step. Under `torchrun` every process calls this with the same arguments: they share each batch,
+    and the first of them writes and reports.
+
+    start: a finished run of the same network and classes, whose weights this one begins with.
+    look: is shown each validation patch at the end of an epoch.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -127,6 +131,7 @@ def train(
         "classes": list(class_names),
         "data": data_hash(patches),
         "backbone": loaded.weights_sha256 if loaded else None,
+        "start": sha256_of_file(Path(start) / WEIGHTS_FILE) if start else None,
         "network": {
             "name": settings.network,
             # As JSON gives it back, so that a checkpoint's is equal.
@@ -134,7 +139,7 @@ def train(
         },
     }
     with torch.random.fork_rng(devices=[]):
-        run = _Run(settings, patches, folder, loaded, fabric, identity, report, should_stop)
+        run = _Run(settings, patches, folder, loaded, fabric, identity, report, should_stop, start)
         run.look = look
         if run.progress.history and (folder / RUN_FILE).exists():
             return run.result("done")
@@ -214,6 +219,7 @@ class _Run:
         identity: dict[str, Any],
         report: Report | None,
         should_stop: Callable[[], bool] | None,
+        start: Path | str | None,
     ) -> None:
         self.settings, self.folder, self.fabric, self.identity = settings, folder, fabric, identity
         self.report, self.should_stop = report or (lambda row: None), should_stop or (lambda: False)
@@ -224,6 +230,8 @@ class _Run:
         torch.manual_seed(settings.seed)
         self.config = {name: value for name, value in identity["network"].items() if name != "name"}
         self.network = row.build(self.class_names, self.config, loaded, str(fabric.device))
+        if start:
+            self.network.load_trained_state(load_file(Path(start) / WEIGHTS_FILE))
         self.batch_size = settings.batch_size or row.batch_size or self.network.plan.batch_size
         if self.batch_size % fabric.world_size:
             raise InputError(
@@ -239,7 +247,7 @@ class _Run:
             frame_zoom(self.network, patch.image_rgb.shape[:2], patch.um_per_px) for patch in self.learnt
         ]
         self.prepared = [
-            prepare_patch(patch, self.class_names, self.network.frame_px, zoom)
+            prepare_patch(patch, self.class_names, self.network.frame_px, zoom, settings.separate_touching)
             for patch, zoom in zip(self.learnt, zooms, strict=True)
         ]
         self.augment = (row.augment or augment_frame) if settings.augmentation else None

@@ -35,14 +35,16 @@ def patch_trust(
     network: Network,
     patch: TrainingPatch,
     settings: CorrectiveSettings,
+    separate: bool = False,
     overlap: float = 0.5,
     batch_size: int = 4,
 ) -> dict[str, Trust]:
     """Class name -> its maps, of every class labelled on the patch; blended over frames that share `overlap`
-    of their side."""
+    of their side. separate: as `prepare_patch` has it.
+    """
     native_hw, frame = patch.image_rgb.shape[:2], network.frame_px
     zoom = frame_zoom(network, native_hw, patch.um_per_px)
-    prepared = prepare_patch(patch, network.class_names, frame, zoom)
+    prepared = prepare_patch(patch, network.class_names, frame, zoom, separate)
     height, width = prepared.image.shape[:2]
     layers = np.concatenate([prepared.seen[None], prepared.masks])
     starts = [

@@ -1,6 +1,7 @@
 """Acts in, masks from boxes, the marker's evidence for each mask, and the queue."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -278,13 +279,20 @@ def closed(db: Any, mine: Sequence[Mapping[str, Any]]) -> dict[int, str]:
     why = {}
     for row in left:
         if waits_for_registration(row, on_hold):
-            why[row["id"]] = "This patch waits until its registration is settled."
+            why[row["id"]] = "This patch waits until the study lead has checked that its two pictures fit."
         elif row["id"] in unsigned:
             markers = " and ".join(unsigned[row["id"]])
             why[row["id"]] = f"This patch waits until the study lead has signed how bright {markers} must be."
         elif unqualified and row["purpose"] in WORK_PURPOSES:
             why[row["id"]] = unqualified
     return why
+
+
+def why_the_rest_waits(db: Any, mine: Sequence[Mapping[str, Any]]) -> str:
+    """Of one person's assignments: the reason that most of those not to be opened have; empty without any."""
+    reasons = Counter(closed(db, mine).values())
+    most = max(reasons, key=reasons.__getitem__, default="")
+    return most.replace("This patch waits until", "A patch opens when", 1)
 
 
 def _why_unqualified(db: Any, person_id: str) -> str | None:

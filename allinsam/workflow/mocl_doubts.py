@@ -82,7 +82,8 @@ def keep_trust(
             return False
         say(number, len(learnt))
         patch_id = ids[patch.patch_id]
-        for name, trust in patch_trust(model.network, patch, settings.corrective).items():
+        found = patch_trust(model.network, patch, settings.corrective, settings.separate_touching)
+        for name, trust in found.items():
             if maps < MOST_MAPS:
                 write_file(map_path(study, run_id, patch_id, class_ids[name]), _small_png(trust))
                 maps += 1

@@ -212,7 +212,9 @@ def decide_nucleus(kind: str) -> Decide:
             raise InputError(f"Letter {letter!r} or class {class_id!r} is not usable. Reload the page.")
         if open_nucleus(study, patch_id, cluster_id).decision is not None:
             raise InputError("Somebody has decided about this nucleus meanwhile. See the Review page.")
-        reviewing.decide(study, person_id, patch_id, cluster_id, kind, letter=letter, class_id=class_id)
+        reviewing.decide(
+            study, person_id, patch_id, cluster_id, kind, letter=letter, class_id=class_id, seen=0
+        )
         return {}
 
     return act

@@ -453,6 +453,7 @@ def decide(
     class_id: int | None = None,
     mask: np.ndarray | None = None,
     comment: str = "",
+    seen: int | None = None,
 ) -> str:
     """Settle one cluster, or add a nucleus that nobody has; returns the cluster's id. The first decision on
     a patch begins its review.
@@ -461,8 +462,12 @@ def decide(
     (`class_id`, the outline as it stands), rejected, added (`mask` and `class_id`, no `cluster_id`). With
     `class_id`, pick, consensus and edited take that class instead.
 
+    seen: the decision that the reviewer had before them, 0 for none: somebody else's newer one is not
+    decided over. None: whatever stands is.
+
     Raises:
-        InputError: no such cluster, letter or class; an empty mask; or the review is finished.
+        InputError: no such cluster, letter or class; an empty mask; the review is finished; or somebody else
+            has decided meanwhile.
     """
     if kind not in KINDS:
         raise InputError(f"Unknown decision {kind!r}. Choose one of {', '.join(KINDS)}.")
@@ -477,6 +482,7 @@ def decide(
         cluster = None
         if kind != "added":
             cluster = _named_cluster(_clusters(study, db, patch_id), cluster_id)
+            _demand_seen(cluster.decision, seen, reviewer_id)
         settled = _outcome(cluster, kind, letter, class_id, mask, images.get_patch(db, patch_id))
         cluster_id = cluster.cluster_id if cluster else str(uuid4())
         members = cluster.members if cluster else ()
@@ -503,6 +509,12 @@ def _named_cluster(found: Sequence[Cluster], cluster_id: str | None) -> Cluster:
     raise InputError(
         f"There is no nucleus {cluster_id!r} here, or its raters have changed it since. Open the patch again."
     )
+
+
+def _demand_seen(now: Decision | None, seen: int | None, reviewer_id: str) -> None:
+    if seen is None or now is None or now.person_id == reviewer_id or now.decision_id == seen:
+        return
+    raise InputError("Somebody else has decided this nucleus meanwhile, as shown. Decide again to change it.")
 
 
 def _outcome(

@@ -113,7 +113,7 @@ def test_a_box_gets_its_mask_is_kept_and_counted(open_page: OpenPage, study: Stu
     assert kinds(study) == ["load", "box", "mask_shown"]
     (thing,) = surface.scene.things
     assert (thing.letter, thing.number, thing.state, thing.doubtful) == ("P", 1, "proposed", False)
-    assert len(thing.rings) == 1 and "3 acts" in texts(page)
+    assert len(thing.rings) == 1 and "3 steps" in texts(page)
     page.button(key="do_check_Keep").click().run()
     assert kinds(study)[-1] == "accept"
     assert surface.scene.things[0].state == "accepted" and "1 kept" in texts(page)
@@ -320,7 +320,7 @@ def test_a_held_patch_is_not_opened_by_its_address(
     page.query_params["patch"] = "1"
     surface.scene = None
     page.run()
-    assert page.info[0].value.startswith("**This patch waits until its registration is settled.**")
+    assert page.info[0].value.startswith("**This patch waits until the study lead has checked that")
     assert surface.scene is None and not page.get("bidi_component") and kinds(study) == []
     page.button[0].click().run()
     assert "2" in page.query_params["patch"] and not page.info
@@ -334,9 +334,23 @@ def test_a_queue_of_held_patches_says_what_it_waits_for(
     page = open_page("annotate", role="annotator")
     assert page.subheader[0].value == "Nothing to do for now"
     assert "0 of your 2 patches are handed in. The other 2 wait" in page.markdown[0].value
-    assert "registration" in page.markdown[0].value
+    assert page.markdown[0].value.endswith("has checked that its two pictures fit.")
     home = open_page("home", role="annotator", token=signed_in_token(study, "annotator", PERSON))
     assert any("The rest waits" in text.value for text in home.markdown)
+
+
+def test_both_pages_name_the_reason_that_most_patches_have(
+    open_page: OpenPage, study: Study, surface: StandIn
+) -> None:
+    flag(study, 1)
+    with study.science.write() as db:
+        db["patch"].update(2, {"slide_id": images.add_slide(db, "new", "normal")})
+        assignments.add_assignment(db, PERSON, 2, (1, 2), "repeat")
+    why = "A patch opens when the study lead has signed how bright GATA3 and WT1 must be."
+    page = open_page("annotate", role="annotator")
+    assert page.markdown[0].value.endswith(f"The other 3 wait. {why}")
+    home = open_page("home", token=signed_in_token(study, "annotator", PERSON))
+    assert any(text.value.endswith(f"The rest waits. {why}") for text in home.markdown)
 
 
 def test_on_the_stain_alone_nothing_is_held(

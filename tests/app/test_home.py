@@ -107,7 +107,9 @@ def test_practice_is_told_and_why_the_rest_waits(open_page: OpenPage, study: Stu
     with study.science.write() as db:
         for patch in images.list_patches(db):
             images.add_registration(db, patch["id"], identity_matrix(), "grid and ECC on WT1", False)
-    assert "waits until its registration is settled" in texts(open_page("home", role="annotator"))
+    assert "A patch opens when the study lead has checked that its two pictures fit." in texts(
+        open_page("home", role="annotator")
+    )
     with study.science.write() as db:
         queue.add_assignment(db, PERSON, 1, [1], purpose="practice", guidance="pas_only")
     app = open_page("home", role="annotator")
@@ -126,6 +128,13 @@ def test_a_running_job_is_told(open_page: OpenPage, study: Study) -> None:
     jobs.submit(study, "experiment", {"labels": ["expert"]}, None)
     app = open_page("home", role="lead")
     assert "a job is running" in texts(app)
+
+
+def test_preparing_patches_is_no_training(open_page: OpenPage, study: Study) -> None:
+    jobs.submit(study, "embed", {}, None)
+    app = open_page("home", role="lead")
+    assert "a job is running" not in texts(app)
+    assert app.get("progress")[-1].proto.text == "Prepare patches (job 1): waits"
 
 
 def test_a_demo_that_grows_is_told(open_page: OpenPage, study: Study) -> None:

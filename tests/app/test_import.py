@@ -93,7 +93,7 @@ def test_every_problem_is_told_and_the_rest_can_come(open_page: OpenPage, study:
     assert page.warning[0].value.startswith("**2 problems.**")
     assert page.code[0].value.splitlines() == [
         "s2_b_pas.png: missing pair: s2_b_pas.png has no marker channel. Add one.",
-        "s3_c_pas.png: s3_c_pas.png is not PNG, JPEG or TIFF. Export it as one of these.",
+        "s3_c_pas.png is not PNG, JPEG or TIFF. Export it as one of these.",
     ]
     page.button(key="import").click().run()
     assert run_job(study) == 0
@@ -137,7 +137,8 @@ def test_a_cancelled_import_leaves_nothing(open_page: OpenPage, study: Study) ->
     assert patches_of(study) == [] and not list((study.folder / "uploads").iterdir())
     assert not [path for path in (study.folder / "images").rglob("*") if path.is_file()]
     page.run()
-    assert any(one.value == "Nothing was imported." for one in page.caption)
+    again = "Nothing was imported. Choose the files again to try once more."
+    assert any(one.value == again for one in page.caption)
     assert not any(button.label == "Resume" for button in page.button)
 
 
@@ -160,6 +161,22 @@ def test_a_folder_of_the_inbox(open_page: OpenPage, study: Study, inbox: Path) -
     assert run_job(study) == 0
     assert [patch["name"] for patch in patches_of(study)] == ["s1_a"]
     assert (inbox / "batch" / "s1_a_pas.png").exists()
+
+
+def test_pages_name_a_file_and_the_command_line_its_path(
+    open_page: OpenPage, study: Study, inbox: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = inbox / "empty.zip"
+    path.write_bytes(zip_bytes({"notes.txt": b"x"}))
+    page = open_page("import")
+    page.selectbox(key="inbox_0").set_value("empty.zip").run()
+    assert page.error[0].value.startswith("empty\\.zip holds no PNG")
+    jobs.submit(study, "import", {"from_job": str(path), "on_problem": "skip"}, None)
+    assert run_job(study) == 2
+    assert f"{path} holds no PNG" in capsys.readouterr().err
+    page.run()
+    assert any("empty.zip holds no PNG" in one.value for one in page.error)
+    assert not any(str(inbox) in one.value for one in (*page.error, *page.code, *page.caption))
 
 
 @pytest.mark.parametrize(

@@ -154,8 +154,9 @@ def test_a_plan_is_seen_before_it_is_given_out_and_can_be_taken_back(
     assert table["New"].to_dict() == {PERSON: 0, "p-a": 1, "p-b": 1}
     with study.science.read() as db:
         assert queue.list_assignments(db, "p-a") == []
+    assert "Two people share 0 to 1 patches." in texts(app)
     button(app, "Give out").click().run()
-    assert app.success[0].value == "Given out: 2 patches."
+    assert app.success[0].value == app.toast[0].value == "Given out: 2 patches."
     with study.science.read() as db:
         rows = queue.list_assignments(db, "p-a") + queue.list_assignments(db, "p-b")
     assert {row["patch_id"] for row in rows} == {1, 2}

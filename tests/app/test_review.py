@@ -67,7 +67,7 @@ def test_a_review_is_finished_when_nothing_is_in_dispute(open_page: OpenPage, st
     assert not page.exception and not page.error
     state = review_state(study, 1)
     assert (state.state, state.comment, state.is_gold) == ("reviewed", "clear", False)
-    assert "version 1 finished" in texts(page)
+    assert "version 1 finished" in texts(page) and page.caption[0].value == "Comment: clear"
     button(page, "Make gold").click().run()
     assert review_state(study, 1).is_gold and "finished, gold" in texts(page)
     button(page, "Reopen").click().run()

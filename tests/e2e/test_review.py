@@ -8,12 +8,12 @@ from playwright.sync_api import Page, expect
 from allinsam.masks import rle_area
 from allinsam.store import Study
 from allinsam.workflow.labels import freeze_labels, read_labels, recipe_of
-from allinsam.workflow.reviewing import clusters, review_state
+from allinsam.workflow.reviewing import clusters, decide, review_state
 from tests.e2e.conftest import Serve
 from tests.live import wait_until
 from tests.people import PASSWORD, signed_in_token
 from tests.raters import EXTRA, MISSED, OTHER_CLASS, TOO_LARGE, hand_in_all
-from tests.studies import MESANGIAL, PODOCYTES, disc, small_study
+from tests.studies import MESANGIAL, PERSON, PODOCYTES, disc, small_study
 
 PATIENT = 120_000  # ms, for a busy machine
 
@@ -70,6 +70,25 @@ def test_a_patch_is_settled_by_keys_and_becomes_labels(study: Study, page: Page,
         wanted = sum(disc(centre) for centre in centres) > 0
         assert labels[name].max() == len(centres)
         assert ((labels[name] > 0) == wanted).all()
+
+
+def test_who_comes_second_is_told_and_decides_again(study: Study, page: Page, serve: Serve) -> None:
+    signed_in_token(study, "lead", "p-lead", name="The lead")
+    live = serve(study)
+    live.sign_in(page, "The lead", PASSWORD)
+    page.goto(f"{live.url}/review?patch=1")
+    head = page.locator(".review .head")
+    expect(head).to_have_text("0 of 4 in dispute decided", timeout=PATIENT)
+    first = next(c for c in clusters(study, 1) if c.is_open)
+    decide(study, PERSON, 1, first.cluster_id, "rejected")
+    page.keyboard.press("c")
+    expect(page.locator(".review .bad")).to_contain_text("decided this nucleus meanwhile", timeout=PATIENT)
+    expect(page.locator(".review .done")).to_have_text("Rejected.", timeout=PATIENT)
+    expect(page.get_by_text("3 still in dispute")).to_be_visible(timeout=PATIENT)
+    expect(page.locator(".review .bad")).to_be_visible()  # though the page was drawn anew
+    page.keyboard.press("c")
+    expect(page.locator(".review .done")).to_contain_text("Consensus taken", timeout=PATIENT)
+    expect(page.locator(".review .bad")).to_have_count(0)
 
 
 def test_a_nucleus_is_drawn_anew_with_the_mouse(study: Study, page: Page, serve: Serve) -> None:

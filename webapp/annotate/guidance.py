@@ -11,7 +11,7 @@ from allinsam.store import Study
 from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
 from allinsam.store.study import get_study
-from allinsam.workflow.annotating import next_assignment, why_closed
+from allinsam.workflow.annotating import next_assignment, why_the_rest_waits
 from allinsam.workflow.refreshing import Refresh, dismiss_refresh
 from allinsam.workflow.teaching import cards_for
 from allinsam.workflow.touring import tour_standing
@@ -184,7 +184,7 @@ def nothing_waits(study: Study, person_id: str, role: str) -> None:
     left = [row for row in mine if row["state"] != "submitted"]
     if left:
         with study.science.read() as db:
-            why = why_closed(db, left[0]) or ""
+            why = why_the_rest_waits(db, left)
         st.subheader("Nothing to do for now")
         others = "The other one waits." if len(left) == 1 else f"The other {len(left)} wait."
         st.write(f"{len(mine) - len(left)} of your {len(mine)} patches are handed in. {others} {why}")

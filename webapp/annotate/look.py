@@ -47,7 +47,8 @@ STYLE = """<style>
 .step { margin: .2rem 0; max-width: 26rem; }
 .examples { font-size: .85rem; }
 .examples div { display: flex; flex-wrap: wrap; gap: .5rem .8rem; margin-bottom: .6rem; }
-.examples figure { margin: 0; width: 224px; }
+.examples figure { margin: 0; width: 200px; }
+.examples:not(.stain-only) img { max-width: 100%; height: auto; }
 .examples .card-figure { width: auto; }
 .examples.stain-only figure { width: 110px; }
 .examples.stain-only img { width: 110px; object-fit: cover; object-position: left; }

@@ -36,7 +36,7 @@ def saved_line(desk: Desk) -> str:
     """True by construction: what the study holds, not what the page has sent."""
     if desk.saved_at is None:
         return "Nothing drawn yet"
-    return f"Saved {local_time(desk.saved_at)}, {desk.n_acts} act{'' if desk.n_acts == 1 else 's'}"
+    return f"Saved {local_time(desk.saved_at)}, {desk.n_acts} step{'' if desk.n_acts == 1 else 's'}"
 
 
 def status(desk: Desk, mine: list[dict[str, Any]]) -> None:

@@ -61,8 +61,8 @@ class ReviewPane {
     this.patchId = data.patch_id;
     this.turn = data.turn;
     this.tool = null;
-    this.trouble = "";
     if (!same) {
+      this.trouble = "";
       this.desk = this.selected = this.view = null;
       this.hidden.clear();
       this.deciding.clear();
@@ -70,6 +70,7 @@ class ReviewPane {
     const desk = await this._ask("");
     if (data.patch_id !== this.patchId) return;
     if (desk) {
+      if (!this.desk) this.trouble = "";
       this.desk = desk;
       this._loadImages();
       if (!same || !this._cluster()) this._nextOpen();
@@ -90,7 +91,7 @@ class ReviewPane {
     };
     try {
       const answer = await fetch(`/api/reviews/${this.patchId}${path}`, { credentials: "same-origin", ...options });
-      if (answer.ok) { this.trouble = ""; return await answer.json(); }
+      if (answer.ok) return await answer.json();
       this.trouble = answer.status === 401 ? "You are signed out. Sign in again." : await answer.text();
     } catch {
       this.trouble = "The server does not answer. Nothing was decided; try again.";
@@ -105,9 +106,12 @@ class ReviewPane {
       if (patch !== this.patchId) return;
       const news = await this._ask(path, body);
       if (patch !== this.patchId) return;
-      if (news) {
-        Object.assign(this.desk, news);
-        this.tellPage({ patch, open: news.open, at: Date.now() });
+      // A refusal may mean that somebody else has been at the patch.
+      const desk = news ?? await this._ask("");
+      if (patch !== this.patchId) return;
+      if (desk) {
+        Object.assign(this.desk, desk);
+        this.tellPage({ patch, open: desk.open, at: Date.now() });
       }
       then(news);
       this._show();
@@ -118,11 +122,13 @@ class ReviewPane {
     const cluster = this._cluster();
     if (this.desk?.finished || (!cluster && kind !== "added")) return;
     this.tool = null;
+    this.trouble = "";
     const id = kind === "added" ? null : cluster.id;
-    this._send("/decisions", { kind, cluster_id: id, ...more }, (news) => {
+    const seen = id && (cluster.decision?.id ?? 0);
+    this._send("/decisions", { kind, cluster_id: id, seen, ...more }, (news) => {
       this.deciding.delete(id);
       if (kind === "added" && news) this.selected = news.cluster_id;
-      else if (!news && id) this._go(cluster);
+      else if (!news && id) this._go(this.desk.clusters.find((c) => c.id === id));
       else if (!this.selected) this._nextOpen();
     });
     if (!id) return;
@@ -133,6 +139,7 @@ class ReviewPane {
 
   _undo() {
     if (this.desk?.finished) return;
+    this.trouble = "";
     this._send("/undo", {}, (news) => {
       if (!news?.cluster_id) return;
       this.selected = this.desk.clusters.some((c) => c.id === news.cluster_id) ? news.cluster_id : null;
@@ -177,6 +184,7 @@ class ReviewPane {
   _isOpen(cluster) { return cluster.open && !this.deciding.has(cluster.id); }
 
   _step(step) {
+    this.trouble = "";
     const others = this._others(step);
     if (others.length) this._go((step > 0 && others.find((c) => this._isOpen(c))) || others[0]);
   }
@@ -535,6 +543,7 @@ class ReviewPane {
     const far = ({ box }) => Math.hypot((box[0] + box[2]) / 2 - x, (box[1] + box[3]) / 2 - y);
     const nearest = inside.sort((a, b) => far(a) - far(b))[0];
     if (!nearest) return;
+    this.trouble = "";
     this.selected = nearest.id;
     this._look();
     this._show();
