@@ -1,7 +1,7 @@
 """How a few validation patches get better while a run learns: what was found on them, epoch by epoch."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from allinsam.store import study as study_store
 from allinsam.training.dataset import TrainingPatch
 
 MOST_PATCHES = 3
-MOST_EPOCHS = 9  # of a run; where there are more, every second one between the first and the newest goes
+MOST_EPOCHS = 9  # of a run, about evenly apart
 EVERY_S = 20.0
 
 
@@ -56,12 +56,20 @@ class Examples:
         for (patch_id, class_id), labels in self.found.items():
             write_file(self.folder / f"{self.waiting}_{patch_id}_{class_id}.png", encode_labels(labels))
         self.waiting, self.written_at = None, time.monotonic()
-        kept = sorted({epoch for epoch, _, _ in _files(self.folder)})
-        if len(kept) > MOST_EPOCHS:
-            thinned_out = set(kept[1:-1:2])
-            for (epoch, _, _), path in _files(self.folder).items():
-                if epoch in thinned_out:
-                    path.unlink(missing_ok=True)
+        files = _files(self.folder)
+        crowded = _crowded({epoch for epoch, _, _ in files})
+        for (epoch, _, _), path in files.items():
+            if epoch in crowded:
+                path.unlink(missing_ok=True)
+
+
+def _crowded(epochs: Collection[int]) -> set[int]:
+    """Epochs beyond MOST_EPOCHS, each the one whose neighbours lie closest; never the first or the newest."""
+    kept = sorted(epochs)
+    while len(kept) > MOST_EPOCHS:
+        gaps = [after - before for before, after in zip(kept[:-2], kept[2:], strict=True)]
+        kept.pop(1 + gaps.index(min(gaps)))
+    return set(epochs) - set(kept)
 
 
 def start_examples(study: Study, run_id: int, patches: Sequence[TrainingPatch]) -> Examples:
