@@ -83,7 +83,14 @@ def add_run_with_doubts(study: Study, places: list[int]) -> int:
         }
         for place in places
     ]
-    told = {"mode": "average", "nuclei": 12, "medians": {}, "low_share": LOW_SHARE, "doubts": doubts}
+    told = {
+        "mode": "average",
+        "nuclei": 12,
+        "medians": {},
+        "low_share": LOW_SHARE,
+        "low": 2,
+        "doubts": doubts,
+    }
     write_file(doubts_path(study, run_id), json.dumps(told).encode())
     return run_id
 

@@ -59,7 +59,8 @@ def show_examples(study: Study, run_id: int, key: str, note: bool = True) -> boo
     if note:
         colours = ", ".join(f"{as_typed(row['name'])} {colour_chip(row['colour'])}" for row in classes)
         st.html(
-            f'<div style="font-size: .85rem">Found by the model: {colours}. Dashed, white: the labels.</div>'
+            f'<div style="font-size: .85rem">Found by the model: {colours}. Dashed, white: the labels. '
+            "Click to enlarge.</div>"
         )
     return True
 
@@ -100,12 +101,12 @@ def show_trust(study: Study, run_id: int, key: str) -> None:
         "nucleus that was marked wrongly, but it cannot bring back one that nobody marked.**"
     )
     if told:
-        count = len(told["doubts"])
         share = f"{100 * told['low_share']:.0f} %"
         st.caption(
-            f"{count} of {told['nuclei']} labelled nuclei weigh less than {share} of what is usual for their "
-            "class. They wait on the page Ten minutes, for somebody to say who is right."
-            if count
+            f"{told['low']} of {told['nuclei']} labelled nuclei weigh less than {share} of what is usual for "
+            f"their class. The {len(told['doubts'])} it trusts least wait on the page Ten minutes, for "
+            "somebody to say who is right."
+            if told["doubts"]
             else f"None of {told['nuclei']} labelled nuclei weighs less than {share} of what is usual."
         )
 

@@ -148,7 +148,7 @@ PRESETS: dict[str, TrainingSettings] = {
     "faithful": AUTHORS,
 }
 PRESET_REASONS = {
-    "quick": "Minutes with the compact SAM: does it run, do the labels teach anything?",
-    "best": "Our defaults with a longer budget: the figures to report from this machine.",
-    "faithful": "The authors' recipe as released, to compare with: ViT-H, one learning rate, nothing added.",
+    "quick": "Does it run, do the labels teach?",
+    "best": "Our defaults, a longer budget: to report.",
+    "faithful": "The authors' recipe: ViT-H, for a GPU.",
 }

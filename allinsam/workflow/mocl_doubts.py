@@ -110,6 +110,7 @@ def keep_trust(
         "nuclei": len(rows),
         "medians": medians,
         "low_share": LOW_SHARE,
+        "low": sum(row["share_of_median"] < LOW_SHARE for row in rows),
         "doubts": most_doubted(rows),
     }
     write_file(doubts_path(study, run_id), json.dumps(told, indent=1).encode())

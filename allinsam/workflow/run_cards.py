@@ -18,6 +18,7 @@ from allinsam.workflow.mocl_doubts import read_doubts
 from allinsam.workflow.reporting import newest_reference, scores_table
 
 Card = dict[str, Any]
+NOT_KNOWN = "not there yet"
 
 
 def run_card(study: Study, run_id: int, scores: pd.DataFrame | None = None) -> Card:
@@ -80,12 +81,13 @@ def method_title(settings: Mapping[str, Any], recipe: LabelRecipe | None) -> str
 
 
 def changed_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What differs from the defaults now, or was not known to a run of an older version (None: not known)."""
-    usual = {
-        known.name: known.default for known in fields(TrainingSettings) if known.name != "settings_version"
-    }
-    changed = {name: settings.get(name) for name, value in usual.items() if settings.get(name) != value}
-    return changed | {name: settings[name] for name in settings if name not in {*usual, "settings_version"}}
+    """What differs from the defaults now, the seed apart; of a run of an older version also what it did not
+    know yet, or what there is no more."""
+    left_out = ("settings_version", "seed")
+    usual = {known.name: known.default for known in fields(TrainingSettings) if known.name not in left_out}
+    now = {name: settings.get(name, NOT_KNOWN) for name in usual}
+    changed = {name: value for name, value in now.items() if value != usual[name]}
+    return changed | {name: settings[name] for name in settings if name not in {*usual, *left_out}}
 
 
 def best_epoch(study: Study, run_id: int, epochs: list[dict[str, Any]] | None = None) -> Card | None:
