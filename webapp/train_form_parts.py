@@ -199,6 +199,8 @@ def _estimate_words(study: Study, settings: TrainingSettings, patches: int, coun
     basis = (
         "from the last run on this machine" if estimate.measured else "a guess: none like it was trained here"
     )
+    if not estimate.measured and torch.cuda.is_available():
+        basis = "a guess for a machine without a GPU: much less on this one"
     several = f"{count} runs, one after the other. " if count > 1 else ""
     return f"{several}**{_about(estimate.minutes)}** with scoring ({basis}). You may close the page."
 
