@@ -16,6 +16,7 @@ from allinsam.workflow.mocl_doubts import (
     MOST_DOUBTS,
     add_shares,
     annotation_ids_of,
+    asked_anyway,
     doubts_path,
     label_objects,
     most_doubted,
@@ -28,22 +29,20 @@ from tests.finished import PODOCYTE, finish
 from tests.studies import LEAD, PODOCYTES, small_study
 
 
-def row(object_id: str, weight: float, name: str = "podocyte") -> dict:
-    return {"object_id": object_id, "class_name": name, "weight": weight}
+def row(object_id: str, weight: float, name: str = "podocyte", annotation: int = 0) -> dict:
+    return {"object_id": object_id, "class_name": name, "weight": weight, "annotation_ids": [annotation]}
 
 
 def test_a_nucleus_is_held_against_the_median_of_its_class() -> None:
     rows = [row("a", 1.0), row("b", 1.2), row("c", 0.5), row("m", 0.4, "mesangial")]
     assert add_shares(rows) == {"mesangial": 0.4, "podocyte": 1.0}
     assert [one["share_of_median"] for one in rows] == pytest.approx([1.0, 1.2, 0.5, 1.0])
-    assert [one["object_id"] for one in most_doubted(rows)] == ["c"]
 
 
 def test_only_so_many_are_doubted_the_lowest_first() -> None:
-    rows = [row(f"{n:03d}", 0.0) | {"share_of_median": n / 100} for n in range(100)]
-    found = most_doubted(rows)
-    assert len(found) == MOST_DOUBTS and found[0]["object_id"] == "000"
-    assert all(one["share_of_median"] < LOW_SHARE for one in found)
+    rows = [row(f"{n:03d}", 0.0, annotation=n) | {"share_of_median": n / 100} for n in range(100)]
+    found = most_doubted(rows, {0, 2})
+    assert len(found) == MOST_DOUBTS and [one["object_id"] for one in found[:2]] == ["001", "003"]
 
 
 @pytest.fixture
@@ -137,3 +136,12 @@ def test_a_run_that_is_not_finished_doubts_nothing(study: Study) -> None:
 def test_no_split_is_needed_to_ask(study: Study) -> None:
     make_split(study)
     assert len(doubted(study)) == 2
+
+
+def test_what_is_asked_about_anyway_is_not_asked_twice(study: Study) -> None:
+    assert asked_anyway(study, {1, 2}) == set()
+    finish(study, "s3", "student", 1, {PODOCYTE: PODOCYTES[:-1]})  # misses one: that is in dispute
+    found = asked_anyway(study, {1, 2})
+    assert len(found) == 2  # of the two who marked it
+    settle(study, LEAD, "page:1", "mocl", doubted(study)[0], "right", {}, 3.0)
+    assert len(asked_anyway(study, {1, 2})) == 2 + 3

@@ -41,7 +41,11 @@ WHAT_TO_DO = {
 TELLING = ("register", "import", "import-slide")
 # All or nothing: there is nothing to go on from.
 NOT_RESUMED = ("import", "import-slide")
-RESUMES_FROM = {"register": "the patch it was at", "embed": "the patch it was at"}
+RESUMES_FROM = {
+    "register": "the patch it was at",
+    "embed": "the patch it was at",
+    "evaluate": "the first run",
+}
 
 
 def show_jobs(study: Study, limit: int = 6, verbs: tuple[str, ...] = ()) -> None:

@@ -101,14 +101,25 @@ def show_trust(study: Study, run_id: int, key: str) -> None:
         "nucleus that was marked wrongly, but it cannot bring back one that nobody marked.**"
     )
     if told:
-        share = f"{100 * told['low_share']:.0f} %"
-        st.caption(
-            f"{told['low']} of {told['nuclei']} labelled nuclei weigh less than {share} of what is usual for "
-            f"their class. The {len(told['doubts'])} it trusts least wait on the page Ten minutes, for "
-            "somebody to say who is right."
-            if told["doubts"]
-            else f"None of {told['nuclei']} labelled nuclei weighs less than {share} of what is usual."
+        st.caption(_doubts_words(told))
+
+
+def _doubts_words(told: dict[str, Any]) -> str:
+    share, waits = f"{100 * told['low_share']:.0f} %", len(told["doubts"])
+    if not told["low"]:
+        return f"None of {told['nuclei']} labelled nuclei weighs less than {share} of what is usual."
+    words = [
+        f"{told['low']} of {told['nuclei']} labelled nuclei weigh less than {share} of what is usual for their "
+        "class."
+    ]
+    if told["asked_anyway"]:
+        words.append(f"Of these {told['asked_anyway']} are in dispute among raters, or decided.")
+    if waits:
+        words.append(
+            f"The {waits} others that it trusts least wait on the page Ten minutes, for somebody to say who is "
+            "right."
         )
+    return " ".join(words)
 
 
 # --- Cards ----------------------------------------------------------------------------------------

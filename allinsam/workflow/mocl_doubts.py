@@ -4,7 +4,7 @@ Computed once, at the end of the training, and kept in the run's folder; pages o
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from allinsam.errors import NotFoundError
+from allinsam.errors import InputError, NotFoundError
 from allinsam.files import write_file
 from allinsam.imaging import encode_png, read_image
 from allinsam.inference import RunModel
@@ -24,10 +24,11 @@ from allinsam.training.dataset import TrainingPatch
 from allinsam.training.settings import TrainingSettings
 from allinsam.training.trust import Trust, mean_inside, patch_trust
 from allinsam.workflow.labels import frozen_lines
+from allinsam.workflow.reviewing import clusters
 
 # A nucleus is doubted when its mean weight is below this share of its class's median in the run ...
 LOW_SHARE = 0.8
-# ... and it is among so many with the lowest share.
+# ... and it is among so many with the lowest share, of those that nobody is asked about anyway.
 MOST_DOUBTS = 20
 MOST_MAPS = 80  # files of a run, one per patch and class
 MAP_SIDE_PX = 384
@@ -102,6 +103,8 @@ def keep_trust(
                 for thing, mean in zip(things, means, strict=True)
             ]
     medians = add_shares(rows)
+    low = [row for row in rows if row["share_of_median"] < LOW_SHARE]
+    known = asked_anyway(study, {row["patch_id"] for row in low})
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     table["annotation_ids"] = [" ".join(map(str, ids)) for ids in table["annotation_ids"]]
     write_file(study.run_folder(run_id) / NUCLEI_FILE, to_csv(table))
@@ -110,8 +113,9 @@ def keep_trust(
         "nuclei": len(rows),
         "medians": medians,
         "low_share": LOW_SHARE,
-        "low": sum(row["share_of_median"] < LOW_SHARE for row in rows),
-        "doubts": most_doubted(rows),
+        "low": len(low),
+        "asked_anyway": sum(not known.isdisjoint(row["annotation_ids"]) for row in low),
+        "doubts": most_doubted(low, known),
     }
     write_file(doubts_path(study, run_id), json.dumps(told, indent=1).encode())
     return True
@@ -128,10 +132,29 @@ def add_shares(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     return medians
 
 
-def most_doubted(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The rows below LOW_SHARE, the lowest first, MOST_DOUBTS at most."""
-    low = [dict(row) for row in rows if row["share_of_median"] < LOW_SHARE]
-    return sorted(low, key=lambda row: (row["share_of_median"], row["object_id"]))[:MOST_DOUBTS]
+def most_doubted(
+    low: Sequence[Mapping[str, Any]], known: Collection[int] = frozenset()
+) -> list[dict[str, Any]]:
+    """The rows with the lowest share first, MOST_DOUBTS at most, without those of `known` annotations."""
+    new = [dict(row) for row in low if not set(known) & set(row["annotation_ids"])]
+    return sorted(new, key=lambda row: (row["share_of_median"], row["object_id"]))[:MOST_DOUBTS]
+
+
+def asked_anyway(study: Study, patch_ids: Collection[int]) -> set[int]:
+    """Annotations on these patches that raters disagree about, or that somebody has decided about."""
+    found: set[int] = set()
+    for patch_id in sorted(patch_ids):
+        try:
+            nuclei = clusters(study, patch_id)
+        except InputError:  # nobody's production: only gold was learnt from
+            continue
+        found |= {
+            member.source.annotation_id
+            for nucleus in nuclei
+            if nucleus.in_dispute or nucleus.decision is not None
+            for member in nucleus.members
+        }
+    return found
 
 
 def label_objects(study: Study, label_set_id: int) -> dict[tuple[int, str], list[dict[str, Any]]]:

@@ -248,7 +248,7 @@ def test_examples_and_maps_come_by_our_own_addresses(open_page: OpenPage, study:
     for epoch in (1, 2, 7, 11):
         write_file(examples_folder(study, 2) / f"{epoch}_1_1.png", blank)
     write_file(map_path(study, 2, 1, 2), encode_png(np.zeros((8, 8, 3), np.uint8)))
-    doubts = {"nuclei": 40, "low": 3, "low_share": 0.8, "doubts": [{}, {}]}
+    doubts = {"nuclei": 40, "low": 3, "asked_anyway": 1, "low_share": 0.8, "doubts": [{}, {}]}
     write_file(doubts_path(study, 2), json.dumps(doubts | {"mode": "average", "medians": {}}).encode())
     with study.science.write() as db:
         db.execute("UPDATE run SET name = 'learnt from students' WHERE id = 2")
@@ -260,5 +260,5 @@ def test_examples_and_maps_come_by_our_own_addresses(open_page: OpenPage, study:
     for what in ("pas", "w", "s"):
         assert f"/api/runs/2/trust/1/2/{what}.png" in told
     assert "cannot bring back one that nobody marked" in told
-    assert "3 of 40 labelled nuclei" in told and "The 2 it trusts least wait" in told
+    assert "3 of 40 labelled nuclei" in told and "The 2 others that it trusts least wait" in told
     assert len(app.get("imgs")) == 0  # no tissue through Streamlit's media files
