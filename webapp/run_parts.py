@@ -109,15 +109,15 @@ def _doubts_words(told: dict[str, Any]) -> str:
     if not told["low"]:
         return f"None of {told['nuclei']} labelled nuclei weighs less than {share} of what is usual."
     words = [
-        f"{told['low']} of {told['nuclei']} labelled nuclei weigh less than {share} of what is usual for their "
-        "class."
+        f"{told['low']} of {told['nuclei']} labelled nuclei weigh less than {share} of what is usual for "
+        "their class."
     ]
     if told["asked_anyway"]:
         words.append(f"Of these {told['asked_anyway']} are in dispute among raters, or decided.")
     if waits:
         words.append(
-            f"The {waits} others that it trusts least wait on the page Ten minutes, for somebody to say who is "
-            "right."
+            f"The {waits} others that it trusts least wait on the page Ten minutes, for somebody to say "
+            "who is right."
         )
     return " ".join(words)
 
