@@ -227,7 +227,7 @@ def _mocl(study: Study, item: Item) -> dict[str, Any]:
     seen = _nucleus(study, item)
     return {
         "question": f"Is this a {seen['class_name']} nucleus, and its outline right?",
-        "note": f"{item.why}. A model that learns from this label trusts it little. {seen['votes']}.",
+        "note": f"A model that learnt from this label trusts it little. {seen['votes']}.",
         "panes": seen["panes"],
         "hides": True,
         "keys": [_key("K", "Right", "right"), _key("X", "Wrong", "wrong"), seen["as_class"]],

@@ -207,6 +207,10 @@ def estimate_training(study: Study, settings: TrainingSettings, label_patches: S
     share = SHARES["train"] / sum(SHARES.values())
     limit = settings.budget_minutes or float("inf")
     minutes = sum(min(limit, seconds * epochs * max(1, n * share) / 60.0) for n in label_patches)
+    if (
+        "corrective" in settings.stages
+    ):  # where MOCL trusts the labels: about one epoch more, beyond the budget
+        minutes += sum(seconds * max(1, n * share) / 60.0 for n in label_patches)
     tested = max(label_patches, default=0) * SHARES["test"] / sum(SHARES.values())
     # Finding the nuclei of a patch, with its frames overlapping by half, costs about one epoch of it.
     minutes += (len(label_patches) + 1) * tested * seconds / 60.0
