@@ -43,15 +43,27 @@ def test_start_drops_what_is_below_half_a_small_nucleus_and_never_less_than_the_
     assert starting_instances([squares([2, 2])]).min_area_px == InstanceSettings().min_area_px
 
 
-def test_calibration_finds_the_area_and_threshold_that_the_labels_ask_for():
+def test_calibration_finds_the_area_that_the_labels_ask_for():
     patch = squares([10, 10, 10, 10])
-    # True nuclei at p = 0.45 and fragments of 49 px at p = 0.7.
-    probability = np.where(patch.labels["a"] > 0, 0.45, 0.0).astype(np.float32)
+    # True nuclei, and fragments of 49 px.
+    probability = np.where(patch.labels["a"] > 0, 0.9, 0.0).astype(np.float32)
     for index in range(4):
         probability[25:32, 40 * index + 20 : 40 * index + 27] = 0.7
-    start = InstanceSettings(min_area_px=25.0)
+    start = InstanceSettings(threshold=0.55, min_area_px=25.0)
     found = calibrate(start, 100.0, ["a"], [patch], [probability[None]])
-    assert (found.threshold, found.min_area_px) == (0.4, 50.0)
+    assert found == replace(start, min_area_px=50.0)
+
+
+def test_calibration_finds_how_near_two_nuclei_may_lie():
+    labels = np.zeros((40, 40), np.int32)
+    y, x = np.mgrid[:40, :40]
+    for number, centre in enumerate((13, 20, 27), start=1):
+        labels[(y - 20) ** 2 + (x - centre) ** 2 <= 9] = number
+    patch = TrainingPatch("p", np.zeros((40, 40, 3), np.uint8), {"a": labels}, "val", 0.5)
+    probability = (labels > 0).astype(np.float32)
+    # Three discs 7 px apart: with 7 px between peaks neighbours merge, or not, by a pixel.
+    found = calibrate(InstanceSettings(peak_distance_px=9.0), 10.0, ["a"], [patch], [probability[None]])
+    assert found.peak_distance_px == 5.0
 
 
 def test_calibration_keeps_the_start_where_nothing_is_better():

@@ -99,7 +99,9 @@ def test_every_image_is_tested_once_and_kidneys_are_spread():
     assert all(sum(part == "val" for part in fold.values()) == 2 for fold in folds)
     assert folds == deal_folds(names[::-1], 4, seed=5, spread="-B0-")
     with pytest.raises(InputError, match="cannot be dealt"):
-        deal_folds(names[:4], 4, seed=5)
+        deal_folds(names[:3], 4, seed=5)
+    with pytest.raises(InputError, match="cannot be dealt"):
+        deal_folds(names[:5], 2, seed=5)
 
 
 @pytest.mark.parametrize("share, side", [(0.04, 200), (0.005, 71)])
@@ -209,3 +211,15 @@ def test_differences_are_paired_over_images():
     means = summary(pd.DataFrame(rows)).set_index(["label", "method"])
     assert means.loc[("complete", "nnunet"), "f1_instance"] == pytest.approx(0.53)
     assert means.loc[("complete", "nnunet"), "images"] == 5
+
+
+def test_the_adapter_width_benchmark_measures_every_width(tmp_path, monkeypatch, capsys):
+    from benchmarks import adapter_width
+
+    monkeypatch.setattr(adapter_width, "WIDTHS", (4,))
+    for number in range(6):
+        write_pair(tmp_path / "images", drawn_field(number))
+    adapter_width.main(["--quick", "--folds", "2", "--images", str(tmp_path / "images")])
+    figures = json.loads(capsys.readouterr().out)["figures"]
+    assert set(figures) == {"width_4_dice", "width_4_aji", "encoder_dice", "encoder_aji"}
+    assert all(0 <= row["value"] <= 1 and "6 test images" in row["note"] for row in figures.values())

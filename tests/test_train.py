@@ -174,7 +174,7 @@ def test_loss_falls_on_one_batch():
     optimizer = torch.optim.AdamW(network.trainable_parameters().values(), lr=3e-3)
     batch, seen = next(iter_batches([drawn_patch(0)], ("a", "b"))), []
     for _ in range(30):
-        loss = batch_loss(network, network.normalise(batch.frames), batch, "adapter", QUICK, cell_px=2.0)
+        loss = batch_loss(network(network.normalise(batch.frames)), batch, "adapter", QUICK, cell_px=2.0)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -288,8 +288,8 @@ def test_a_class_that_was_not_labelled_teaches_nothing_and_an_empty_one_does():
         assert batch.known.tolist() == [[True, taught]] * 4
         for stage in QUICK.stages:
             network.zero_grad()
-            frames = network.normalise(batch.frames)
-            batch_loss(network, frames, batch, stage, QUICK, cell_px=2.0).backward()
+            output = network(network.normalise(batch.frames))
+            batch_loss(output, batch, stage, QUICK, cell_px=2.0).backward()
             last = [mlp.layers[-1].bias.grad for mlp in network.class_hypernetworks]
             assert last[0].any()
             assert bool(last[1] is not None and last[1].any()) is taught
@@ -424,3 +424,35 @@ def test_the_corrective_stage_alone_begins_with_a_finished_run(finished, tmp_pat
 def test_a_batch_that_cannot_be_dealt_to_the_processes_is_refused(tmp_path):
     child = in_two_processes(tmp_path, tmp_path / "run", batch_size=3)
     assert child.returncode != 0 and "cannot be dealt to 2 processes" in child.stderr
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"cache_frozen": True, "first_block": 1, "augmentation": False},
+        {"classes_apart": True},
+        {"recompute": True},
+        {"random_positions": True},
+        {"train_encoder": True},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_every_kind_of_adapter_is_trained_resumed_and_loaded(changes, tmp_path):
+    settings = replace(QUICK, adapter_epochs=2, corrective_epochs=1, **changes)
+    steps = iter([False] * 5 + [True])
+    loaded = tiny_backbone(seed=1)
+    before = {name: value.clone() for name, value in loaded.sam.state_dict().items()}
+    whole = train(settings, drawn_patches(), tmp_path / "whole", loaded=loaded)
+    train(settings, drawn_patches(), tmp_path / "cut", should_stop=lambda: next(steps), loaded=loaded)
+    resumed = train(settings, drawn_patches(), tmp_path / "cut", loaded=loaded)
+    assert losses(resumed.history) == losses(whole.history)
+    model = load_run(tmp_path / "cut", loaded=loaded)
+    scores = validate(model.network, drawn_patches()[2:], starting_instances(drawn_patches()[:2]))
+    assert scores["dice"] == pytest.approx(whole.best["val"], abs=1e-6)
+    assert all(torch.equal(value, before[name]) for name, value in loaded.sam.state_dict().items())
+    assert not list((tmp_path / "whole").rglob("*.frozen.safetensors"))
+
+
+def test_frozen_features_are_not_kept_of_frames_that_change():
+    with pytest.raises(InputError, match="cache_frozen"):
+        replace(QUICK, cache_frozen=True, augmentation=True)

@@ -1,5 +1,6 @@
 """Fully annotated images (MoNuSeg's, or any with label images): read, dealt into folds, labelled in part."""
 
+import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,6 @@ from allinsam.sam.segmenter import Segmenter
 LABELS_ENDING = "_inst.png"
 IMAGE_FOLDER, XML_FOLDER = "Tissue Images", "Annotations"
 IMAGE_ENDINGS = (".tif", ".tiff", ".png")
-FEWEST_FOR_FOLDS = 3
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def deal_folds(
     spread: images with this in their name come first, so that no fold gets two before each has one.
     validation: how many of the images that are not tested choose epoch and threshold.
     """
-    if folds < 2 or len(names) < folds + validation + 1 or len(names) < FEWEST_FOR_FOLDS:
+    if folds < 2 or len(names) - math.ceil(len(names) / folds) - validation < 1:
         raise InputError(
             f"{len(names)} images cannot be dealt into {folds} folds with {validation} for validation. "
             "Give more images, or fewer folds."

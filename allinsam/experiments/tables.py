@@ -18,7 +18,8 @@ Every figure is the mean over test images of the mean over seeds; each image was
 not train on it. Dice, recall, precision and ADJ are of pixels at p >= 0.5; ADJ is the pixel Jaccard index, as
 the authors compute it; IoU pools the pixels of a fold's test images. AUC and best F1 use the probabilities;
 best F1 picks its threshold on the image it scores. AJI, PQ and instance F1 (IoU > 0.5) are of instances, cut
-for every method by the same watershed, its threshold and smallest area chosen on the validation images.
+for every method by the same watershed at p >= 0.5, its peak distance and smallest area chosen on the
+validation images.
 """
 
 

@@ -1,7 +1,9 @@
-"""SAM adapter: small trained layers before every frozen encoder block, and a decoder trained without prompts.
+"""SAM adapter: small trained layers before frozen encoder blocks, and a decoder trained without prompts.
 
 The layout follows SAM-Adapter (handcrafted high frequencies + patch embedding -> one prompt per block).
+Blocks before `first_block` get none, so what they make of a frame never changes: the frozen part.
 Classes share everything but their mask token and its hypernetwork: one run gives one binary map per class.
+ApartSam holds a network per class instead, as the authors train them. `build_network` makes either.
 """
 
 import copy
@@ -9,7 +11,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from segment_anything.modeling import PromptEncoder
+from segment_anything.modeling.prompt_encoder import PositionEmbeddingRandom
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from allinsam.errors import InputError, ModelError
 from allinsam.sam.compact import ConvStem
@@ -22,6 +27,8 @@ if TYPE_CHECKING:
 LOW_FREQUENCY_SHARE = 0.25
 # The authors' scale_factor: adapter width = encoder width // 32.
 WIDTH_DIVISOR = 32
+# The authors' seed; random positions are drawn anew from it whenever a network is built.
+POSITIONS_SEED = 2023
 
 
 class AdapterOutput(NamedTuple):
@@ -48,8 +55,27 @@ def high_frequencies(frames: Tensor, removed_share: float = LOW_FREQUENCY_SHARE)
     return torch.fft.ifft2(torch.fft.ifftshift(spectrum, dim=(-2, -1)), norm="forward").real.abs()
 
 
+class FrozenFeatures(NamedTuple):
+    """What no training changes of a batch of frames, with its batch axis first in every tensor.
+
+    tokens (B, h, w, D) as they enter the first adapted block; patches (B, h, w, D), the patch embedding that
+    prompts are made of; fine (B, C, h, w), the stem's fine features, None where the encoder has none.
+    """
+
+    tokens: Tensor
+    patches: Tensor
+    fine: Tensor | None = None
+
+
+def features_by_class(output: AdapterOutput) -> Tensor:
+    """(B, C, E, f, f): the features that each class's map was made of; a view where classes share them."""
+    if output.embedding.dim() == 5:
+        return output.embedding
+    return output.embedding[:, None].expand(-1, output.logits.shape[1], -1, -1, -1)
+
+
 class PromptAdapter(nn.Module):
-    """One prompt per encoder block: up(GELU(linear_i(high frequencies + patch embedding)))."""
+    """One prompt per adapted block: up(GELU(linear_i(high frequencies + patch embedding)))."""
 
     def __init__(self, embed_dim: int, depth: int, token_px: int, width: int | None = None) -> None:
         super().__init__()
@@ -65,7 +91,7 @@ class PromptAdapter(nn.Module):
         return self.frequencies(high_frequencies(frames)).permute(0, 2, 3, 1) + self.embedding(tokens)
 
     def prompt(self, block: int, features: Tensor) -> Tensor:
-        """What is added to the tokens before block number `block`: (B, h, w, embed_dim)."""
+        """What is added to the tokens before adapted block number `block`: (B, h, w, embed_dim)."""
         return self.up(nn.functional.gelu(self.blocks[block](features)))
 
 
@@ -83,23 +109,45 @@ class AdaptedSam(nn.Module):
     """A SAM whose frozen encoder is steered by a trained adapter and whose trained decoder needs no prompt.
 
     The encoder is shared with `loaded`; the decoder is a copy, so the prompted SAM stays what it was.
+
+    Args:
+        first_block: blocks from this one on are adapted (the paper's "latter layers"); 0 is all of them, as
+            in the authors' code.
+        random_positions: the authors' load leaves the decoder's positional encoding and the no-mask vector
+            random; with this both are drawn from a fixed seed instead of read from the checkpoint.
+        recompute: while training, keep only what enters each block, and run the block again on the way back:
+            a fraction of the memory for about a third more time.
+        train_encoder: the encoder's blocks and neck learn, too, in a copy: what the adapter is compared with.
     """
 
     def __init__(
-        self, loaded: "LoadedBackbone", class_names: Sequence[str], adapter_width: int | None = None
+        self,
+        loaded: "LoadedBackbone",
+        class_names: Sequence[str],
+        adapter_width: int | None = None,
+        first_block: int = 0,
+        random_positions: bool = False,
+        recompute: bool = False,
+        train_encoder: bool = False,
     ) -> None:
         super().__init__()
-        if not class_names or len(set(class_names)) != len(class_names):
-            raise InputError(f"Class names {list(class_names)!r} must be unique and at least one.")
+        _check_classes(class_names)
         sam = loaded.sam
         self.class_names = tuple(class_names)
         row = loaded.backbone
         self.frame_px, self.whole_patch, self.um_per_px = row.frame_px, row.whole_patch, row.um_per_px
         self.grid_px = 4 * row.frame_px // row.patch_px
         self.encoder = sam.image_encoder.requires_grad_(False)
+        if train_encoder:
+            self.encoder = copy.deepcopy(sam.image_encoder)
+            self.encoder.neck.requires_grad_(True)
+            self.encoder.blocks[first_block:].requires_grad_(True)
         depth, embed_dim = len(self.encoder.blocks), self.encoder.blocks[0].norm1.normalized_shape[0]
+        if not 0 <= first_block < depth:
+            raise InputError(f"first_block is {first_block!r}. Choose one of {row.name}'s, 0 to {depth - 1}.")
+        self.first_block, self.recompute = first_block, recompute
         self.adapter = PromptAdapter(
-            embed_dim, depth, loaded.backbone.patch_px, adapter_width or loaded.backbone.adapter_width
+            embed_dim, depth - first_block, row.patch_px, adapter_width or row.adapter_width
         )
         self.decoder = copy.deepcopy(sam.mask_decoder).requires_grad_(True)
         single_mask = self.decoder.output_hypernetworks_mlps[0]
@@ -112,38 +160,69 @@ class AdaptedSam(nn.Module):
         self.class_hypernetworks = nn.ModuleList(
             copy.deepcopy(single_mask).requires_grad_(True) for _ in class_names
         )
-        self.no_mask = nn.Parameter(sam.prompt_encoder.no_mask_embed.weight.detach().clone())
-        with torch.no_grad():
-            position = sam.prompt_encoder.get_dense_pe().detach().clone()
+        if random_positions:
+            position, no_mask = _random_positions(sam.prompt_encoder)
+        else:
+            with torch.no_grad():
+                position = sam.prompt_encoder.get_dense_pe().detach().clone()
+            no_mask = sam.prompt_encoder.no_mask_embed.weight.detach().clone()
+        self.no_mask = nn.Parameter(no_mask)
         self.register_buffer("position", position, persistent=False)
         self.register_buffer("pixel_mean", sam.pixel_mean.detach().clone()[None], persistent=False)
         self.register_buffer("pixel_std", sam.pixel_std.detach().clone()[None], persistent=False)
         self.to(loaded.device)
 
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
     def normalise(self, frames_rgb: Tensor) -> Tensor:
         """uint8 (B, F, F, 3) -> float32 (B, 3, F, F) in SAM's units, on the model's device."""
-        frames = frames_rgb.to(self.pixel_mean.device).permute(0, 3, 1, 2).float()
+        frames = frames_rgb.to(self.device).permute(0, 3, 1, 2).float()
         return (frames - self.pixel_mean) / self.pixel_std
 
-    def forward(self, frames: Tensor) -> AdapterOutput:
-        """Normalised frames (B, 3, F, F) -> a logit map per class on the decoder's grid, and its features."""
-        return self.decode(self.encode(frames))
+    def forward(self, frames: Tensor, frozen: FrozenFeatures | None = None) -> AdapterOutput:
+        """Normalised frames (B, 3, F, F) -> a logit map per class on the decoder's grid, and its features.
+
+        `frozen` are the same frames' frozen features where they are at hand.
+        """
+        return self.decode(self.encode(frames) if frozen is None else self.encode_from(frozen, frames))
 
     def encode(self, frames: Tensor) -> Tensor:
-        """Image embedding (B, D, h, w), a prompt from the adapter added before every block."""
+        """Image embedding (B, D, h, w), a prompt from the adapter added before every adapted block."""
+        return self.encode_from(self.frozen_part(frames), frames)
+
+    @torch.no_grad()
+    def frozen_part(self, frames: Tensor) -> FrozenFeatures:
+        """What stem, positions and the blocks before `first_block` make of normalised frames (B, 3, F, F)."""
         stem, fine = self.encoder.patch_embed, None
-        with torch.no_grad():
-            if isinstance(stem, ConvStem):
-                tokens, fine = stem.stages(frames)
+        if isinstance(stem, ConvStem):
+            patches, fine = stem.stages(frames)
+        else:
+            patches = stem(frames)
+        tokens = patches if self.encoder.pos_embed is None else patches + self.encoder.pos_embed
+        for block in self.encoder.blocks[: self.first_block]:
+            tokens = block(tokens)
+        return FrozenFeatures(tokens, patches, fine)
+
+    def encode_from(self, frozen: FrozenFeatures, frames: Tensor) -> Tensor:
+        """Image embedding (B, D, h, w) from the frozen features of normalised frames (B, 3, F, F)."""
+        features, tokens = self.adapter.features(frames, frozen.patches), frozen.tokens
+        again = self.recompute and torch.is_grad_enabled()
+        for number in range(len(self.adapter.blocks)):
+            if again:
+                tokens = checkpoint(
+                    self._steered, number, tokens, features, use_reentrant=False, preserve_rng_state=False
+                )
             else:
-                tokens = stem(frames)
-        features = self.adapter.features(frames, tokens)
-        if self.encoder.pos_embed is not None:
-            tokens = tokens + self.encoder.pos_embed
-        for number, block in enumerate(self.encoder.blocks):
-            tokens = block(tokens + self.adapter.prompt(number, features))
+                tokens = self._steered(number, tokens, features)
         embedding = self.encoder.neck(tokens.permute(0, 3, 1, 2))
-        return embedding if fine is None else torch.cat([embedding, fine], dim=1)
+        return embedding if frozen.fine is None else torch.cat([embedding, frozen.fine], dim=1)
+
+    def _steered(self, number: int, tokens: Tensor, features: Tensor) -> Tensor:
+        """Tokens after adapted block `number`, before which its prompt is added."""
+        block = self.encoder.blocks[self.first_block + number]
+        return block(tokens + self.adapter.prompt(number, features))
 
     def decode(self, embedding: Tensor) -> AdapterOutput:
         """SAM's mask decoder without prompt; a token and a hypernetwork per class replace mask token 0."""
@@ -163,29 +242,114 @@ class AdaptedSam(nn.Module):
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """Name -> parameter of everything that learns: adapter, decoder, class tokens, no-mask vector."""
-        return {name: value for name, value in self.named_parameters() if value.requires_grad}
+        return _trainable_parameters(self)
 
     def trained_state(self) -> dict[str, Tensor]:
         """The tensors a run has to keep; the frozen encoder comes back from the backbone's own file."""
-        return {
-            name: value.detach().cpu().clone().contiguous()
-            for name, value in self.trainable_parameters().items()
-        }
+        return _trained_state(self)
 
     def load_trained_state(self, state: dict[str, Tensor]) -> None:
         """Put `trained_state` back; a missing or foreign tensor is an error, never skipped."""
-        parameters = self.trainable_parameters()
-        missing, foreign = sorted(parameters.keys() - state.keys()), sorted(state.keys() - parameters.keys())
-        if missing or foreign:
+        _load_trained_state(self, state)
+
+
+class ApartSam(nn.Module):
+    """A network of its own for each class, as the authors train them; used as AdaptedSam is.
+
+    Classes share only the frozen encoder, so a class costs an encoder run, an adapter and a decoder. Options
+    are AdaptedSam's. The output's embedding is (B, C, E, f, f): `features_by_class` reads either kind.
+    """
+
+    def __init__(self, loaded: "LoadedBackbone", class_names: Sequence[str], **options: object) -> None:
+        super().__init__()
+        _check_classes(class_names)
+        self.class_names = tuple(class_names)
+        self.networks = nn.ModuleList(AdaptedSam(loaded, [name], **options) for name in class_names)
+        one = self.networks[0]
+        self.frame_px, self.whole_patch, self.um_per_px = one.frame_px, one.whole_patch, one.um_per_px
+        self.grid_px, self.first_block = one.grid_px, one.first_block
+
+    @property
+    def device(self) -> torch.device:
+        return self.networks[0].device
+
+    def normalise(self, frames_rgb: Tensor) -> Tensor:
+        """uint8 (B, F, F, 3) -> float32 (B, 3, F, F) in SAM's units, on the model's device."""
+        return self.networks[0].normalise(frames_rgb)
+
+    def frozen_part(self, frames: Tensor) -> FrozenFeatures:
+        """As AdaptedSam's; every class begins with it."""
+        return self.networks[0].frozen_part(frames)
+
+    def forward(self, frames: Tensor, frozen: FrozenFeatures | None = None) -> AdapterOutput:
+        """Normalised frames (B, 3, F, F) -> a logit map per class on the decoder's grid, and its features."""
+        frozen = self.frozen_part(frames) if frozen is None else frozen
+        outputs = [network(frames, frozen) for network in self.networks]
+        return AdapterOutput(
+            logits=torch.cat([output.logits for output in outputs], dim=1),
+            embedding=torch.stack([output.embedding for output in outputs], dim=1),
+        )
+
+    def trainable_parameters(self) -> dict[str, nn.Parameter]:
+        """Name -> parameter of everything that learns, class after class."""
+        return _trainable_parameters(self)
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """The tensors a run has to keep; the frozen encoder comes back from the backbone's own file."""
+        return _trained_state(self)
+
+    def load_trained_state(self, state: dict[str, Tensor]) -> None:
+        """Put `trained_state` back; a missing or foreign tensor is an error, never skipped."""
+        _load_trained_state(self, state)
+
+
+def build_network(
+    loaded: "LoadedBackbone", class_names: Sequence[str], classes_apart: bool = False, **options: object
+) -> AdaptedSam | ApartSam:
+    """One network for all classes, or one for each; `options` are AdaptedSam's."""
+    return (ApartSam if classes_apart else AdaptedSam)(loaded, class_names, **options)
+
+
+def _check_classes(class_names: Sequence[str]) -> None:
+    if not class_names or len(set(class_names)) != len(class_names):
+        raise InputError(f"Class names {list(class_names)!r} must be unique and at least one.")
+
+
+def _random_positions(prompts: PromptEncoder) -> tuple[Tensor, Tensor]:
+    """Positional encoding (1, C, h, w) and no-mask vector (1, C), drawn as an untrained SAM has them."""
+    like = prompts.no_mask_embed.weight
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(POSITIONS_SEED)
+        drawn = PositionEmbeddingRandom(like.shape[1] // 2)
+        position, no_mask = drawn(prompts.image_embedding_size)[None], torch.randn(like.shape)
+    return position.to(like.device), no_mask.to(like.device)
+
+
+def _trainable_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: value for name, value in network.named_parameters() if value.requires_grad}
+
+
+def _trained_state(network: nn.Module) -> dict[str, Tensor]:
+    return {
+        name: value.detach().cpu().clone().contiguous()
+        for name, value in _trainable_parameters(network).items()
+    }
+
+
+def _load_trained_state(network: nn.Module, state: dict[str, Tensor]) -> None:
+    parameters = _trainable_parameters(network)
+    missing, foreign = sorted(parameters.keys() - state.keys()), sorted(state.keys() - parameters.keys())
+    if missing or foreign:
+        raise ModelError(
+            f"These weights do not fit the model: {missing[:3]} missing, {foreign[:3]} unknown. "
+            "Use the weights of a run with the same classes, backbone, adapted blocks and adapter width."
+        )
+    for name, parameter in parameters.items():
+        if parameter.shape != state[name].shape:
             raise ModelError(
-                f"These weights do not fit the model: {missing[:3]} missing, {foreign[:3]} unknown. "
-                "Use the weights of a run with the same classes, backbone and adapter width."
+                f"Tensor {name} has shape {tuple(state[name].shape)}, the model needs "
+                f"{tuple(parameter.shape)}. Use the settings the weights were trained with."
             )
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                if parameter.shape != state[name].shape:
-                    raise ModelError(
-                        f"Tensor {name} has shape {tuple(state[name].shape)}, the model needs "
-                        f"{tuple(parameter.shape)}. Use the settings the weights were trained with."
-                    )
-                parameter.copy_(state[name])
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(state[name])

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import product
 
 import numpy as np
 
@@ -10,7 +9,6 @@ from allinsam.inference import REFERENCE_UM_PER_PX, InstanceSettings, cut_instan
 from allinsam.metrics import METRICS
 from allinsam.training.dataset import TrainingPatch
 
-THRESHOLDS = (0.5, 0.4, 0.6, 0.3)  # of equally good ones the first is taken
 # How near two nuclei's centres may be, px at 0.5 um/px.
 PEAK_DISTANCES = (5.0, 4.0, 3.0, 7.0)
 # Smallest areas to try, as shares of the area below which only one labelled nucleus in twenty lies.
@@ -45,9 +43,9 @@ def calibrate(
     patches: Sequence[TrainingPatch],
     probabilities: Sequence[np.ndarray],
 ) -> InstanceSettings:
-    """Threshold, peak distance and smallest area with the best instance F1 on validation patches.
+    """Peak distance and smallest area with the best instance F1 on validation patches; `start` if none is.
 
-    `start` where nothing is better.
+    The threshold stays: between images its best value varies more than a few of them can tell.
 
     probabilities: one (C, H, W) per patch.
     """
@@ -59,9 +57,9 @@ def calibrate(
         ]
 
     best, best_f1 = start, mean_instance_f1(class_names, patches, cut(start))
-    for threshold, distance in product(THRESHOLDS, PEAK_DISTANCES):
+    for distance in PEAK_DISTANCES:
         # Cut once, then drop what is too small for each of the areas: cutting is what takes time.
-        tried = replace(start, threshold=threshold, peak_distance_px=distance)
+        tried = replace(start, peak_distance_px=distance)
         everything = cut(replace(tried, min_area_px=0.0))
         for share in AREA_SHARES:
             area = max(InstanceSettings.min_area_px, share * small_px)

@@ -154,12 +154,18 @@ def prepare_patch(
 
 def frames_per_epoch(patches: Sequence[PreparedPatch], frame_px: int) -> int:
     """As many frames as cover what was labelled of every patch once."""
-    return sum(_frames_of(patch, frame_px) for patch in patches if patch.known.any())
+    return sum(len(_corners_of(patch, frame_px)) for patch in patches if patch.known.any())
 
 
-def _frames_of(patch: PreparedPatch, frame_px: int) -> int:
+def _corners_of(patch: PreparedPatch, frame_px: int) -> list[tuple[int, int]]:
+    """(x, y) of the fewest frames that cover what was labelled."""
     x0, y0, x1, y1 = patch.window
-    return len(frame_starts(y1 - y0, frame_px)) * len(frame_starts(x1 - x0, frame_px))
+    height, width = patch.image.shape[:2]
+    return [
+        (min(x0 + x, width - frame_px), min(y0 + y, height - frame_px))
+        for y in frame_starts(y1 - y0, frame_px)
+        for x in frame_starts(x1 - x0, frame_px)
+    ]
 
 
 def random_batches(
@@ -171,21 +177,28 @@ def random_batches(
     rng: np.random.Generator,
     least_frames: int = 0,
     share: tuple[int, int] = (0, 1),
+    fixed: bool = False,
 ) -> Iterator[FrameBatch]:
     """One epoch: each patch gives as many frames as cover it once, at random positions, in random order.
 
     Few patches are drawn again until there are `least_frames`. All batches are full. `share` (rank, of how
-    many processes): every process draws the same batches and keeps its part of each.
+    many processes): every process draws the same batches and keeps its part of each. fixed: the frames are
+    the same in every epoch.
     """
-    once = [patch for patch in patches for _ in range(_frames_of(patch, frame_px)) if patch.known.any()]
+    once = [
+        (patch, corner if fixed else None)
+        for patch in patches
+        for corner in _corners_of(patch, frame_px)
+        if patch.known.any()
+    ]
     count = math.ceil(max(len(once), least_frames) / batch_size) * batch_size
-    order: list[PreparedPatch] = []
+    order: list[tuple[PreparedPatch, tuple[int, int] | None]] = []
     while len(order) < count:
         order += [once[i] for i in rng.permutation(len(once))]
     rank, processes = share
     for first in range(0, count, batch_size):
         batch = order[first : first + batch_size]
-        drawn = [(_draw_frame(patch, frame_px, augment, rng), patch.known) for patch in batch]
+        drawn = [(_draw_frame(patch, corner, frame_px, augment, rng), patch.known) for patch, corner in batch]
         drawn = drawn[rank::processes]
         layers = covered_share(torch.from_numpy(np.stack([layers for (_, layers), _ in drawn])), grid_px)
         yield FrameBatch(
@@ -193,7 +206,7 @@ def random_batches(
             targets=layers[:, 1:],
             known=torch.stack([known for _, known in drawn]),
             seen=layers[:, :1],
-            pairs=sum(int(patch.known.sum()) for patch in batch) / processes,
+            pairs=sum(int(patch.known.sum()) for patch, _ in batch) / processes,
         )
 
 
@@ -203,12 +216,22 @@ def covered_share(masks: Tensor, grid_px: int) -> Tensor:
 
 
 def _draw_frame(
-    patch: PreparedPatch, frame_px: int, augment: Augment | None, rng: np.random.Generator
+    patch: PreparedPatch,
+    corner_xy: tuple[int, int] | None,
+    frame_px: int,
+    augment: Augment | None,
+    rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A frame's image (F, F, 3) uint8, and bool (1 + C, F, F): what was labelled, and a mask per class."""
+    """A frame's image (F, F, 3) uint8, and bool (1 + C, F, F): what was labelled, and a mask per class.
+
+    corner_xy: where it begins; anywhere that holds what was labelled if None.
+    """
     height, width = patch.image.shape[:2]
-    x = _draw_start(patch.window[0], patch.window[2], width, frame_px, rng)
-    y = _draw_start(patch.window[1], patch.window[3], height, frame_px, rng)
+    if corner_xy is None:
+        x = _draw_start(patch.window[0], patch.window[2], width, frame_px, rng)
+        y = _draw_start(patch.window[1], patch.window[3], height, frame_px, rng)
+    else:
+        x, y = corner_xy
     layers = np.concatenate([patch.seen[None], patch.masks])
     if augment is not None:
         return augment(patch.image, layers, (x, y), frame_px, rng)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from allinsam.errors import InputError, ModelError
-from allinsam.sam.adapter import AdaptedSam, AdapterOutput
+from allinsam.sam.adapter import AdapterOutput, build_network
 from allinsam.training.augmentation import nnunet_frame
 
 if TYPE_CHECKING:
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from allinsam.training.dataset import Augment, TrainingPatch
     from allinsam.training.settings import TrainingSettings
 
+# What the settings say of the adapter's shape.
+ADAPTER_OPTIONS = (
+    "adapter_width", "first_block", "recompute", "classes_apart", "random_positions", "train_encoder",
+)  # fmt: skip
 # Key of the class names, in order, among the tensors of a state.
 CLASSES_KEY = "class_names"
 Config = dict[str, Any]
@@ -158,15 +162,23 @@ class NetworkRow:
 
 
 def _configure_adapter(settings: "TrainingSettings", facts: PatchFacts, on_gpu: bool) -> Config:
-    return {"adapter_width": settings.adapter_width}
+    names = (
+        "adapter_width",
+        "first_block",
+        "recompute",
+        "classes_apart",
+        "random_positions",
+        "train_encoder",
+    )
+    return {name: getattr(settings, name) for name in names}
 
 
 def _build_adapter(
     class_names: Sequence[str], config: Config, loaded: "LoadedBackbone | None", device: str
-) -> AdaptedSam:
+) -> Network:
     if loaded is None:
         raise ModelError("The SAM adapter needs a backbone. Name one in the settings.")
-    return AdaptedSam(loaded, class_names, config["adapter_width"]).eval()
+    return build_network(loaded, class_names, **config).eval()
 
 
 def _configure_unet(settings: "TrainingSettings", facts: PatchFacts, on_gpu: bool) -> Config:

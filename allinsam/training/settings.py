@@ -20,10 +20,17 @@ class TrainingSettings:
     adapter_width: int | None = setting(
         48, "channels, None = the backbone's own", "ours for compact; SAM-Adapter: encoder width // 32"
     )
-    first_block: int = setting(
-        0,
-        "blocks",
-        "authors' code adapts all, 0; the paper says the later ones: those before stay as they are",
+    first_block: int = setting(0, "block", "authors' code: 0, all are adapted; the paper: the later ones")
+    cache_frozen: bool = setting(
+        False, "", "ours: what comes before first_block is computed once; frames are then always the same"
+    )
+    recompute: bool = setting(False, "", "ours: a fraction of the memory for a third more time")
+    classes_apart: bool = setting(False, "", "authors: one network per class; ours: all classes share one")
+    random_positions: bool = setting(
+        False, "", "the authors' load leaves the decoder's positions random; ours reads them"
+    )
+    train_encoder: bool = setting(
+        False, "", "no adapter's limit: the whole encoder learns, an upper bound to compare with"
     )
     adapter_epochs: int = setting(40, "epochs", "ours; the authors have up to 500, patience 50")
     patience: int | None = setting(
@@ -61,7 +68,9 @@ class TrainingSettings:
         True, "", "ours: a gap in the targets where two nuclei touch; authors: none"
     )
     calibrate: bool = setting(
-        True, "", "ours: threshold and smallest nucleus chosen on validation patches; authors: 0.5, none"
+        True,
+        "",
+        "ours: how near and how small nuclei may be is chosen on validation; authors: no splitting",
     )
     budget_minutes: float | None = setting(None, "minutes, None = no limit", "ours")
     corrective_share: float = setting(0.25, "of the budget", "ours; the rest is the adapter stage's")
@@ -89,6 +98,11 @@ class TrainingSettings:
         for name in ("adapter_epochs", "corrective_epochs", "first_block", "least_frames"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} is {getattr(self, name)!r}. It must not be negative.")
+        if self.cache_frozen and (self.augmentation or self.train_encoder or self.network != "adapter"):
+            raise InputError(
+                "cache_frozen keeps frames as they are. Switch augmentation and train_encoder off, and train "
+                "the network 'adapter'."
+            )
         if not self.stages:
             raise InputError("No stage has an epoch. Give adapter_epochs above 0.")
         if not 0 <= self.moving_average < 1:

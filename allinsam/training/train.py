@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from allinsam.compute import quick_bf16
 from allinsam.errors import InputError, ModelError
 from allinsam.inference import (
     RUN_FILE,
@@ -30,7 +31,7 @@ from allinsam.inference import (
     predict_probabilities,
 )
 from allinsam.metrics import METRICS
-from allinsam.sam.adapter import AdapterOutput
+from allinsam.sam.adapter import AdapterOutput, features_by_class
 from allinsam.sam.backbones import LoadedBackbone, load_backbone, pick_device
 from allinsam.sam.download import sha256_of_file
 from allinsam.training.calibration import (
@@ -57,6 +58,7 @@ from allinsam.training.dataset import (
     prepare_patch,
     random_batches,
 )
+from allinsam.training.frozen_cache import FrozenCache
 from allinsam.training.losses import LOSSES, known_loss
 from allinsam.training.networks import NETWORKS, Network, patch_facts
 from allinsam.training.settings import TrainingSettings
@@ -172,33 +174,20 @@ def start_fabric(settings: TrainingSettings) -> "Fabric":
 
 def uses_bfloat16(device: torch.device, precision: str) -> bool:
     """Whether the network computes in bfloat16: if asked for, or if "auto" finds a chip that has it."""
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        native = torch.cpu.get_capabilities().get("avx512_bf16", False)
-    return precision == "bfloat16" or (precision == "auto" and native)
+    return precision == "bfloat16" or (precision == "auto" and quick_bf16(device.type))
 
 
 def batch_loss(
-    forward: Callable[[Tensor], AdapterOutput],
-    frames: Tensor,
-    batch: FrameBatch,
-    stage: str,
-    settings: TrainingSettings,
-    cell_px: float,
+    output: AdapterOutput, batch: FrameBatch, stage: str, settings: TrainingSettings, cell_px: float
 ) -> Tensor:
-    """Mean over the pairs of frame and class that were labelled; an unlabelled class teaches nothing.
-
-    frames: the batch's, normalised for the network whose `forward` this is.
-    """
-    output = forward(frames)
+    """Mean over the pairs of frame and class that were labelled; an unlabelled class teaches nothing."""
     device = output.logits.device
     targets, known, seen = batch.targets.to(device), batch.known.to(device), batch.seen.to(device)
     if stage == "adapter":
         losses = known_loss(LOSSES[NETWORKS[settings.network].loss], output, targets, known, seen)
     else:
         frame = known.nonzero()[:, 0]
-        logits, features = output.logits.float()[known], output.embedding.float()[frame]
+        logits, features = output.logits.float()[known], features_by_class(output).float()[known]
         losses = corrective_loss(
             logits, features, targets[known], cell_px, settings.corrective, seen[frame, 0]
         )
@@ -257,6 +246,14 @@ class _Run:
         frames = max(frames_per_epoch(self.prepared, self.network.frame_px), settings.least_frames)
         self.steps_per_epoch = math.ceil(math.ceil(frames / self.batch_size) / settings.accumulate)
 
+        self.cache = None
+        if settings.cache_frozen:
+            half = uses_bfloat16(fabric.device, settings.precision)
+            precision = torch.bfloat16 if half else torch.float32
+            self.cache = FrozenCache(
+                self.network, identity["backbone"], folder / "frozen", precision=precision
+            )
+
         checkpoint = load_checkpoint(folder, identity)
         self._set_up()
         if checkpoint is not None:
@@ -274,8 +271,8 @@ class _Run:
     def _set_up(self) -> None:
         """A fresh optimizer, and the network as the processes share it."""
         parameters = self.network.trainable_parameters()
-        adapter = [value for name, value in parameters.items() if name.startswith("adapter.")]
-        decoder = [value for name, value in parameters.items() if not name.startswith("adapter.")]
+        adapter = [value for name, value in parameters.items() if "adapter." in name]
+        decoder = [value for name, value in parameters.items() if "adapter." not in name]
         settings, row = self.settings, self.row
         top = settings.learning_rate or row.learning_rate
         other = settings.decoder_learning_rate or row.decoder_learning_rate or top
@@ -342,6 +339,7 @@ class _Run:
             rng,
             settings.least_frames,
             (self.fabric.global_rank, self.fabric.world_size),
+            fixed=self.cache is not None,
         )
         losses: list[float] = []
         self.trained.train()
@@ -396,7 +394,10 @@ class _Run:
         for number, batch in enumerate(batches):
             with fabric.no_backward_sync(self.trained, enabled=number + 1 < len(batches)):
                 frames = self.network.normalise(batch.frames)
-                loss = batch_loss(self.trained, frames, batch, stage, settings, self.cell_px)
+                output = (
+                    self.trained(frames, self.cache.get(batch.frames)) if self.cache else self.trained(frames)
+                )
+                loss = batch_loss(output, batch, stage, settings, self.cell_px)
                 fabric.backward(loss / len(batches))
             total += loss.detach() / len(batches)
         total = fabric.all_reduce(total, reduce_op="mean")
@@ -483,6 +484,8 @@ class _Run:
         result = self.result("done")
         if not self.fabric.is_global_zero:
             return
+        if self.cache:
+            self.cache.clear()
         weights = load_file(self._best_file(result.best["stage"]))
         write_weights(self.folder / WEIGHTS_FILE, weights)
         self.network.load_trained_state(weights)
