@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from allinsam.inference import frame_zoom
+from allinsam.sam.adapter import features_by_class
 from allinsam.sam.frames import frame_starts
 from allinsam.training.corrective import MOCL_MODES, CorrectiveSettings, annotated_cells, trust_maps
 from allinsam.training.dataset import TrainingPatch, covered_share, prepare_patch
@@ -86,11 +87,11 @@ def _frame_maps(
     """(B, C, 3, F, F): W, S and weight; bool (B, C): whether the frame holds a label of the class."""
     output = network(network.normalise(frames))
     seen, targets = covered[:, 0], covered[:, 1:]
-    logits, features = output.logits.float().cpu(), output.embedding.float().cpu()
+    logits, features = output.logits.float().cpu(), features_by_class(output).float().cpu()
     found = []
     for number in range(targets.shape[1]):
         of_class = targets[:, number]
-        both = trust_maps(logits[:, number], features, of_class, cell_px, settings.k, seen)
+        both = trust_maps(logits[:, number], features[:, number], of_class, cell_px, settings.k, seen)
         weights = MOCL_MODES[settings.mode](*both, settings.base)
         found.append(torch.stack([*both, torch.stack(list(weights)).mean(0)], dim=1))
     maps = torch.stack(found, dim=1)
