@@ -49,7 +49,12 @@ def show_examples(study: Study, run_id: int, key: str, note: bool = True) -> boo
     chosen = next(iter(kept))
     if len(kept) > 1:
         chosen = st.segmented_control(
-            "Validation patch", list(kept), default=chosen, format_func=names.get, key=key, required=True
+            "Validation patch",
+            list(kept),
+            default=chosen,
+            format_func=lambda one: as_typed(names[one]),
+            key=key,
+            required=True,
         )
     epochs = first_middle_newest(kept[chosen])
     words = ["First kept", "On the way", "Newest"] if len(epochs) == 3 else ["First kept", "Newest"]
@@ -57,7 +62,7 @@ def show_examples(study: Study, run_id: int, key: str, note: bool = True) -> boo
         with place:
             show_picture(f"/api/runs/{run_id}/examples/{epoch}/{chosen}.png", f"{word}: epoch {epoch}")
     if note:
-        colours = ", ".join(f"{as_typed(row['name'])} {colour_chip(row['colour'])}" for row in classes)
+        colours = ", ".join(f"{html.escape(row['name'])} {colour_chip(row['colour'])}" for row in classes)
         st.html(
             f'<div style="font-size: .85rem">Found by the model: {colours}. Dashed, white: the labels. '
             "Click to enlarge.</div>"

@@ -251,10 +251,12 @@ def test_examples_and_maps_come_by_our_own_addresses(open_page: OpenPage, study:
     doubts = {"nuclei": 40, "low": 3, "asked_anyway": 1, "low_share": 0.8, "doubts": [{}, {}]}
     write_file(doubts_path(study, 2), json.dumps(doubts | {"mode": "average", "medians": {}}).encode())
     with study.science.write() as db:
-        db.execute("UPDATE run SET name = 'learnt from students' WHERE id = 2")
+        db.execute("UPDATE cell_class SET name = '<i>odd</i>' WHERE id = 1")
+        db.execute("UPDATE run SET name = '<i>odd</i>' WHERE id = 2")
     app = open_page("train")
     assert not app.exception
     told = texts(app)
+    assert "&lt;i&gt;odd" in told and "<i>odd" not in told
     for epoch, shown in ((1, True), (2, False), (7, True), (11, True)):
         assert (f"/api/runs/2/examples/{epoch}/1.png" in told) == shown
     for what in ("pas", "w", "s"):
