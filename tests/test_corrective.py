@@ -6,9 +6,12 @@ import torch
 from allinsam.training.corrective import (
     MOCL_MODES,
     CorrectiveSettings,
+    TypicalWeights,
     adapter_loss,
     annotated_cells,
+    by_nucleus,
     corrective_loss,
+    corrective_weights,
     grid_k,
     similarity,
     weighted_bce,
@@ -175,3 +178,54 @@ def test_what_was_not_labelled_teaches_nothing(loss_name, example):
     assert loss.item() == pytest.approx(loss_of(logits, features, targets).item(), abs=1e-6)
     loss.backward()
     assert not wide[0].grad[..., 4:].any()
+
+
+def test_a_nucleus_is_weighted_as_a_whole():
+    weights = torch.tensor([[[1.0, 3.0, 9.0], [9.0, 9.0, 9.0], [9.0, 9.0, 5.0]], [[2.0, 4.0, 9.0]] * 3])
+    annotated = torch.tensor(
+        [
+            [[True, True, False], [False, False, False], [False, False, True]],
+            [[True, True, False], [False, False, False], [True, False, False]],
+        ]
+    )
+    # Means 2 and 5 in the first frame, 3 and 2 in the second; what is not annotated stays.
+    whole = by_nucleus(weights, annotated)
+    assert whole[0].tolist() == [[2.0, 2.0, 9.0], [9.0, 9.0, 9.0], [9.0, 9.0, 5.0]]
+    assert whole[1].tolist() == [[3.0, 3.0, 9.0], [2.0, 4.0, 9.0], [2.0, 4.0, 9.0]]
+    assert by_nucleus(torch.ones(0, 2, 2), torch.zeros(0, 2, 2, dtype=torch.bool)).shape == (0, 2, 2)
+
+
+def test_whole_nuclei_of_the_example(example):
+    logits, features, targets = example
+    settings = CorrectiveSettings(mode="product", k=4, whole_nuclei=True)
+    (weights,) = corrective_weights(logits, features, targets, 2.0, settings)
+    mean = (2.117000 + 1.648721 + 0.824361 + 0.0) / 4
+    assert weights[0, :2, :2].flatten().tolist() == pytest.approx([mean] * 4, abs=2e-6)
+
+
+def test_typical_weights_follow_each_class_apart():
+    typical = TypicalWeights(3)
+    annotated = torch.tensor([[[True, True]], [[True, False]]])
+    typical.follow([torch.tensor([[[1.0, 3.0]], [[8.0, 100.0]]])], annotated, torch.tensor([0, 2]))
+    assert typical.of(torch.tensor([0, 1, 2])).flatten().tolist() == [2.0, 1.0, 8.0]
+    typical.follow([torch.tensor([[[4.0, 4.0]]])], annotated[:1], torch.tensor([0]))
+    assert typical.of(torch.tensor([0, 2])).flatten().tolist() == pytest.approx([0.98 * 2 + 0.02 * 4, 8.0])
+    again = TypicalWeights(3, typical.to_list())
+    assert torch.equal(again.of(torch.tensor([0, 2])), typical.of(torch.tensor([0, 2])))
+    typical.follow([torch.tensor([[[5.0, 5.0]]])], annotated[:1], torch.tensor([1]))
+    assert typical.of(torch.tensor([1])).item() == 5.0
+
+
+def test_typical_weights_of_two_processes_are_those_of_one():
+    weights, annotated = torch.rand(4, 3, 3), torch.rand(4, 3, 3) > 0.4
+    classes = torch.tensor([0, 1, 1, 0])
+    one = TypicalWeights(2)
+    one.follow([weights], annotated, classes)
+    sums = []
+    for part in (slice(0, 2), slice(2, 4)):
+        TypicalWeights(2).follow(
+            [weights[part]], annotated[part], classes[part], lambda s: sums.append(s.clone()) or s
+        )
+    two = TypicalWeights(2)
+    two.follow([weights[:2]], annotated[:2], classes[:2], lambda _: sums[0] + sums[1])
+    assert torch.allclose(one.means, two.means)

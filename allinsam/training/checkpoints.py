@@ -31,6 +31,7 @@ class Progress:
     seconds: float = 0.0  # over every resumption
     stage_seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)  # one row per epoch, all stages
+    typical_weights: list[list[float]] = field(default_factory=list)  # TypicalWeights of the corrective stage
     best: dict[str, dict[str, Any]] = field(default_factory=dict)  # stage -> row of its best epoch
 
 

@@ -11,14 +11,17 @@ that the annotation covers. `seen` (N, h, w) is the share of a cell that was lab
 it); what lies elsewhere teaches nothing. Everything here is a pure function.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
 EPSILON = 1e-6
+TYPICAL_KEPT = 0.98  # per batch, of the running mean of weights
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class CorrectiveSettings:
         1.5  # confidence weight = base ** W; the released code has 1.5, Eq. 4 has e ("product" uses e)
     )
     dice_weights_denominator: bool = False  # False: weights enter Dice's numerator only (released code)
+    whole_nuclei: bool = False  # True (ours): a nucleus is trusted as a whole, not more in its middle
+    relative: bool = False  # True (ours): weights are divided by the class's typical one, so that 1 is usual
 
 
 def grid_k(k: int, stride_px: float) -> int:
@@ -130,6 +135,77 @@ def trust_maps(
     return confidence, similarity(features, confidence, annotated, grid_k(k, stride_px), among)
 
 
+def by_nucleus(weights: Tensor, annotated: Tensor) -> Tensor:
+    """Weights (N, h, w) averaged over each annotated nucleus: cells of `annotated` that touch by a side."""
+    if not len(annotated):
+        return weights
+    apart, last = [], 0  # numbers of their own in every frame, 0 outside
+    for one in annotated.cpu().numpy():
+        found, count = ndimage.label(one)
+        apart.append(np.where(found > 0, found + last, 0))
+        last += count
+    ids = np.stack(apart)
+    numbers = torch.from_numpy(ids).long().to(weights.device).flatten()
+    sums = torch.bincount(numbers, weights.flatten().double())
+    means = (sums / torch.bincount(numbers).clamp(min=1)).to(weights.dtype)
+    return torch.where(annotated, means[numbers].reshape(weights.shape), weights)
+
+
+class TypicalWeights:
+    """What a weight inside a nucleus usually is, by class and term: a running mean to divide by.
+
+    A class that is harder than another one is less sure everywhere; that is no reason to learn it less.
+    """
+
+    def __init__(self, n_classes: int, means: Sequence[Sequence[float]] | None = None) -> None:
+        """means: as `to_list` gave them."""
+        self.n_classes = n_classes
+        self.means = None if not means else torch.tensor(means, dtype=torch.float64)
+
+    def to_list(self) -> list[list[float]]:
+        """Of each class its terms; NaN for a class without a nucleus so far."""
+        return [] if self.means is None else self.means.tolist()
+
+    def follow(
+        self,
+        weights: Sequence[Tensor],
+        annotated: Tensor,
+        classes: Tensor,
+        add_up: Callable[[Tensor], Tensor] = lambda sums: sums,
+    ) -> None:
+        """Take in the weights (N, h, w) of a batch, whose rows are of `classes`; `add_up` over processes."""
+        sums = torch.zeros(self.n_classes, len(weights) + 1, dtype=torch.float64, device=annotated.device)
+        inside = torch.stack([*(one * annotated for one in weights), annotated.to(weights[0].dtype)])
+        sums.index_add_(0, classes.to(sums.device), inside.flatten(2).sum(2).T.double())
+        sums = add_up(sums).cpu()
+        new = sums[:, :-1] / sums[:, -1:]  # NaN where a class has no nucleus
+        if self.means is None:
+            self.means = new
+            return
+        followed = TYPICAL_KEPT * self.means + (1 - TYPICAL_KEPT) * new
+        known = torch.where(self.means.isnan(), new, self.means)
+        self.means = torch.where(followed.isnan(), known, followed)
+
+    def of(self, classes: Tensor) -> Tensor:
+        """(N, terms) divisors of rows of these classes, 1 where nothing is known."""
+        return self.means[classes.cpu()].nan_to_num(1.0).clamp(min=EPSILON)
+
+
+def corrective_weights(
+    logits: Tensor,
+    features: Tensor,
+    targets: Tensor,
+    stride_px: float,
+    settings: CorrectiveSettings,
+    seen: Tensor | None = None,
+) -> list[Tensor]:
+    """A weight (N, h, w) for each term of the mode's loss; only those inside the annotation count."""
+    maps = trust_maps(logits, features, targets, stride_px, settings.k, seen)
+    weights = list(MOCL_MODES[settings.mode](*maps, settings.base))
+    annotated = annotated_cells(targets)
+    return [by_nucleus(one, annotated) for one in weights] if settings.whole_nuclei else weights
+
+
 def corrective_loss(
     logits: Tensor,
     features: Tensor,
@@ -137,15 +213,17 @@ def corrective_loss(
     stride_px: float,
     settings: CorrectiveSettings,
     seen: Tensor | None = None,
+    weights: Sequence[Tensor] | None = None,
 ) -> Tensor:
     """(N,): weighted cross-entropy + Dice of each frame and class; outside the annotation the weight is 1.
 
     Mode "average" is half the loss weighted by base ** W plus half that weighted by S; "product" is one loss
-    weighted by both. An empty target has weight 1 everywhere.
+    weighted by both. An empty target has weight 1 everywhere. weights: as `corrective_weights` gives them.
     """
-    maps = trust_maps(logits, features, targets, stride_px, settings.k, seen)
+    if weights is None:
+        weights = corrective_weights(logits, features, targets, stride_px, settings, seen)
     annotated = annotated_cells(targets)
-    weights = [torch.where(annotated, one, 1.0) for one in MOCL_MODES[settings.mode](*maps, settings.base)]
+    weights = [torch.where(annotated, one, 1.0) for one in weights]
     return sum(
         weighted_bce(logits, targets, one, seen)
         + weighted_dice(logits, targets, one, settings.dice_weights_denominator, seen)

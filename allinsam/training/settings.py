@@ -38,9 +38,15 @@ class TrainingSettings:
     )
     mocl: bool = setting(True, "", "corrective stage after the adapter stage (paper)")
     corrective_epochs: int = setting(10, "epochs", "ours; the authors have 50 of 101")
-    mocl_mode: str = setting("average", "average | product | none", "released code | Eq. 5 | a control")
+    mocl_mode: str = setting("product", "average | product | none", "released code | Eq. 5 | a control")
     k: int = setting(100, "native px", "released code, top-k of Eq. 2")
     mocl_base: float = setting(1.5, "", "released code; base of the confidence weight in mode average")
+    whole_nuclei: bool = setting(
+        True, "", "ours: a nucleus is trusted or doubted as a whole; released code: pixel by pixel"
+    )
+    relative_weights: bool = setting(
+        True, "", "ours: weights are divided by the class's typical one; released code: not"
+    )
     dice_weights_denominator: bool = setting(False, "", "released code: weights in Dice's numerator only")
     learning_rate: float | None = setting(
         None, "per step, None = the network's own", "ours: 5e-3 for the compact adapter; authors: 2e-4"
@@ -133,7 +139,14 @@ class TrainingSettings:
 
     @property
     def corrective(self) -> CorrectiveSettings:
-        return CorrectiveSettings(self.mocl_mode, self.k, self.mocl_base, self.dice_weights_denominator)
+        return CorrectiveSettings(
+            self.mocl_mode,
+            self.k,
+            self.mocl_base,
+            self.dice_weights_denominator,
+            self.whole_nuclei,
+            self.relative_weights,
+        )
 
 
 # The released recipe, for comparison: the largest encoder, one learning rate, nothing added. MOCL came with
@@ -149,6 +162,9 @@ AUTHORS = TrainingSettings(
     batch_size=1,
     patience=50,
     moving_average=0.0,
+    mocl_mode="average",
+    whole_nuclei=False,
+    relative_weights=False,
     augmentation=False,
     separate_touching=False,
     calibrate=False,

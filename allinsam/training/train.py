@@ -48,7 +48,12 @@ from allinsam.training.checkpoints import (
     write_text,
     write_weights,
 )
-from allinsam.training.corrective import corrective_loss
+from allinsam.training.corrective import (
+    TypicalWeights,
+    annotated_cells,
+    corrective_loss,
+    corrective_weights,
+)
 from allinsam.training.dataset import (
     FrameBatch,
     TrainingPatch,
@@ -178,19 +183,32 @@ def uses_bfloat16(device: torch.device, precision: str) -> bool:
 
 
 def batch_loss(
-    output: AdapterOutput, batch: FrameBatch, stage: str, settings: TrainingSettings, cell_px: float
+    output: AdapterOutput,
+    batch: FrameBatch,
+    stage: str,
+    settings: TrainingSettings,
+    cell_px: float,
+    typical: TypicalWeights | None = None,
+    add_up: Callable[[Tensor], Tensor] = lambda sums: sums,
 ) -> Tensor:
-    """Mean over the pairs of frame and class that were labelled; an unlabelled class teaches nothing."""
+    """Mean over the pairs of frame and class that were labelled; an unlabelled class teaches nothing.
+
+    typical: follows the corrective stage's weights, and divides them; `add_up` sums over processes.
+    """
     device = output.logits.device
     targets, known, seen = batch.targets.to(device), batch.known.to(device), batch.seen.to(device)
     if stage == "adapter":
         losses = known_loss(LOSSES[NETWORKS[settings.network].loss], output, targets, known, seen)
     else:
-        frame = known.nonzero()[:, 0]
+        frame, classes = known.nonzero().T
         logits, features = output.logits.float()[known], features_by_class(output).float()[known]
-        losses = corrective_loss(
-            logits, features, targets[known], cell_px, settings.corrective, seen[frame, 0]
-        )
+        targets, seen = targets[known], seen[frame, 0]
+        weights = corrective_weights(logits, features, targets, cell_px, settings.corrective, seen)
+        if typical is not None:
+            typical.follow(weights, annotated_cells(targets), classes, add_up)
+            usual = typical.of(classes).to(device=logits.device, dtype=logits.dtype)
+            weights = [one / usual[:, term, None, None] for term, one in enumerate(weights)]
+        losses = corrective_loss(logits, features, targets, cell_px, settings.corrective, seen, weights)
     # Where nothing was labelled, the sum still reaches every parameter: processes wait for each other's.
     return losses.sum() / max(batch.pairs, 1.0) + 0.0 * output.logits.float().sum()
 
@@ -263,6 +281,9 @@ class _Run:
                 self.average[name].copy_(value)
             self.optimizer.load_state_dict(checkpoint.optimizer)
             torch.set_rng_state(checkpoint.random_state)
+        relative = settings.relative_weights
+        n_classes = len(self.class_names)
+        self.typical = TypicalWeights(n_classes, self.progress.typical_weights) if relative else None
         self.validation_seconds = 0.0
         self.bad_steps = 0  # in a row
         self.last_report = -math.inf
@@ -397,7 +418,7 @@ class _Run:
                 output = (
                     self.trained(frames, self.cache.get(batch.frames)) if self.cache else self.trained(frames)
                 )
-                loss = batch_loss(output, batch, stage, settings, self.cell_px)
+                loss = batch_loss(output, batch, stage, settings, self.cell_px, self.typical, self._add_up)
                 fabric.backward(loss / len(batches))
             total += loss.detach() / len(batches)
         total = fabric.all_reduce(total, reduce_op="mean")
@@ -407,6 +428,9 @@ class _Run:
             self.optimizer.step()
             self._follow(share)
         return total.item() if torch.isfinite(norm) else math.nan
+
+    def _add_up(self, sums: Tensor) -> Tensor:
+        return self.fabric.all_reduce(sums, reduce_op="sum")
 
     def _follow(self, share: float) -> None:
         """Let the averaged weights follow; closely during the warm-up, whose weights are soon outdated."""
@@ -463,6 +487,8 @@ class _Run:
         better = stage not in progress.best or row["selection"] > progress.best[stage]["selection"]
         if better:
             progress.best[stage] = row
+        if self.typical is not None:
+            progress.typical_weights = self.typical.to_list()
         if first:
             if better:
                 write_weights(self._best_file(stage), averaged)
