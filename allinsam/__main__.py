@@ -271,21 +271,24 @@ def train(args: argparse.Namespace) -> Result:
     study = open_study(args.study)
     settings = _settings(args)
     recipe = _recipe(args)
+    seeds = [settings.seed] if args.seeds is None else args.seeds
+    learning.check_seeds(seeds)
     with progress_of(args) as progress:
         split_id = labels.make_split(study, args.split_seed)
         cache = learning.study_cache(study) if recipe.masks != "edited" else None
         label_set_id = labels.freeze_labels(study, recipe, cache)
-        run_id = learning.train_run(
+        trained = learning.train_seeds(
             study,
             label_set_id,
             split_id,
             settings,
+            seeds,
             args.name or recipe.title,
             progress.report,
             progress.should_stop,
-            learning.same_run(study, label_set_id, split_id, settings),
         )
-    return {"run": run_id, "label_set": label_set_id, "split": split_id, "labels": recipe.title}
+    done = {"run": trained[-1], "label_set": label_set_id, "split": split_id, "labels": recipe.title}
+    return done if args.seeds is None else {**done, "runs": trained}
 
 
 def evaluate(args: argparse.Namespace) -> Result:
@@ -726,6 +729,7 @@ def _train_arguments(sub: argparse.ArgumentParser) -> None:
     _add_label_options(sub)
     sub.add_argument("--shuffle-classes", action="store_true", help="control: deal the classes at random")
     sub.add_argument("--name", default=None)
+    sub.add_argument("--seeds", type=int, nargs="+", default=None, help="several runs, one for each seed")
     _add_settings(sub)
 
 
@@ -864,8 +868,8 @@ def _add_fields(sub: argparse.ArgumentParser, settings: type, choices: Mapping[s
             kind = {"action": argparse.BooleanOptionalAction}
         if isinstance(default, tuple):
             kind = {"nargs": "+", "choices": choices[setting.name]}
-        elif default is None and "int" in str(setting.type):
-            kind = {"type": int}
+        elif "None" in str(setting.type):
+            kind = {"type": _number_or_none(int if "int" in str(setting.type) else float)}
         flag = "--" + setting.name.replace("_", "-")
         sub.add_argument(
             flag, dest=f"set_{setting.name}", default=default, help=notes.replace("%", "%%"), **kind
@@ -878,6 +882,15 @@ def _number_or_text(default: Any) -> Callable[[str], Any]:
     if isinstance(default, str):
         return str
     return float
+
+
+def _number_or_none(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    """For a setting that may have no value: the word "none" says so."""
+
+    def number(text: str) -> Any:
+        return None if text == "none" else kind(text)
+
+    return number
 
 
 def _use_free_cores() -> None:

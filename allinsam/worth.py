@@ -39,6 +39,7 @@ KINDS: dict[str, Kind] = {
     "registration": Kind("Registration to settle", 1.0, 25.0, "for each assignment behind it, at least 1"),
     "dispute": Kind("Raters disagree", 1.0, 8.0, "1 on a test patch, a third elsewhere"),
     "doubt": Kind("Doubtful outline", 0.5, 5.0, "half; asked on test patches alone"),
+    "mocl": Kind("Nucleus MOCL doubts", 0.3, 5.0, "labels to learn from: less than what is scored against"),
     "finish": Kind("Review to finish", 3.0, 10.0, "its nuclei become labels only then"),
     "gold": Kind("Gold to outline", 40.0, 600.0, "the plan cannot hide gold it does not have"),
     "reference": Kind("Test patch without an expert", 20.0, 600.0, "no score without a reference"),

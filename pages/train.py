@@ -7,78 +7,23 @@ import streamlit as st
 
 from allinsam import jobs
 from allinsam.accounts import SignedIn
-from allinsam.consensus import RULES
-from allinsam.errors import AllinsamError
 from allinsam.store import Study, runs
 from allinsam.training.settings import TrainingSettings
-from allinsam.workflow.labels import (
-    LABEL_RULES,
-    MASK_SOURCES,
-    preview_split,
-    recipe_of,
-    reference_recipe,
-)
-from allinsam.workflow.progress import estimate_training, label_standing, study_progress
-from webapp.forms import settings_arguments, settings_form
+from allinsam.workflow.labels import reference_recipe
+from allinsam.workflow.progress import estimate_training, label_standing
 from webapp.job_parts import duration, show_jobs
 from webapp.page_parts import empty_state, page_button, page_head, simulated_note, truth_name
+from webapp.run_parts import show_runs
 from webapp.session import current_study, require
+from webapp.train_form_parts import GROUPS, SPLIT_SEED, show_split, show_step_by_step, submit
 
-GROUPS = ("expert", "student")
 FEWEST_PATCHES = 3
-SPLIT_SEED = 1
 BUDGET_MINUTES = 10.0
-MASK_NAMES = {
-    "edited": "as accepted and edited",
-    "weak": "boxes only: SAM makes the masks again",
-    "tight": "tight boxes of the masks, by SAM again",
-    "random": "loose boxes of the masks, by SAM again",
-}
-
-RULE_NAMES = {
-    "pooled": "one person per patch, drawn by seed",
-    "consensus": "what those who looked agree on",
-    "adjudicated": "as a reviewer settled it, whoever drew it",
-}
-METHOD_NAMES = {
-    "majority": "majority of people",
-    "staple": "STAPLE outlines, majority of classes",
-    "dawid_skene": "majority outlines, Dawid-Skene classes",
-    "staple_dawid_skene": "STAPLE outlines, Dawid-Skene classes",
-}
-
-
-def submit(study: Study, person: SignedIn, verb: str, arguments: dict[str, Any]) -> None:
-    try:
-        jobs.submit(study, verb, arguments, person.person_id)
-    except AllinsamError as error:
-        st.error(str(error))
 
 
 def patches_of(standing: list[dict[str, Any]], group: str) -> int:
     """Patches a group's labels come from: those where some class is finished."""
     return max((row["patches"] for row in standing if row["group"] == group), default=0)
-
-
-def show_split(study: Study, seed: int) -> None:
-    """What the split of this seed cannot fill, before anything is trained on it."""
-    try:
-        planned = preview_split(study, seed)
-    except AllinsamError as error:
-        st.warning(str(error))
-        return
-    told = [gap.replace("val:", "validation:") for gap in planned.gaps]
-    of = f"The split by {planned.rule.split()[0]}, seed {seed}"
-    if all(gap.startswith("validation:") for gap in told):  # it only chooses between epochs
-        st.caption(
-            f"{of}: {'; '.join(told)}." if told else f"{of}, has every class and condition in each part."
-        )
-        return
-    lines = "\n".join(f"- {gap}" for gap in told)
-    st.warning(
-        f"{of}, cannot be filled. What the test part lacks is not scored; what the train part lacks is not "
-        f"learned.\n{lines}"
-    )
 
 
 def show_one_click(study: Study, person: SignedIn, standing: list[dict[str, Any]]) -> None:
@@ -142,82 +87,10 @@ def show_standing(study: Study, standing: list[dict[str, Any]]) -> None:
     )
 
 
-def show_step_by_step(study: Study, person: SignedIn) -> None:
-    people = [p.person_id for p in study_progress(study).people if p.finished]
-    with st.expander("Step by step: choose labels, stages and settings"):
-        split_seed = st.number_input(
-            "Seed of the split",
-            value=SPLIT_SEED,
-            min_value=0,
-            help="The same seed keeps the same train, val and test.",
-            width=220,
-        )
-        if split_seed != SPLIT_SEED:
-            show_split(study, int(split_seed))
-        with st.form("train", border=False):
-            left, middle, right = st.columns(3)
-            labels = left.selectbox(
-                "Labels of",
-                [*GROUPS, *people],
-                help="Of a group, take one person per patch or their consensus (next row).",
-            )
-            masks = middle.selectbox("Masks", MASK_SOURCES, format_func=MASK_NAMES.get)
-            rule = left.selectbox("Where several finished a patch", LABEL_RULES, format_func=RULE_NAMES.get)
-            method = middle.selectbox("Consensus by", RULES, format_func=METHOD_NAMES.get)
-            quorum = right.number_input(
-                "Consensus: people who must have marked a nucleus",
-                value=None,
-                min_value=1,
-                placeholder="more than half of those who looked",
-                help="A class that fewer people finished on a patch is left out there.",
-            )
-            score = left.checkbox("Score when trained", value=True)
-            shuffle = middle.checkbox(
-                "Control: shuffle the classes",
-                help="Every nucleus keeps its outline and gets a random class.",
-            )
-            values = settings_form("train")
-            sent = st.form_submit_button("Train")
-        if not sent:
-            return
-        try:
-            arguments = {"labels": labels, "masks": masks, "split_seed": int(split_seed)}
-            if rule == "consensus":
-                arguments |= {"rule": rule, "method": method} | ({"quorum": int(quorum)} if quorum else {})
-            if rule == "adjudicated":
-                recipe_of(rule, masks=masks)  # says now what cannot be
-                arguments |= {"labels": rule, "rule": rule}
-            arguments |= settings_arguments(values) | ({"shuffle_classes": True} if shuffle else {})
-        except AllinsamError as error:
-            st.error(str(error))
-            return
-        submit(study, person, "train", arguments)
-        if score:
-            submit(study, person, "evaluate", {})
-        st.rerun()
-
-
-def show_runs(study: Study, person: SignedIn) -> None:
+def show_unscored(study: Study, person: SignedIn) -> None:
     with study.science.read() as db:
         finished = [r for r in runs.list_runs(db) if r["state"] == "finished" and r["kind"] != "untrained"]
         scored = {row["run_id"] for row in runs.list_scores(db)}
-    if not finished:
-        return
-    st.subheader("Finished runs", anchor=False)
-    table = [
-        {
-            "Run": run["id"],
-            "Labels": run["name"],
-            "Stages": "adapter + corrective" if run["settings"].get("mocl") else "adapter",
-            "Epochs": f"{run['settings'].get('adapter_epochs')} + {run['settings'].get('corrective_epochs')}",
-            "Seed": run["settings"].get("seed"),
-            "Backbone": run["backbone"],
-            "Finished": (run["finished_at"] or "")[:16].replace("T", " "),
-            "Scored": run["id"] in scored,
-        }
-        for run in reversed(finished)
-    ]
-    st.dataframe(pd.DataFrame(table), hide_index=True)
     unscored = [run["id"] for run in finished if run["id"] not in scored]
     if unscored and st.button(f"Score what is not scored yet ({len(unscored)})"):
         submit(study, person, "evaluate", {"run": unscored})
@@ -249,7 +122,8 @@ def main() -> None:
     with right:
         show_standing(study, standing)
     show_step_by_step(study, person)
-    show_runs(study, person)
+    show_runs(study)
+    show_unscored(study, person)
     simulated_note(study)
 
 

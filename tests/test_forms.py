@@ -5,7 +5,7 @@ import pytest
 from allinsam.__main__ import _settings, build_parser
 from allinsam.errors import InputError
 from allinsam.jobs import _flags
-from allinsam.training.settings import TrainingSettings
+from allinsam.training.settings import PRESETS, TrainingSettings
 from webapp.forms import CHOICES, FIRST, help_of, label_of, settings_arguments
 
 
@@ -21,12 +21,24 @@ def through_the_command_line(arguments: dict) -> TrainingSettings:
         {"dice_weights_denominator": True, "augmentation": False},
         {"learning_rate": 3e-5, "budget_minutes": 2.5, "adapter_width": 24, "seed": 0},
         {"mocl_mode": "product", "backbone": "vit_b", "precision": "float32"},
+        {"adapter_width": None, "patience": 9},
     ],
 )
 def test_what_is_chosen_reaches_the_job_unchanged(changed: dict) -> None:
     values = TrainingSettings(**changed).to_dict()
     values.pop("settings_version")
     assert through_the_command_line(settings_arguments(values)) == TrainingSettings(**changed)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_reaches_the_job_unchanged(preset: str) -> None:
+    arguments = settings_arguments(PRESETS[preset].to_dict())
+    assert through_the_command_line(arguments) == PRESETS[preset]
+
+
+def test_several_seeds_come_through_the_command_line() -> None:
+    args = build_parser().parse_args(["train", *_flags({"labels": "expert", "seeds": [1, 2, 3]})])
+    assert args.seeds == [1, 2, 3] and _settings(args) == TrainingSettings()
 
 
 def test_a_value_out_of_range_is_refused_at_the_door() -> None:

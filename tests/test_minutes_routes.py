@@ -12,9 +12,11 @@ from allinsam.registration import identity_matrix
 from allinsam.store import Study, images, runs, settled, thresholds
 from allinsam.workflow.settling import DECISIONS
 from allinsam.worth import KINDS
+from tests.finished import PODOCYTE, finish
 from tests.raters import hand_in_all
-from tests.studies import LEAD, THRESHOLD, small_study
+from tests.studies import LEAD, PODOCYTES, THRESHOLD, small_study
 from tests.test_image_routes import SIGNER, STUDENT, SignedInAs
+from tests.test_workflow_mocl_doubts import add_run_with_doubts
 from webapp import image_routes, minutes_routes, session
 from webapp.home_parts import KIND_WORDS
 from webapp.minutes_parts import PRESENT, RATER_COLOURS
@@ -172,3 +174,21 @@ def test_what_is_not_usable_is_refused_in_words(visit: Visit, study: Study, path
     assert answer.status_code == 400 and len(answer.text) > 10
     with study.science.read() as db:
         assert settled.list_settled(db) == []
+
+
+def test_what_mocl_doubts_is_shown_and_settled_by_the_same_keys(tmp_path: Path, monkeypatch) -> None:
+    made = small_study(tmp_path / "doubted", slides=3, patches_per_slide=1)
+    for person in ("s1", "s2"):
+        finish(made, person, "student", 1, {PODOCYTE: PODOCYTES})
+    add_run_with_doubts(made, [2])
+    monkeypatch.setenv(session.STUDY_VARIABLE, str(made.folder))
+    routes = [*minutes_routes.routes, *image_routes.routes]
+    client = TestClient(SignedInAs(Starlette(routes=routes), REVIEWER))
+    [item] = [one for one in items_of(client).values() if one["kind"] == "mocl"]
+    assert item["heading"] == "Nucleus MOCL doubts" and "40 % of the usual podocyte" in item["why"]
+    assert [one["key"] for one in item["keys"]] == ["K", "X", "T"]
+    rings = item["panes"][0]["rings"]
+    assert {ring["colour"] for ring in rings} == {"#F0E442"}  # what stands, in the class's colour
+    ask(client, "settle", **press(item, "X", 1))
+    assert item["name"] not in items_of(client)
+    assert client.post("/api/minutes/settle", json=press(item, "X", 2)).status_code == 400

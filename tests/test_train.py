@@ -456,3 +456,14 @@ def test_every_kind_of_adapter_is_trained_resumed_and_loaded(changes, tmp_path):
 def test_frozen_features_are_not_kept_of_frames_that_change():
     with pytest.raises(InputError, match="cache_frozen"):
         replace(QUICK, cache_frozen=True, augmentation=True)
+
+
+def test_each_epoch_shows_what_it_found_on_the_validation_patches(tmp_path):
+    shown = []
+    settings = replace(QUICK, adapter_epochs=2, corrective_epochs=1)
+    patches = drawn_patches()
+    result = train(settings, patches, tmp_path, loaded=tiny_backbone(), look=lambda *row: shown.append(row))
+    assert [patch.patch_id for patch, _ in shown] == ["p2"] * len(result.history) == ["p2"] * 3
+    for patch, found in shown:
+        assert set(found) == set(class_names_of(patches))
+        assert all(labels.shape == patch.image_rgb.shape[:2] for labels in found.values())

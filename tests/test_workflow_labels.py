@@ -6,11 +6,13 @@ import pytest
 from allinsam.__main__ import _recipe, build_parser
 from allinsam.consensus import RULES
 from allinsam.errors import InputError, NotFoundError
-from allinsam.masks import encode_rle
+from allinsam.masks import decode_rle, encode_rle
+from allinsam.prompts import mask_to_box
 from allinsam.splitting import deal_parts
 from allinsam.store import assignments as queue
 from allinsam.store import images, runs
 from allinsam.store import study as study_store
+from allinsam.training.methods import RANDOM_BOX_PX
 from allinsam.workflow.annotating import ActLog, record_acts
 from allinsam.workflow.labels import (
     LABEL_RULES,
@@ -18,6 +20,7 @@ from allinsam.workflow.labels import (
     LabelRecipe,
     check_split,
     freeze_labels,
+    frozen_lines,
     leave_slides_out,
     make_folds,
     make_split,
@@ -28,7 +31,7 @@ from allinsam.workflow.labels import (
     split_gaps,
     split_sentence,
 )
-from tests.studies import MESANGIAL, PODOCYTES, disc, small_study
+from tests.studies import MESANGIAL, PODOCYTES, NoCache, disc, small_study
 
 
 def annotate(study, person_id, group, patch_id, found, submit="complete"):
@@ -351,3 +354,47 @@ def test_a_split_is_told_before_it_is_made_and_in_words_afterwards(tmp_path):
     assert told == f"Split {split_id}, by slide 6:1:3 of 8 patches, seed 2: no tested slide was trained on."
     apart = make_split(few, seed=2, unit="patch")
     assert "tested slides" in split_sentence(few, apart) and "also trained on" in split_sentence(few, apart)
+
+
+def masks_of(study, **options):
+    """Nuclei of patch 1 that a recipe freezes, as boxes by the discs' centres."""
+    label_set_id = freeze_labels(study, recipe_of("student", **options), NoCache())
+    [line] = [line for line in frozen_lines(study, label_set_id) if line["patch_id"] == 1]
+    return [mask_to_box(decode_rle(thing["mask"])) for thing in line["objects"]]
+
+
+def test_tight_and_random_boxes_go_through_sam_again(study):
+    annotate(study, "s1", "student", 1, {1: PODOCYTES})
+    edited = masks_of(study)
+    assert np.allclose(masks_of(study, masks="tight"), edited, atol=1)
+    loose = np.array(masks_of(study, masks="random"))
+    assert np.array_equal(loose, masks_of(study, masks="random"))  # seeded
+    assert not np.array_equal(loose, masks_of(study, masks="random", seed=2))
+    outward = (np.array(edited) - loose) * [1, 1, -1, -1]
+    assert (outward >= -1).all() and 2 < outward.max() <= RANDOM_BOX_PX + 1
+    with study.science.write() as db:
+        db["patch"].update(1, {"um_per_px": 0.25})
+    finer = (np.array(edited) - masks_of(study, masks="random")) * [1, 1, -1, -1]
+    assert RANDOM_BOX_PX + 1 < finer.max() <= 2 * RANDOM_BOX_PX + 1
+
+
+@pytest.mark.parametrize("masks", [name for name in MASK_SOURCES if name != "edited"])
+def test_masks_made_again_need_a_segmenter_and_say_so_in_the_title(study, masks):
+    annotate(study, "s1", "student", 1, {1: PODOCYTES})
+    with pytest.raises(InputError, match="embedding cache"):
+        freeze_labels(study, recipe_of("student", masks=masks))
+    assert masks in recipe_of("student", masks=masks).title
+
+
+def test_a_recipe_of_before_keeps_its_content():
+    """What is frozen has the same fields as ever, so that the same labels have the same hash."""
+    assert LabelRecipe(group="expert").to_dict() == {
+        "group": "expert",
+        "people": None,
+        "masks": "edited",
+        "rule": "pooled",
+        "purposes": ("production",),
+        "guidances": ("if", "threshold"),
+        "shuffle_classes": False,
+        "seed": 1,
+    }

@@ -2,19 +2,23 @@ import pytest
 import torch
 
 from allinsam.errors import InputError, NotAllowedError
-from allinsam.inference import untrained_model
+from allinsam.inference import RUN_FILE, untrained_model
 from allinsam.sam.backbones import load_backbone
 from allinsam.store import runs
 from allinsam.training.settings import TrainingSettings
 from allinsam.workflow import learning
 from allinsam.workflow.labels import LabelRecipe, freeze_labels, make_split
 from allinsam.workflow.learning import (
+    VERSIONS_FILE,
     add_untrained_run,
     load_run_model,
     one_click,
     score_labels,
+    train_seeds,
     training_patches,
 )
+from allinsam.workflow.mocl_doubts import mapped_patches, read_doubts
+from allinsam.workflow.run_examples import example_epochs
 from tests.studies import MESANGIAL, PODOCYTES, small_study
 from tests.test_workflow_labels import annotate
 
@@ -105,3 +109,69 @@ def test_a_test_part_without_labels_is_told_before_the_training(study):
         one_click(study, TrainingSettings(), [LabelRecipe(group="expert")])
     with study.science.read() as db:
         assert runs.list_runs(db) == []
+
+
+# ------------------------------------------------------------------------------------- real runs
+
+FEW = TrainingSettings(
+    adapter_epochs=1, corrective_epochs=1, least_frames=0, augmentation=False, device="cpu"
+)
+
+
+@pytest.fixture
+def labelled(study):
+    """Everything right but one label on plain tissue, on a training patch."""
+    split_id = make_split(study)
+    with study.science.read() as db:
+        parts = runs.split_parts(db, split_id)
+    first = min(patch_id for patch_id, part in parts.items() if part == "train")
+    annotate(study, "s1", "student", first, {1: (*PODOCYTES, (40, 470))})
+    for patch_id in (patch_id for patch_id, part in parts.items() if part == "val"):
+        annotate(study, "s1", "student", patch_id, {1: PODOCYTES})
+    return study, freeze_labels(study, LabelRecipe(group="student")), split_id
+
+
+def states(study):
+    with study.science.read() as db:
+        return [(run["id"], run["settings"]["seed"], run["state"]) for run in runs.list_runs(db)]
+
+
+def test_seeds_one_after_the_other_cancelled_and_gone_on_with(labelled):
+    study, label_set_id, split_id = labelled
+    told, stop = [], []
+
+    def report(done, total, message, detail):
+        told.append((done / total, message, detail))
+        if message.startswith("seed 2 (2 of 2), adapter stage") and detail["kind"] == "epoch":
+            stop.append(True)
+
+    trained = train_seeds(study, label_set_id, split_id, FEW, [1, 2], "students", report, lambda: bool(stop))
+    assert trained == [1, 2] and states(study) == [(1, 1, "finished"), (2, 2, "cancelled")]
+    for share, message, _ in told:
+        assert (0.0 <= share <= 0.5) if message.startswith("seed 1 (1 of 2)") else (0.5 <= share <= 1.0)
+    assert told[-1][2]["run_ids"] == [1, 2]
+
+    # What a finished run keeps.
+    epochs = example_epochs(study, 1)
+    assert epochs and {tuple(kept) for kept in epochs.values()} == {(1, 2)}
+    doubts, maps = read_doubts(study, 1), mapped_patches(study, 1)
+    assert doubts["nuclei"] == len(PODOCYTES) + 1 and list(maps.values()) == [[1]]
+    assert (study.run_folder(1) / VERSIONS_FILE).exists()
+    kept = (study.run_folder(1) / RUN_FILE).stat().st_mtime_ns
+    assert read_doubts(study, 2) is None
+
+    # The same again: the first is there, the second goes on.
+    again = []
+    train_seeds(study, label_set_id, split_id, FEW, [1, 2], "students", lambda *row: again.append(row[2]))
+    assert states(study) == [(1, 1, "finished"), (2, 2, "finished")]
+    assert (study.run_folder(1) / RUN_FILE).stat().st_mtime_ns == kept
+    assert all(message.startswith("seed 2 (2 of 2)") for message in again)
+    assert read_doubts(study, 2) is not None
+
+
+@pytest.mark.parametrize("seeds", [[], [1, 1], [-1], list(range(11))])
+def test_unusable_seeds_are_refused(labelled, seeds):
+    study, label_set_id, split_id = labelled
+    with pytest.raises(InputError, match="[Ss]eeds"):
+        train_seeds(study, label_set_id, split_id, FEW, seeds, "students")
+    assert states(study) == []

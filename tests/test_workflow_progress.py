@@ -9,6 +9,7 @@ from allinsam.workflow.progress import (
     GUESSED_SECONDS,
     estimate_training,
     label_standing,
+    labelled_patches,
     person_progress,
     study_progress,
     waiting_on_thresholds,
@@ -98,8 +99,8 @@ def test_labels_stand_as_far_as_training_takes_them(tmp_path, guidance: str, cou
 def test_without_a_run_the_time_is_a_guess(empty_study: Study) -> None:
     settings = TrainingSettings(adapter_epochs=10, corrective_epochs=5)
     estimate = estimate_training(empty_study, settings, [10, 20])
-    # Three networks are scored on 0.3 of 20 patches, each at the cost of one epoch.
-    expected = GUESSED_SECONDS["compact"] * (15 * 0.6 * 30 + 3 * 0.3 * 20) / 60
+    # Three networks are scored on 0.3 of 20 patches, each at the cost of one epoch; so is where MOCL trusts.
+    expected = GUESSED_SECONDS["compact"] * ((15 + 1) * 0.6 * 30 + 3 * 0.3 * 20) / 60
     assert (estimate.minutes, estimate.measured) == (pytest.approx(expected), False)
 
 
@@ -114,5 +115,16 @@ def test_with_a_run_the_time_follows_its_pace(study: Study) -> None:
 
 def test_no_training_is_estimated_longer_than_its_budget(study: Study) -> None:
     settings = TrainingSettings(adapter_epochs=10_000, budget_minutes=3)
-    scoring = 40 / (4 * 2) * 3 * 3 / 60
-    assert estimate_training(study, settings, [10, 10]).minutes == pytest.approx(6 + scoring)
+    scoring, trust = 40 / (4 * 2) * 3 * 3 / 60, 40 / (4 * 2) * 2 * 6 / 60
+    assert estimate_training(study, settings, [10, 10]).minutes == pytest.approx(6 + trust + scoring)
+
+
+def test_another_network_has_a_pace_of_its_own(study: Study) -> None:
+    unet = TrainingSettings(network="unet", adapter_epochs=4, mocl=False)
+    assert not estimate_training(study, unet, [10]).measured
+    assert estimate_training(study, TrainingSettings(backbone="vit_b"), [10]).measured is False
+
+
+@pytest.mark.parametrize(("labels", "patches"), [("student", 8), ("s1", 8), ("adjudicated", 1), ("p-x", 0)])
+def test_patches_behind_labels(study: Study, labels: str, patches: int) -> None:
+    assert labelled_patches(study, labels) == patches

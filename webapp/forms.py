@@ -57,50 +57,62 @@ def arm_name(arm: str) -> str:
 
 
 def settings_form(
-    key: str, columns: int = 3, settings: type = TrainingSettings, first: Sequence[str] = FIRST
+    key: str,
+    columns: int = 3,
+    settings: type = TrainingSettings,
+    first: Sequence[str] = FIRST,
+    start: Any = None,
+    leave_out: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Widgets for every setting, inside the form that is open; returns name -> value."""
-    known = {setting.name: setting for setting in fields(settings) if setting.name not in HIDDEN}
-    values = _row_of({name: known[name] for name in first if name in known}, key, columns)
+    """Widgets for every setting, inside the form that is open; returns name -> value.
+
+    start: settings whose values stand there first, the defaults where there are none. `key` must tell it.
+    """
+    known = {
+        setting.name: setting for setting in fields(settings) if setting.name not in (*HIDDEN, *leave_out)
+    }
+    values = _row_of({name: known[name] for name in first if name in known}, key, columns, start)
     with st.expander("All other settings"):
         rest = {name: setting for name, setting in known.items() if name not in first}
-        values |= _row_of(rest, key, columns)
+        values |= _row_of(rest, key, columns, start)
     return values
 
 
-def _row_of(settings: dict[str, Field], key: str, columns: int) -> dict[str, Any]:
+def _row_of(settings: dict[str, Field], key: str, columns: int, start: Any) -> dict[str, Any]:
     values, names = {}, list(settings)
-    for start in range(0, len(names), columns):
-        row = names[start : start + columns]
-        for name, place in zip(row, st.columns(columns, vertical_alignment="bottom"), strict=False):
-            with place:
-                values[name] = setting_widget(settings[name], f"{key}-{name}")
+    for place in range(0, len(names), columns):
+        row = names[place : place + columns]
+        for name, cell in zip(row, st.columns(columns, vertical_alignment="bottom"), strict=False):
+            with cell:
+                begins = None if start is None else (getattr(start, name),)
+                values[name] = setting_widget(settings[name], f"{key}-{name}", begins)
     return values
 
 
-def setting_widget(setting: Field, key: str) -> Any:
-    """The widget that suits a field's type; an empty number is None."""
+def setting_widget(setting: Field, key: str, begins: tuple[Any] | None = None) -> Any:
+    """The widget that suits a field's type; an empty number is None. begins: a first value instead of the
+    default.
+    """
     default = setting.default if setting.default is not MISSING else None
+    value = default if begins is None else begins[0]
     label, note = label_of(setting.name), help_of(setting)
     if isinstance(default, tuple):
         options = CHOICES[setting.name]
         return st.multiselect(
-            label, options, default=default, format_func=arm_name, help=note, key=key, wrap=True
+            label, options, default=value, format_func=arm_name, help=note, key=key, wrap=True
         )
     if setting.name in CHOICES:
         options = list(CHOICES[setting.name])
-        return st.selectbox(label, options, index=options.index(default), help=note, key=key)
+        return st.selectbox(label, options, index=options.index(value), help=note, key=key)
     if isinstance(default, bool):
-        return st.checkbox(label, value=default, help=note, key=key)
+        return st.checkbox(label, value=value, help=note, key=key)
     if isinstance(default, str):
-        return st.text_input(label, value=default, help=note, key=key)
+        return st.text_input(label, value=value, help=note, key=key)
     if isinstance(default, int) or "int" in str(setting.type):
         empty = "None" in str(setting.type)
-        return st.number_input(
-            label, value=default, step=1, min_value=None if empty else 0, help=note, key=key
-        )
+        return st.number_input(label, value=value, step=1, min_value=None if empty else 0, help=note, key=key)
     step, shown = _step(default)
-    return st.number_input(label, value=default, step=step, format=shown, min_value=0.0, help=note, key=key)
+    return st.number_input(label, value=value, step=step, format=shown, min_value=0.0, help=note, key=key)
 
 
 def label_of(name: str) -> str:
@@ -133,8 +145,10 @@ def settings_arguments(values: dict[str, Any]) -> dict[str, Any]:
     arguments: dict[str, Any] = {}
     for setting in fields(settings):
         value = getattr(settings, setting.name)
-        if setting.name in HIDDEN or value == setting.default or value is None:
+        if setting.name in HIDDEN or value == setting.default:
             continue
+        if value is None:  # leaving it out would mean the default
+            value = "none"
         # A flag that is off needs its own word: leaving it out would mean the default.
         arguments[f"no_{setting.name}" if value is False else setting.name] = (
             True if value is False else value

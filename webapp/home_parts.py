@@ -38,6 +38,7 @@ KIND_WORDS = {
     "registration": ("registration to settle", "registrations to settle"),
     "dispute": ("nucleus in dispute", "nuclei in dispute"),
     "doubt": ("doubtful outline", "doubtful outlines"),
+    "mocl": ("nucleus MOCL doubts", "nuclei MOCL doubts"),
     "finish": ("review to finish", "reviews to finish"),
     "gold": ("gold patch to outline", "gold patches to outline"),
     "reference": ("test patch to outline", "test patches to outline"),

@@ -11,6 +11,7 @@ from allinsam.errors import AllinsamError, by_name
 from allinsam.jobs import JobView
 from allinsam.store import Study, runs
 from webapp import charts
+from webapp.run_parts import show_examples
 
 REFRESH_S = 1.5
 BADGES = {
@@ -40,7 +41,11 @@ WHAT_TO_DO = {
 TELLING = ("register", "import", "import-slide")
 # All or nothing: there is nothing to go on from.
 NOT_RESUMED = ("import", "import-slide")
-RESUMES_FROM = {"register": "the patch it was at", "embed": "the patch it was at"}
+RESUMES_FROM = {
+    "register": "the patch it was at",
+    "embed": "the patch it was at",
+    "evaluate": "the first run",
+}
 
 
 def show_jobs(study: Study, limit: int = 6, verbs: tuple[str, ...] = ()) -> None:
@@ -99,6 +104,8 @@ def _show_job(study: Study, view: JobView, open_: bool) -> None:
             st.caption(view.message)
         if open_:
             show_curves(study, view)
+            if view.is_active and view.detail.get("run_id"):
+                show_examples(study, view.detail["run_id"], f"live-{view.id}", note=False)
             if log := jobs.read_log(study, view.id).strip():
                 with st.expander("Log"):
                     st.code(by_name(log[-4000:]), language=None)
@@ -137,7 +144,9 @@ def seconds_left(view: JobView) -> float | None:
 def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.0f} days"
 
 
 def show_curves(study: Study, view: JobView) -> None:
@@ -148,7 +157,10 @@ def show_curves(study: Study, view: JobView) -> None:
         if run_id not in known:
             return
         mine = known[run_id]
-        shown = runs_of_one_experiment(mine, known.values()) if view.verb == "experiment" else [mine]
+        if view.verb == "experiment":
+            shown = runs_of_one_experiment(mine, known.values())
+        else:  # one after the other with several seeds
+            shown = [known[key] for key in view.detail.get("run_ids", [run_id]) if key in known]
         columns = ["epoch", "stage", "loss", "val"]
         tables = {run["name"]: pd.DataFrame(runs.run_epochs(db, run["id"]), columns=columns) for run in shown}
     tables = {title: table for title, table in tables.items() if len(table)}

@@ -161,7 +161,7 @@ def _nucleus(study: Study, item: Item) -> dict[str, Any]:
             drawn[0] |= {"label": str(place + 1), "at": at}
         rings += drawn
     agreed = [_ring(ring, window) for ring in rings_of_mask(nucleus.mask)]
-    if item.kind == "doubt":
+    if item.kind in ("doubt", "mocl"):
         rings, dashed = [{"colour": by_id[nucleus.class_id]["colour"], **ring} for ring in agreed], []
     else:
         several = len(nucleus.members) > 1
@@ -223,6 +223,17 @@ def _doubt(study: Study, item: Item) -> dict[str, Any]:
     }
 
 
+def _mocl(study: Study, item: Item) -> dict[str, Any]:
+    seen = _nucleus(study, item)
+    return {
+        "question": f"Is this a {seen['class_name']} nucleus, and its outline right?",
+        "note": f"A model that learnt from this label trusts it little. {seen['votes']}.",
+        "panes": seen["panes"],
+        "hides": True,
+        "keys": [_key("K", "Right", "right"), _key("X", "Wrong", "wrong"), seen["as_class"]],
+    }
+
+
 def _finish(study: Study, item: Item) -> dict[str, Any]:
     patch_id = item.detail["patch_id"]
     patch, window = _whole(study, patch_id)
@@ -265,6 +276,7 @@ PRESENT: dict[str, Callable[[Study, Item], dict[str, Any]]] = {
     "registration": _registration,
     "dispute": _dispute,
     "doubt": _doubt,
+    "mocl": _mocl,
     "finish": _finish,
     "gold": _patch,
     "reference": _patch,

@@ -24,7 +24,7 @@ MOST_AT_ONCE = 12  # items with their pictures in one answer
 LONGEST_NAME = 200
 # What needs another right than settling items.
 NEEDED = {"threshold": "sign_threshold", "registration": "register"}
-NEEDED |= dict.fromkeys(("dispute", "doubt", "finish"), "review")
+NEEDED |= dict.fromkeys(("dispute", "doubt", "mocl", "finish"), "review")
 
 
 async def next_route(request: Request) -> Response:

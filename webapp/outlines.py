@@ -1,5 +1,7 @@
 """Found and reference outlines on a patch: solid in the class's colour, dashed in white, with a dark halo."""
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
@@ -16,11 +18,21 @@ def found_and_reference(
     image_rgb: np.ndarray, found: np.ndarray, reference: np.ndarray, colour: str, scale: int = 2
 ) -> bytes:
     """PNG of the patch (H, W, 3), enlarged, with the outlines of two label images (H, W)."""
+    return outlined_layers(image_rgb, [(found, colour)], [reference], scale)
+
+
+def outlined_layers(
+    image_rgb: np.ndarray,
+    found: Sequence[tuple[np.ndarray, str]],
+    reference: Sequence[np.ndarray] = (),
+    scale: int = 2,
+) -> bytes:
+    """The same with label images of several classes, each in its colour, and any number of dashed ones."""
     size = (image_rgb.shape[1] * scale, image_rgb.shape[0] * scale)
     picture = cv2.resize(image_rgb, size, interpolation=cv2.INTER_CUBIC)
-    solid = [ring * scale for ring in _rings(found)]
-    dashes = [dash for ring in _rings(reference) for dash in dashed(ring * scale)]
-    for paths, closed, shade in ((solid, True, _rgb(colour)), (dashes, False, REFERENCE)):
+    layers = [([ring * scale for ring in _rings(one)], True, _rgb(colour)) for one, colour in found]
+    dashes = [dash for one in reference for ring in _rings(one) for dash in dashed(ring * scale)]
+    for paths, closed, shade in [*layers, (dashes, False, REFERENCE)]:
         # OpenCV's coordinate 0 is the first pixel's centre, ours its edge.
         points = [np.round((path - 0.5) * 2**FRACTION_BITS).astype(np.int32)[:, None] for path in paths]
         cv2.polylines(picture, points, closed, HALO, 4, cv2.LINE_AA, FRACTION_BITS)

@@ -29,6 +29,7 @@ from webapp import (
     import_routes,
     minutes_routes,
     review_routes,
+    run_routes,
 )
 from webapp.gate import Gate
 from webapp.session import study_from_environment
@@ -83,6 +84,7 @@ def create_app(settings: AccountSettings = DEFAULT_SETTINGS) -> st.App:
             *export_routes.routes,
             *minutes_routes.routes,
             *import_routes.routes,
+            *run_routes.routes,
         ],
         middleware=[Middleware(Gate)],
     )

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from allinsam.errors import InputError
-from allinsam.training.settings import TrainingSettings
+from allinsam.training.networks import NETWORKS
+from allinsam.training.settings import PRESETS, TrainingSettings
 
 # "Random" boxes of the paper, whose amount it does not give: each side this many px further out at most, at
 # 0.5 um per px.
@@ -54,3 +55,18 @@ def method_of(settings: Mapping[str, object], masks: str = "edited") -> str | No
     weighted = bool(settings.get("mocl")) and settings.get("mocl_mode") != "none"
     asked = (settings.get("network", "adapter"), weighted, masks)
     return next((name for name, m in METHODS.items() if (m.network, m.mocl, m.masks) == asked), None)
+
+
+def preset_of(preset: str, method: str) -> TrainingSettings:
+    """A preset for one of the methods. What it says about the SAM adapter alone does not hold for another
+    network: that takes its own learning rates, batches and weight decay, and is augmented.
+    """
+    if preset not in PRESETS:
+        raise InputError(f"Unknown preset {preset!r}. Choose one of {', '.join(PRESETS)}.")
+    settings = settings_of(method, PRESETS[preset])
+    if NETWORKS[settings.network].needs_backbone:
+        return settings
+    usual = TrainingSettings()
+    own = ("learning_rate", "decoder_learning_rate", "weight_decay", "batch_size", "gradient_clip")
+    as_usual = {name: getattr(usual, name) for name in (*own, "backbone", "adapter_width", "augmentation")}
+    return replace(settings, **as_usual)

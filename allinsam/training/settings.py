@@ -170,3 +170,15 @@ AUTHORS = TrainingSettings(
     calibrate=False,
     precision="float32",
 )
+
+# What the Train page offers to begin with; each with why one would.
+PRESETS: dict[str, TrainingSettings] = {
+    "quick": TrainingSettings(adapter_epochs=8, corrective_epochs=2, budget_minutes=3.0),
+    "best": TrainingSettings(adapter_epochs=80, corrective_epochs=20, budget_minutes=60.0),
+    "faithful": AUTHORS,
+}
+PRESET_REASONS = {
+    "quick": "Does it run, do the labels teach?",
+    "best": "Our defaults, a longer budget: to report.",
+    "faithful": "The authors' recipe: ViT-H, for a GPU.",
+}

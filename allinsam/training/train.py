@@ -82,6 +82,8 @@ BAD_STEPS_IN_A_ROW = 5
 REPORT_EVERY_SECONDS = 1.0
 
 Report = Callable[[dict[str, Any]], None]
+# Called with a validation patch and what was found on it: class name -> label image.
+Look = Callable[[TrainingPatch, dict[str, np.ndarray]], None]
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ def train(
     loaded: LoadedBackbone | None = None,
     weights_dir: Path | str | None = None,
     start: Path | str | None = None,
+    look: Look | None = None,
 ) -> TrainingResult:
     """Train on `patches`; leave run.json and adapter.safetensors in `folder` for `inference.load_run`.
 
@@ -117,6 +120,7 @@ def train(
     and the first of them writes and reports.
 
     start: a finished run of the same network and classes, whose weights this one begins with.
+    look: is shown each validation patch at the end of an epoch.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -143,6 +147,7 @@ def train(
     }
     with torch.random.fork_rng(devices=[]):
         run = _Run(settings, patches, folder, loaded, fabric, identity, report, should_stop, start)
+        run.look = look
         if run.progress.history and (folder / RUN_FILE).exists():
             return run.result("done")
         try:
@@ -282,6 +287,7 @@ class _Run:
         self.validation_seconds = 0.0
         self.bad_steps = 0  # in a row
         self.last_report = -math.inf
+        self.look: Look | None = None
 
     def _set_up(self) -> None:
         """A fresh optimizer, and the network as the processes share it."""
@@ -465,7 +471,7 @@ class _Run:
         weights, learning = self.network.trained_state(), self._parameters()
         self._put(self.average)
         averaged = self.network.trained_state()
-        scores = validate(self.network.eval(), self.scored, self.instances) if first else {}
+        scores = validate(self.network.eval(), self.scored, self.instances, self.look) if first else {}
         self._put(learning)
         scores = self.fabric.broadcast(scores)
         self.validation_seconds = self.fabric.broadcast(time.monotonic() - begun)
@@ -537,6 +543,7 @@ def validate(
     network: Network,
     patches: Sequence[TrainingPatch],
     instances: InstanceSettings | None = None,
+    look: Look | None = None,
 ) -> dict[str, Any]:
     """Unweighted scores at native size, means over classes: "dice" pooled over patches, "f1" of instances.
 
@@ -547,6 +554,8 @@ def validate(
     for patch in patches:
         probabilities = predict_probabilities(network, patch.image_rgb, patch.um_per_px, overlap=0.0)
         found_by_class = cut_instances(probabilities, patch.um_per_px, instances)
+        if look is not None:
+            look(patch, dict(zip(network.class_names, found_by_class, strict=True)))
         for name, found in zip(network.class_names, found_by_class, strict=True):
             if name not in patch.labels:
                 continue

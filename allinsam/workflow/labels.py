@@ -445,8 +445,33 @@ def read_labels(study: Study, label_set_id: int) -> dict[int, dict[str, np.ndarr
     A class that was renamed since is called by its name now; the manifest keeps the old one.
     """
     with study.science.read() as db:
-        label_set = runs.get_label_set(db, label_set_id)
         sizes = {p["id"]: (p["height_px"], p["width_px"]) for p in images.list_patches(db)}
+    labels: dict[int, dict[str, np.ndarray]] = {}
+    for row in frozen_lines(study, label_set_id):
+        masks = [decode_rle(thing["mask"]) for thing in row["objects"]]
+        size_hw = sizes[row["patch_id"]]
+        image = instances_to_labels(masks, np.ones(len(masks))) if masks else np.zeros(size_hw, np.int32)
+        labels.setdefault(row["patch_id"], {})[row["class"]] = image
+    return labels
+
+
+def frozen_masks(study: Study, label_set_id: int, patch_id: int) -> dict[str, list[np.ndarray]]:
+    """Class name -> masks, bool (H, W), of a frozen label set's nuclei on one patch."""
+    return {
+        line["class"]: [decode_rle(thing["mask"]) for thing in line["objects"]]
+        for line in frozen_lines(study, label_set_id)
+        if line["patch_id"] == patch_id
+    }
+
+
+def frozen_lines(study: Study, label_set_id: int) -> list[dict[str, Any]]:
+    """The lines of a frozen manifest, one for each patch and class, the class by its name now.
+
+    Raises:
+        NotFoundError: the file is missing or was changed.
+    """
+    with study.science.read() as db:
+        label_set = runs.get_label_set(db, label_set_id)
         name_now = study_store.names_of_classes(db)
     path = study.labels_path(label_set["sha256"])
     content = path.read_bytes() if path.exists() else b""
@@ -454,11 +479,5 @@ def read_labels(study: Study, label_set_id: int) -> dict[int, dict[str, np.ndarr
         raise NotFoundError(
             f"The frozen labels {path.name} are missing or changed. Restore them or freeze again."
         )
-    labels: dict[int, dict[str, np.ndarray]] = {}
-    for line in content.decode().splitlines()[1:]:
-        row = json.loads(line)
-        masks = [decode_rle(thing["mask"]) for thing in row["objects"]]
-        size_hw = sizes[row["patch_id"]]
-        image = instances_to_labels(masks, np.ones(len(masks))) if masks else np.zeros(size_hw, np.int32)
-        labels.setdefault(row["patch_id"], {})[name_now.get(row["class"], row["class"])] = image
-    return labels
+    lines = [json.loads(line) for line in content.decode().splitlines()[1:]]
+    return [{**line, "class": name_now.get(line["class"], line["class"])} for line in lines]

@@ -1,8 +1,10 @@
 """From frozen labels to a trained and scored model: runs, evaluation, and the one click."""
 
 import hashlib
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from allinsam.inference import (
     untrained_model,
 )
 from allinsam.metrics import score_all
+from allinsam.provenance import versions
 from allinsam.sam.backbones import LoadedBackbone, load_backbone
 from allinsam.sam.download import sha256_of_file
 from allinsam.sam.embeddings import EmbeddingCache
@@ -30,6 +33,7 @@ from allinsam.store import study as study_store
 from allinsam.training.dataset import TrainingPatch
 from allinsam.training.settings import TrainingSettings
 from allinsam.training.train import train
+from allinsam.workflow import mocl_doubts
 from allinsam.workflow.annotating import read_patch
 from allinsam.workflow.labels import (
     LabelRecipe,
@@ -38,12 +42,15 @@ from allinsam.workflow.labels import (
     read_labels,
     reference_recipe,
 )
+from allinsam.workflow.run_examples import start_examples
 
 Report = Callable[[float, float, str, dict[str, Any]], None]
 ShouldStop = Callable[[], bool]
 
 # What the network before training depends on.
 START_SETTINGS = ("backbone", "adapter_width", "seed", "device")
+MOST_SEEDS = 10  # of one job
+VERSIONS_FILE = "versions.json"
 SCORED_METRICS = ("f1_instance", "dice", "iou", "pq", "aji")
 
 
@@ -68,7 +75,11 @@ def train_run(
     should_stop: ShouldStop = never,
     run_id: int | None = None,
 ) -> int:
-    """Train on a label set's train part and keep the run; `run_id` goes on with an interrupted one."""
+    """Train on a label set's train part and keep the run; `run_id` goes on with an interrupted one.
+
+    Beside the network the run keeps what it found on a few validation patches on the way and, with MOCL,
+    where it trusts its labels.
+    """
     if run_id is not None and _is_finished(study, run_id):
         return run_id
     loaded = load_backbone(settings.backbone, device=settings.device)
@@ -86,6 +97,13 @@ def train_run(
                 backbone=loaded.backbone.name,
                 backbone_sha256=loaded.weights_sha256,
             )
+    else:
+        with study.science.write() as db:
+            runs.update_run(db, run_id, state="running", finished_at=None)
+    folder = study.run_folder(run_id)
+    if not (folder / VERSIONS_FILE).exists():
+        write_file(folder / VERSIONS_FILE, json.dumps(versions(), indent=1).encode())
+    examples = start_examples(study, run_id, patches)
 
     earlier = epochs_before(settings)
 
@@ -94,6 +112,7 @@ def train_run(
             with study.science.write() as db:
                 kept = {k: row[k] for k in ("loss", "val", "seconds", "scores")}
                 runs.put_epoch(db, run_id, earlier[row["stage"]] + row["epoch"], row["stage"], kept)
+            examples.keep(earlier[row["stage"]] + row["epoch"])
         total = row["seconds"] + row["seconds_left"]
         report(
             row["seconds"],
@@ -102,9 +121,19 @@ def train_run(
             {"run_id": run_id, **row},
         )
 
-    folder = study.run_folder(run_id)
-    result = train(settings, patches, folder, pass_on, should_stop, loaded=loaded)
-    if result.state == "cancelled":
+    result = train(settings, patches, folder, pass_on, should_stop, loaded=loaded, look=examples.look)
+    examples.flush()
+    done = result.state != "cancelled" and _keep_trust(
+        study,
+        run_id,
+        lambda: load_run(folder, loaded=loaded),
+        settings,
+        patches,
+        result.seconds,
+        report,
+        should_stop,
+    )
+    if not done:
         with study.science.write() as db:
             runs.update_run(db, run_id, state="cancelled")
         return run_id
@@ -112,6 +141,79 @@ def train_run(
     with study.science.write() as db:
         runs.update_run(db, run_id, state="finished", weights_sha256=weights)
     return run_id
+
+
+def _keep_trust(
+    study: Study,
+    run_id: int,
+    load: Callable[[], RunModel],
+    settings: TrainingSettings,
+    patches: Sequence[TrainingPatch],
+    seconds: float,
+    report: Report,
+    should_stop: ShouldStop,
+) -> bool:
+    """`mocl_doubts.keep_trust` of a run with MOCL that has not done it yet; False where it was stopped."""
+    if not mocl_doubts.has_mocl(settings) or mocl_doubts.doubts_path(study, run_id).exists():
+        return True
+
+    def say(done: int, total: int) -> None:
+        message = f"where MOCL trusts the labels, patch {done + 1} of {total}"
+        report(seconds, seconds, message, {"run_id": run_id, "seconds_left": None})
+
+    return mocl_doubts.keep_trust(study, run_id, load(), settings, patches, say, should_stop)
+
+
+def train_seeds(
+    study: Study,
+    label_set_id: int,
+    split_id: int,
+    settings: TrainingSettings,
+    seeds: Sequence[int],
+    name: str,
+    report: Report = say_nothing,
+    should_stop: ShouldStop = never,
+) -> list[int]:
+    """One run for each seed, one after the other; those there are already are gone on with or kept.
+
+    Raises:
+        InputError: no seed, one twice, a negative one, or more than MOST_SEEDS.
+    """
+    check_seeds(seeds)
+    trained: list[int] = []
+    for number, seed in enumerate(seeds):
+        mine = replace(settings, seed=seed)
+        known = same_run(study, label_set_id, split_id, mine)
+
+        def pass_on(
+            done: float,
+            total: float,
+            message: str,
+            detail: Mapping[str, Any],
+            number: int = number,
+            seed: int = seed,
+        ) -> None:
+            said = f"seed {seed} ({number + 1} of {len(seeds)}), {message}" if len(seeds) > 1 else message
+            told = {**detail, "run_ids": [*trained, detail["run_id"]]}
+            if told.get("seconds_left") is not None:
+                told["seconds_left"] += (len(seeds) - number - 1) * total
+            report(number + (done / total if total else 0.0), len(seeds), said, told)
+
+        title = f"{name}, seed {seed}" if len(seeds) > 1 else name
+        trained.append(
+            train_run(study, label_set_id, split_id, mine, title, pass_on, should_stop, run_id=known)
+        )
+        if should_stop():
+            break
+    return trained
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Raises InputError where these are no seeds of one job."""
+    if not 1 <= len(seeds) <= MOST_SEEDS:
+        raise InputError(f"{len(seeds)} seeds are given. Give 1 to {MOST_SEEDS}.")
+    if len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise InputError(f"The seeds {' '.join(map(str, seeds))} must be whole numbers from 0, each once.")
 
 
 def _is_finished(study: Study, run_id: int) -> bool:
@@ -417,7 +519,26 @@ def evaluate_all(
             report(step + done / total, len(chosen), message, detail)
 
         evaluate_run(study, run_id, reference_id, report=pass_on, should_stop=should_stop)
+    for run in trained:
+        _trust_of_earlier(study, run, report, should_stop)
     return {"runs": chosen, "reference": reference_id}
+
+
+def _trust_of_earlier(study: Study, run: Mapping[str, Any], report: Report, should_stop: ShouldStop) -> None:
+    """Where MOCL trusts the labels, of a run that was trained before that was kept."""
+    settings = TrainingSettings.from_dict(run["settings"])
+    if mocl_doubts.has_mocl(settings) and not mocl_doubts.doubts_path(study, run["id"]).exists():
+        patches = training_patches(study, run["label_set_id"], run["split_id"])
+        _keep_trust(
+            study,
+            run["id"],
+            lambda: load_run_model(study, run["id"]),
+            settings,
+            patches,
+            1.0,
+            report,
+            should_stop,
+        )
 
 
 def predict_file(

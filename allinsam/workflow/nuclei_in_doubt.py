@@ -1,4 +1,6 @@
-"""Nuclei an expert has to look at: those that raters disagree about, and doubtful ones of the test part."""
+"""Nuclei an expert has to look at: those that raters disagree about, doubtful ones of the test part, and
+those of the training part that corrective learning doubts.
+"""
 
 from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
@@ -9,6 +11,7 @@ from allinsam.records import SHOWN_TO
 from allinsam.store import Study, reviews
 from allinsam.store import acts as act_store
 from allinsam.workflow import reviewing
+from allinsam.workflow.mocl_doubts import newest_runs_with_doubts, read_doubts
 from allinsam.worth import ELSEWHERE, KINDS, Item
 
 # Below these a mask is doubtful: annotators are warned, and what they keep is looked at once more. About one
@@ -22,7 +25,8 @@ Doubt = tuple[int, str, str]  # patch, cluster, why
 def nucleus_items(
     study: Study, person_id: str | None, seconds: Mapping[str, float], test: Collection[int]
 ) -> list[Item]:
-    """Nuclei in dispute, reviews that only have to be finished, and doubtful outlines of test patches.
+    """Nuclei in dispute, reviews that only have to be finished, doubtful outlines of test patches, and labels
+    that a run with MOCL trusts little.
 
     test: patches of the test part.
     """
@@ -74,7 +78,55 @@ def nucleus_items(
                     {"patch_id": patch_id, "cluster_id": cluster_id},
                 )
             )
+    taken = {item.key for item in found}
+    for patch_id, cluster_id, why in _mocl_doubts(study):
+        key = f"{patch_id}:{cluster_id}"
+        if patch_id in begun and key not in taken and cluster_id not in decided.get(patch_id, {}):
+            found.append(
+                Item(
+                    "mocl",
+                    key,
+                    begun[patch_id]["patch"],
+                    why,
+                    KINDS["mocl"].weight,
+                    seconds["mocl"],
+                    {"patch_id": patch_id, "cluster_id": cluster_id},
+                )
+            )
     return found
+
+
+def _mocl_doubts(study: Study) -> tuple[Doubt, ...]:
+    """Training labels that the newest run on each kind of labels trusts least, where they still stand."""
+    run_ids = newest_runs_with_doubts(study)
+    if not run_ids:
+        return ()
+    with study.science.read() as db:
+        state = (*act_store.last_change(db), *reviews.last_change(db))
+    return _find_mocl_doubts(study, run_ids, state)
+
+
+@lru_cache(maxsize=4)
+def _find_mocl_doubts(study: Study, run_ids: tuple[int, ...], state: tuple[int, ...]) -> tuple[Doubt, ...]:
+    """What a run kept never changes; `state` stands for what people drew and decided."""
+    why_of: dict[tuple[int, int], str] = {}  # (patch, annotation)
+    for run_id in run_ids:
+        for row in (read_doubts(study, run_id) or {"doubts": ()})["doubts"]:
+            share = f"{100 * row['share_of_median']:.0f} %"
+            why = f"run {run_id} weighs this label at {share} of the usual {row['class_name']}"
+            for annotation_id in row["annotation_ids"]:
+                why_of.setdefault((row["patch_id"], annotation_id), why)
+    found = []
+    for patch_id in sorted({patch_id for patch_id, _ in why_of}):
+        try:
+            nuclei = nuclei_of(study, patch_id)
+        except InputError:  # taken back since
+            continue
+        for nucleus in nuclei:
+            sources = [(patch_id, member.source.annotation_id) for member in nucleus.members]
+            if whys := [why_of[source] for source in sources if source in why_of]:
+                found.append((patch_id, nucleus.cluster_id, whys[0]))
+    return tuple(found)
 
 
 def _doubts(study: Study, test: frozenset[int]) -> tuple[Doubt, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 from sqlite_utils import Database
 
 from allinsam.records import SHOWN_TO
-from allinsam.store import Study, images, runs, thresholds
+from allinsam.store import Study, images, reviews, runs, thresholds
 from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
@@ -20,6 +20,8 @@ from allinsam.workflow.registering import is_missing
 # Seconds to learn from one patch once, until a run on this machine has shown its own pace: the compact SAM
 # on two laptop cores. Larger models are slower in proportion to their size.
 GUESSED_SECONDS = {"compact": 0.8, "vit_b": 25.0, "vit_l": 70.0, "vit_h": 140.0}
+# The same of networks without a SAM.
+GUESSED_WITHOUT_SAM = {"unet": 3.0, "dynunet": 4.0}
 
 
 @dataclass(frozen=True)
@@ -169,6 +171,22 @@ def label_standing(study: Study) -> list[dict[str, Any]]:
     return rows
 
 
+def labelled_patches(study: Study, labels: str) -> int:
+    """Patches that labels of a group, of a person or "adjudicated" would come from."""
+    with study.science.read() as db:
+        if labels == "adjudicated":
+            return len(reviews.newest_finished(db))
+        return len(
+            {
+                row["patch_id"]
+                for row in queue.finished_classes(db)
+                if row["purpose"] == "production"
+                and row["guidance"] in LABEL_GUIDANCES
+                and labels in (row["group"], row["person_id"])
+            }
+        )
+
+
 @dataclass(frozen=True)
 class Estimate:
     """How long training should take; `measured` from an earlier run on this machine, else a guess."""
@@ -182,23 +200,30 @@ def estimate_training(study: Study, settings: TrainingSettings, label_patches: S
     score the runs and the untrained network on the test patches.
     """
     with study.science.read() as db:
-        pace = next(
-            (p for run in reversed(runs.list_runs(db)) if (p := _pace(db, run, settings.backbone))), None
-        )
-    seconds = pace or GUESSED_SECONDS.get(settings.backbone, GUESSED_SECONDS["vit_b"])
+        pace = next((p for run in reversed(runs.list_runs(db)) if (p := _pace(db, run, settings))), None)
+    guessed = GUESSED_SECONDS.get(settings.backbone, GUESSED_SECONDS["vit_b"])
+    seconds = pace or GUESSED_WITHOUT_SAM.get(settings.network, guessed)
     epochs = sum(settings.stages.values())
     share = SHARES["train"] / sum(SHARES.values())
     limit = settings.budget_minutes or float("inf")
     minutes = sum(min(limit, seconds * epochs * max(1, n * share) / 60.0) for n in label_patches)
+    if (
+        "corrective" in settings.stages
+    ):  # where MOCL trusts the labels: about one epoch more, beyond the budget
+        minutes += sum(seconds * max(1, n * share) / 60.0 for n in label_patches)
     tested = max(label_patches, default=0) * SHARES["test"] / sum(SHARES.values())
     # Finding the nuclei of a patch, with its frames overlapping by half, costs about one epoch of it.
     minutes += (len(label_patches) + 1) * tested * seconds / 60.0
     return Estimate(minutes, pace is not None)
 
 
-def _pace(db: Any, run: Mapping[str, Any], backbone: str) -> float | None:
-    """Seconds per epoch and training patch of a finished run on this backbone."""
-    if run["state"] != "finished" or run["kind"] != "adapter" or run["backbone"] != backbone:
+def _pace(db: Any, run: Mapping[str, Any], settings: TrainingSettings) -> float | None:
+    """Seconds per epoch and training patch of a finished run of this network on this backbone."""
+    if run["state"] != "finished" or run["kind"] != "adapter":
+        return None
+    if run["settings"].get("network", "adapter") != settings.network:
+        return None
+    if settings.network not in GUESSED_WITHOUT_SAM and run["backbone"] != settings.backbone:
         return None
     epochs = runs.run_epochs(db, run["id"])
     parts = runs.split_parts(db, run["split_id"])

@@ -192,10 +192,13 @@ DECISIONS: dict[str, dict[str, Decide]] = {
     "dispute": {
         decision: decide_nucleus(decision) for decision in ("pick", "consensus", "rejected", "class")
     },
-    "doubt": {
-        "right": decide_nucleus("consensus"),
-        "wrong": decide_nucleus("rejected"),
-        "class": decide_nucleus("class"),
+    **{
+        kind: {
+            "right": decide_nucleus("consensus"),
+            "wrong": decide_nucleus("rejected"),
+            "class": decide_nucleus("class"),
+        }
+        for kind in ("doubt", "mocl")
     },
     "finish": {"finish": finish_review},
     "gold": {OPEN: _open_patch("gold")},
@@ -205,7 +208,11 @@ DECISIONS: dict[str, dict[str, Decide]] = {
 TAKEN_BACK: dict[tuple[str, str], Callable[[Study, str, Mapping[str, Any]], None]] = {
     ("registration", "accept"): _hold_again,
     ("finish", "finish"): reopen_review,
-    **{(kind, decision): take_back_nucleus for kind in ("dispute", "doubt") for decision in DECISIONS[kind]},
+    **{
+        (kind, decision): take_back_nucleus
+        for kind in ("dispute", "doubt", "mocl")
+        for decision in DECISIONS[kind]
+    },
 }
 
 

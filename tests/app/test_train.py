@@ -1,14 +1,21 @@
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from allinsam import jobs
+from allinsam.files import write_file
+from allinsam.imaging import encode_labels, encode_png
 from allinsam.store import Study
 from allinsam.store import jobs as job_rows
+from allinsam.workflow.mocl_doubts import doubts_path, map_path
+from allinsam.workflow.run_examples import examples_folder
 from tests.app.conftest import OpenPage
 from tests.app.finished_pages import button, texts
 from tests.finished import finished_study
 from tests.studies import small_study
+from webapp import train_form_parts
 
 
 @pytest.fixture
@@ -51,7 +58,19 @@ def test_the_single_steps_queue_training_and_scoring(open_page: OpenPage, study:
     next(b for b in app.button if b.label == "Train").click().run()
     assert not app.exception
     assert queued(study) == [
-        ("train", {"labels": "s1", "masks": "weak", "split_seed": 1, "adapter_epochs": 3, "no_mocl": True}),
+        (
+            "train",
+            {
+                "labels": "s1",
+                "masks": "weak",
+                "split_seed": 1,
+                "adapter_epochs": 3,
+                "no_mocl": True,
+                # Of the preset that stands there first.
+                "corrective_epochs": 20,
+                "budget_minutes": 60.0,
+            },
+        ),
         ("evaluate", {}),
     ]
 
@@ -60,7 +79,9 @@ def test_a_consensus_can_be_trained_on(open_page: OpenPage, study: Study) -> Non
     app = open_page("train")
     box = {widget.label: widget for widget in app.selectbox}
     box["Labels of"].set_value("student")
-    box["Where several finished a patch"].set_value("consensus")
+    assert box["Consensus by"].disabled
+    box["Where several finished a patch"].set_value("consensus").run()
+    box = {widget.label: widget for widget in app.selectbox}
     box["Consensus by"].set_value("staple")
     numbers = {widget.label: widget for widget in app.number_input}
     numbers["Consensus: people who must have marked a nucleus"].set_value(2)
@@ -76,10 +97,10 @@ def test_what_a_reviewer_settled_can_be_trained_on(open_page: OpenPage, study: S
     app = open_page("train")
     box = {widget.label: widget for widget in app.selectbox}
     box["Where several finished a patch"].set_value("adjudicated")
-    box["Masks"].set_value("weak")
-    next(b for b in app.button if b.label == "Train").click().run()
-    assert "outlines as they were settled" in app.error[0].value and queued(study) == []
-    {widget.label: widget for widget in app.selectbox}["Masks"].set_value("edited")
+    box["Masks"].set_value("weak").run()
+    assert "outlines as they were settled" in app.error[0].value
+    assert next(b for b in app.button if b.label == "Train").disabled
+    {widget.label: widget for widget in app.selectbox}["Masks"].set_value("edited").run()
     next(b for b in app.button if b.label == "Train").click().run()
     assert not app.exception
     chosen = {"labels": "adjudicated", "rule": "adjudicated", "masks": "edited"}
@@ -144,3 +165,102 @@ def test_what_a_split_cannot_fill_is_named_before_the_button(open_page: OpenPage
     seed = next(widget for widget in app.number_input if widget.label == "Seed of the split")
     seed.set_value(5).run()
     assert any("seed 5" in warning.value for warning in app.warning)
+
+
+def train_button(app: object) -> object:
+    return next(b for b in app.button if b.label == "Train")
+
+
+def test_a_preset_fills_the_form_and_says_how_long(open_page: OpenPage, study: Study) -> None:
+    app = open_page("train")
+    preset = next(radio for radio in app.radio if radio.label.startswith("Preset"))
+    assert preset.options == ["Quick look", "Best here", "Faithful"]
+    preset.set_value("quick").run()
+    numbers = {widget.label: widget for widget in app.number_input}
+    assert (numbers["Adapter epochs"].value, numbers["Budget, minutes per run"].value) == (8, 3.0)
+    assert "with scoring (from the last run on this machine)" in texts(app)
+    train_button(app).click().run()
+    quick = {"adapter_epochs": 8, "corrective_epochs": 2, "budget_minutes": 3.0}
+    assert dict(queued(study))["train"] == {"labels": "expert", "masks": "edited", "split_seed": 1, **quick}
+
+
+def test_the_faithful_preset_says_what_it_lacks(
+    open_page: OpenPage, study: Study, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    weights = tmp_path / "sam.pth"
+    monkeypatch.setattr(train_form_parts, "weights_path", lambda name: weights)
+    monkeypatch.setattr(train_form_parts.torch.cuda, "is_available", lambda: False)
+    app = open_page("train")
+    next(radio for radio in app.radio if radio.label.startswith("Preset")).set_value("faithful").run()
+    assert "weights of vit_h (2.6 GB)" in app.error[0].value and train_button(app).disabled
+    assert "python -m allinsam weights --backbone vit_h" in app.error[0].value
+    weights.write_bytes(b"")
+    numbers = {widget.label: widget for widget in app.number_input}
+    assert numbers["Adapter width"].value is None
+    numbers["Adapter epochs"].set_value(9).run()
+    assert not app.error and "vit_h needs a GPU" in "".join(warning.value for warning in app.warning)
+    train_button(app).click().run()
+    asked = dict(queued(study))["train"]
+    assert (asked["backbone"], asked["adapter_width"], asked["adapter_epochs"]) == ("vit_h", "none", 9)
+
+
+def test_a_method_brings_its_network_and_masks(open_page: OpenPage, study: Study) -> None:
+    app = open_page("train")
+    box = {widget.label: widget for widget in app.selectbox}
+    assert "SAM-L, random boxes (U-Net)" in box["Method"].options
+    box["Method"].set_value("sam_l_random").run()
+    train_button(app).click().run()
+    asked = dict(queued(study))["train"]
+    assert (asked["masks"], asked["network"], asked["no_mocl"]) == ("random", "unet", True)
+
+
+def test_several_seeds_are_one_job(open_page: OpenPage, study: Study) -> None:
+    app = open_page("train")
+    seeds = next(widget for widget in app.text_input if widget.label == "Seeds")
+    seeds.set_value("1, 2 3").run()
+    assert "3 runs, one after the other" in texts(app)
+    train_button(app).click().run()
+    asked = dict(queued(study))["train"]
+    assert asked["seeds"] == [1, 2, 3] and "seed" not in asked
+
+
+@pytest.mark.parametrize("wrong", ["", "1 1", "one", "-3", " ".join(map(str, range(20)))])
+def test_unusable_seeds_are_told(open_page: OpenPage, study: Study, wrong: str) -> None:
+    app = open_page("train")
+    next(widget for widget in app.text_input if widget.label == "Seeds").set_value(wrong).run()
+    assert app.error and train_button(app).disabled and not app.exception
+
+
+def test_two_cards_stand_side_by_side(open_page: OpenPage, study: Study) -> None:
+    app = open_page("train")
+    told = texts(app)
+    assert "Run 2: students" in told and "/api/runs/2/card.md" in told and "s1, s2" in told
+    cards = next(widget for widget in app.multiselect if widget.label.startswith("Cards"))
+    cards.set_value([1, 2]).run()
+    told = texts(app)
+    assert "Run 1: expert" in told and "Run 2: students" in told
+    assert "differ in nothing but their labels" in told
+    assert "kept no examples" in told and "kept no maps of W and S" in told
+
+
+def test_examples_and_maps_come_by_our_own_addresses(open_page: OpenPage, study: Study) -> None:
+    blank = encode_labels(np.zeros((8, 8), np.int32))
+    for epoch in (1, 2, 7, 11):
+        write_file(examples_folder(study, 2) / f"{epoch}_1_1.png", blank)
+    write_file(map_path(study, 2, 1, 2), encode_png(np.zeros((8, 8, 3), np.uint8)))
+    doubts = {"nuclei": 40, "low": 3, "asked_anyway": 1, "low_share": 0.8, "doubts": [{}, {}]}
+    write_file(doubts_path(study, 2), json.dumps(doubts | {"mode": "average", "medians": {}}).encode())
+    with study.science.write() as db:
+        db.execute("UPDATE cell_class SET name = '<i>odd</i>' WHERE id = 1")
+        db.execute("UPDATE run SET name = '<i>odd</i>' WHERE id = 2")
+    app = open_page("train")
+    assert not app.exception
+    told = texts(app)
+    assert "&lt;i&gt;odd" in told and "<i>odd" not in told
+    for epoch, shown in ((1, True), (2, False), (7, True), (11, True)):
+        assert (f"/api/runs/2/examples/{epoch}/1.png" in told) == shown
+    for what in ("pas", "w", "s"):
+        assert f"/api/runs/2/trust/1/2/{what}.png" in told
+    assert "cannot bring back one that nobody marked" in told
+    assert "3 of 40 labelled nuclei" in told and "The 2 others that it trusts least wait" in told
+    assert len(app.get("imgs")) == 0  # no tissue through Streamlit's media files
