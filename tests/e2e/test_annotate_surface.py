@@ -41,7 +41,7 @@ class Annotating:
     def open(self) -> None:
         self.page.goto(f"{self.url}/annotate?surface=simple_canvas&patch={self.assignment_id}")
         self.page.locator("canvas.upper-canvas").wait_for(timeout=PATIENT)
-        expect(self.page.locator(".saved")).to_contain_text("act", timeout=PATIENT)
+        expect(self.page.locator(".saved")).to_contain_text("step", timeout=PATIENT)
 
     @property
     def kinds(self) -> list[str]:
