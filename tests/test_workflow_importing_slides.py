@@ -281,7 +281,7 @@ def test_a_patch_that_waits_opens_once_it_is_settled(tmp_path: Path, registered:
             return why_closed(db, queue.get_assignment(db, assignment_id))
 
     assert closed_by(open_) is None
-    assert closed_by(held) == "This patch waits until its registration is settled."
+    assert "has checked that its two pictures fit" in closed_by(held)
     accept_position(study, torn["id"], shift_matrix(2, 0), "lead", versions[-1]["version"])
     assert closed_by(held) is None
 

@@ -137,7 +137,7 @@ def prepare_patch(
         labels = patch.labels.get(name, blank)
         masks.append((labels != 0) & ~touching(labels) if separate else labels != 0)
     layers = torch.from_numpy(np.stack([seen, *masks]))
-    image = torch.from_numpy(np.ascontiguousarray(patch.image_rgb))
+    image = torch.from_numpy(np.array(patch.image_rgb))
     if zoom != 1.0:
         image = resize_image(image, zoom)
         layers = F.interpolate(layers[None].float(), size=image.shape[:2], mode="bilinear")[0] >= 0.5

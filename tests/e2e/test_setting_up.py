@@ -135,7 +135,7 @@ def test_from_a_zip_to_links_and_from_a_link_to_practice(
     act(lambda: page.get_by_text("Training, gold scores and reminders").click(timeout=PATIENT))
     act(lambda: page.get_by_text("New students learn first").click(timeout=PATIENT))
     act(page.get_by_role("button", name="Set", exact=True).click)
-    expect(page.get_by_text("New students learn first.", exact=True)).to_be_visible(timeout=PATIENT)
+    expect(page.get_by_text("New students learn first.", exact=True).first).to_be_visible(timeout=PATIENT)
     act(lambda: page.get_by_label("Names to sign in with").fill("\n".join(STUDENTS), timeout=PATIENT))
     act(page.get_by_role("button", name="Invite", exact=True).click)
     links = page.locator("code", has_text="set-password")

@@ -276,7 +276,9 @@ class Minutes {
 
   _take(key, repeated) {
     if (this.state !== "item") {
-      if (key === "U" && this.state === "empty" && !repeated) { this._undo(); return true; }
+      // Also while the next items are on their way: what was just pressed can be taken back.
+      const waiting = this.state === "loading" && this.presses > 0;
+      if (key === "U" && (this.state === "empty" || waiting) && !repeated) { this._undo(); return true; }
       return false;
     }
     const item = this.item;
