@@ -148,7 +148,7 @@ def predict_probabilities(
         )
     native_hw = image_rgb.shape[:2]
     zoom = frame_zoom(network, native_hw, um_per_px)
-    image = torch.from_numpy(np.ascontiguousarray(image_rgb))
+    image = torch.tensor(image_rgb)
     if zoom != 1.0:
         image = resize_image(image, zoom)
     frame, size_hw = network.frame_px, image.shape[:2]
