@@ -7,7 +7,7 @@ ApartSam holds a network per class instead, as the authors train them. `build_ne
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -131,9 +131,8 @@ class AdaptedSam(nn.Module):
         train_encoder: bool = False,
     ) -> None:
         super().__init__()
-        _check_classes(class_names)
         sam = loaded.sam
-        self.class_names = tuple(class_names)
+        self.class_names = check_classes(class_names)
         row = loaded.backbone
         self.frame_px, self.whole_patch, self.um_per_px = row.frame_px, row.whole_patch, row.um_per_px
         self.grid_px = 4 * row.frame_px // row.patch_px
@@ -246,11 +245,11 @@ class AdaptedSam(nn.Module):
 
     def trained_state(self) -> dict[str, Tensor]:
         """The tensors a run has to keep; the frozen encoder comes back from the backbone's own file."""
-        return _trained_state(self)
+        return copies_of(self.trainable_parameters())
 
     def load_trained_state(self, state: dict[str, Tensor]) -> None:
         """Put `trained_state` back; a missing or foreign tensor is an error, never skipped."""
-        _load_trained_state(self, state)
+        put_back(self.trainable_parameters(), state)
 
 
 class ApartSam(nn.Module):
@@ -262,8 +261,7 @@ class ApartSam(nn.Module):
 
     def __init__(self, loaded: "LoadedBackbone", class_names: Sequence[str], **options: object) -> None:
         super().__init__()
-        _check_classes(class_names)
-        self.class_names = tuple(class_names)
+        self.class_names = check_classes(class_names)
         self.networks = nn.ModuleList(AdaptedSam(loaded, [name], **options) for name in class_names)
         one = self.networks[0]
         self.frame_px, self.whole_patch, self.um_per_px = one.frame_px, one.whole_patch, one.um_per_px
@@ -296,11 +294,11 @@ class ApartSam(nn.Module):
 
     def trained_state(self) -> dict[str, Tensor]:
         """The tensors a run has to keep; the frozen encoder comes back from the backbone's own file."""
-        return _trained_state(self)
+        return copies_of(self.trainable_parameters())
 
     def load_trained_state(self, state: dict[str, Tensor]) -> None:
         """Put `trained_state` back; a missing or foreign tensor is an error, never skipped."""
-        _load_trained_state(self, state)
+        put_back(self.trainable_parameters(), state)
 
 
 def build_network(
@@ -310,9 +308,11 @@ def build_network(
     return (ApartSam if classes_apart else AdaptedSam)(loaded, class_names, **options)
 
 
-def _check_classes(class_names: Sequence[str]) -> None:
+def check_classes(class_names: Sequence[str]) -> tuple[str, ...]:
+    """The names as a tuple. InputError if there is none, or one twice."""
     if not class_names or len(set(class_names)) != len(class_names):
         raise InputError(f"Class names {list(class_names)!r} must be unique and at least one.")
+    return tuple(class_names)
 
 
 def _random_positions(prompts: PromptEncoder) -> tuple[Tensor, Tensor]:
@@ -329,27 +329,30 @@ def _trainable_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
     return {name: value for name, value in network.named_parameters() if value.requires_grad}
 
 
-def _trained_state(network: nn.Module) -> dict[str, Tensor]:
-    return {
-        name: value.detach().cpu().clone().contiguous()
-        for name, value in _trainable_parameters(network).items()
-    }
+def copies_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as a file keeps them: on the CPU, contiguous, no longer shared."""
+    return {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
 
 
-def _load_trained_state(network: nn.Module, state: dict[str, Tensor]) -> None:
-    parameters = _trainable_parameters(network)
-    missing, foreign = sorted(parameters.keys() - state.keys()), sorted(state.keys() - parameters.keys())
+def check_names(expected: Collection[str], state: Mapping[str, Tensor]) -> None:
+    """Raises ModelError unless the state has a tensor of every name and no other."""
+    missing, foreign = sorted(set(expected) - state.keys()), sorted(state.keys() - set(expected))
     if missing or foreign:
         raise ModelError(
             f"These weights do not fit the model: {missing[:3]} missing, {foreign[:3]} unknown. "
-            "Use the weights of a run with the same classes, backbone, adapted blocks and adapter width."
+            "Use the weights of a run with the same classes, network and settings."
         )
-    for name, parameter in parameters.items():
-        if parameter.shape != state[name].shape:
+
+
+def put_back(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """Copy a kept state into `tensors`; ModelError, before anything changes, unless all of it fits."""
+    check_names(tensors, state)
+    for name, tensor in tensors.items():
+        if tensor.shape != state[name].shape:
             raise ModelError(
                 f"Tensor {name} has shape {tuple(state[name].shape)}, the model needs "
-                f"{tuple(parameter.shape)}. Use the settings the weights were trained with."
+                f"{tuple(tensor.shape)}. Use the settings the weights were trained with."
             )
     with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(state[name])
+        for name, tensor in tensors.items():
+            tensor.copy_(state[name])

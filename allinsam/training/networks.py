@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from allinsam.errors import InputError, ModelError
-from allinsam.sam.adapter import AdapterOutput, build_network
+from allinsam.sam.adapter import AdapterOutput, build_network, check_names, copies_of, put_back
 from allinsam.training.augmentation import nnunet_frame
 
 if TYPE_CHECKING:
@@ -97,44 +97,25 @@ def patch_facts(patches: Sequence["TrainingPatch"]) -> PatchFacts:
 
 def pack_state(tensors: Mapping[str, Tensor], class_names: Sequence[str]) -> dict[str, Tensor]:
     """Copies on the CPU, and the class names: two networks of as many classes have the same shapes."""
-    names = torch.tensor(list("\n".join(class_names).encode()), dtype=torch.uint8)
-    kept = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    return {**kept, CLASSES_KEY: names}
+    return {**copies_of(tensors), CLASSES_KEY: _as_tensor(class_names)}
 
 
 def restore_state(
     tensors: Mapping[str, Tensor], state: Mapping[str, Tensor], class_names: Sequence[str]
 ) -> None:
     """Copy a packed state into `tensors`; ModelError, before anything changes, unless all of it fits."""
-    expected = {*tensors, CLASSES_KEY}
-    missing, foreign = sorted(expected - state.keys()), sorted(state.keys() - expected)
-    if missing or foreign:
-        raise ModelError(
-            f"These weights do not fit the model: {missing[:3]} missing, {foreign[:3]} unknown. "
-            "Use the weights of a run with the same network and settings."
-        )
+    check_names({*tensors, CLASSES_KEY}, state)
     known = bytes(state[CLASSES_KEY].tolist()).decode(errors="replace").split("\n")
     if known != list(class_names):
         raise ModelError(
             f"These weights are for the classes {known}, the model is for {list(class_names)}. "
             "Use the weights of a run with the same classes in the same order."
         )
-    for name, tensor in tensors.items():
-        if tensor.shape != state[name].shape:
-            raise ModelError(
-                f"Tensor {name} has shape {tuple(state[name].shape)}, the model needs "
-                f"{tuple(tensor.shape)}. Use the settings the weights were trained with."
-            )
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            tensor.copy_(state[name])
+    put_back(tensors, {name: value for name, value in state.items() if name != CLASSES_KEY})
 
 
-def check_classes(class_names: Sequence[str]) -> tuple[str, ...]:
-    """The names as a tuple. InputError if there is none, or one twice."""
-    if not class_names or len(set(class_names)) != len(class_names):
-        raise InputError(f"Class names {list(class_names)!r} must be unique and at least one.")
-    return tuple(class_names)
+def _as_tensor(class_names: Sequence[str]) -> Tensor:
+    return torch.tensor(list("\n".join(class_names).encode()), dtype=torch.uint8)
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from allinsam.errors import InputError
-from allinsam.sam.adapter import AdapterOutput
-from allinsam.training.networks import check_classes, pack_state, restore_state
+from allinsam.sam.adapter import AdapterOutput, check_classes
+from allinsam.training.networks import pack_state, restore_state
 
 FIRST_WIDTH, LARGEST_WIDTH = 32, 512
 KERNEL = 3

@@ -375,7 +375,7 @@ class _Run:
             if self.bad_steps == BAD_STEPS_IN_A_ROW:
                 raise ModelError(
                     f"The loss was no number {self.bad_steps} steps in a row, epoch {progress.epoch + 1}. "
-                    f"Lower learning_rate (now {settings.learning_rate})."
+                    f"Lower learning_rate (now {self.optimizer.param_groups[0]['top']:g})."
                 )
             losses.append(loss)
             self._report(stage, done + 1, losses, limit)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from allinsam.errors import InputError
-from allinsam.sam.adapter import AdapterOutput
-from allinsam.training.networks import check_classes, pack_state, restore_state
+from allinsam.sam.adapter import AdapterOutput, check_classes
+from allinsam.training.networks import pack_state, restore_state
 
 # Of the released network; channels in units of the base width.
 STAGE_WIDTHS = (1, 2, 4, 8, 8)
