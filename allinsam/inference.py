@@ -26,6 +26,8 @@ REFERENCE_UM_PER_PX = 0.5
 # Probabilities of equal classes may differ by as much.
 ROUNDING = 1e-5
 EIGHT_NEIGHBOURS = np.ones((3, 3), bool)
+# Axes of a frame that are turned round: as it is, and nnU-Net's three mirror images.
+MIRRORS = ((), (-1,), (-2,), (-2, -1))
 
 
 @dataclass(frozen=True)
@@ -112,9 +114,12 @@ def predict_patch(
     um_per_px: float | None = None,
     overlap: float = 0.5,
     batch_size: int = 4,
+    mirrored: bool = False,
 ) -> dict[str, Prediction]:
     """Probability map, instances and their scores for each class of `model`; `image_rgb` uint8 (H, W, 3)."""
-    probabilities = predict_probabilities(model.network, image_rgb, um_per_px, overlap, batch_size)
+    probabilities = predict_probabilities(
+        model.network, image_rgb, um_per_px, overlap, batch_size, mirrored
+    )
     labels = cut_instances(probabilities, um_per_px, model.instances)
     return {
         name: Prediction(probability, instances, mean_per_instance(probability, instances))
@@ -140,8 +145,12 @@ def predict_probabilities(
     um_per_px: float | None = None,
     overlap: float = 0.5,
     batch_size: int = 4,
+    mirrored: bool = False,
 ) -> np.ndarray:
-    """Float32 (C, H, W) in the image's own pixels, blended over frames that share `overlap` of their side."""
+    """Float32 (C, H, W) in the image's own pixels, blended over frames that share `overlap` of their side.
+
+    mirrored: the mean over each frame and its three mirror images, for four times the work.
+    """
     if image_rgb.ndim != 3 or image_rgb.shape[2] != 3 or image_rgb.dtype != np.uint8 or not image_rgb.size:
         raise InputError(
             f"The image is {image_rgb.dtype} {image_rgb.shape}, not uint8 (H, W, 3). Convert it to RGB."
@@ -162,12 +171,15 @@ def predict_probabilities(
     weight_sum = torch.zeros(image.shape[:2])
     ramp = torch.minimum(torch.arange(1, frame + 1), torch.arange(frame, 0, -1)).float()
     window = torch.outer(ramp, ramp)
+    mirrors = MIRRORS if mirrored else MIRRORS[:1]
     for first in range(0, len(starts), batch_size):
         batch = starts[first : first + batch_size]
         frames = torch.stack([image[y : y + frame, x : x + frame] for y, x in batch])
-        logits = network(network.normalise(frames)).logits
-        logits = torch.nn.functional.interpolate(logits, size=(frame, frame), mode="bilinear")
-        for (y, x), probability in zip(batch, logits.sigmoid().float().cpu(), strict=True):
+        given = network.normalise(frames)
+        seen = [network(given.flip(axes)).logits.flip(axes) for axes in mirrors]
+        grown = [torch.nn.functional.interpolate(one, size=(frame, frame), mode="bilinear") for one in seen]
+        probabilities = torch.stack([one.sigmoid().float() for one in grown]).mean(0)
+        for (y, x), probability in zip(batch, probabilities.cpu(), strict=True):
             total[:, y : y + frame, x : x + frame] += probability * window
             weight_sum[y : y + frame, x : x + frame] += window
     blended = (total / weight_sum)[:, : size_hw[0], : size_hw[1]]

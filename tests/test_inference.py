@@ -77,6 +77,21 @@ def test_zoom_is_undone():
     assert ((bright > 0.5) == (image[..., 0] > 0)).mean() > 0.99
 
 
+def test_mirrored_prediction_does_not_care_which_way_round_the_image_is():
+    network = untrained_model(tiny_backbone(), ["a"]).network
+    image = np.random.default_rng(1).integers(0, 256, (64, 90, 3), dtype=np.uint8)
+
+    def apart(mirrored: bool, axes: tuple[int, ...]) -> float:
+        there, back = (
+            predict_probabilities(network, given, mirrored=mirrored)
+            for given in (image, np.ascontiguousarray(np.flip(image, axes)))
+        )
+        return float(np.abs(there[0] - np.flip(back[0], axes)).max())
+
+    for axes in ((0,), (1,), (0, 1)):
+        assert apart(True, axes) < 1e-5 < 1e-3 < apart(False, axes)
+
+
 def test_zoom_of_a_backbone_that_sees_whole_patches_and_of_one_that_does_not():
     whole, in_frames = (AdaptedSam(tiny_backbone(whole_patch=flag), ["a"]) for flag in (True, False))
     assert frame_zoom(whole, (32, 16), 0.5) == 2.0

@@ -199,8 +199,11 @@ def training_patch(
 
 
 def score_field(model: RunModel, field: Field, um_per_px: float) -> dict[str, float]:
-    """One image's scores at its own size: pixels at p >= 0.5, instances as the run cuts them."""
-    maps = predict_probabilities(model.network, field.image_rgb, um_per_px)
+    """One image's scores at its own size: pixels at p >= 0.5, instances as the run cuts them.
+
+    Every method predicts as nnU-Net does, averaged over mirror images.
+    """
+    maps = predict_probabilities(model.network, field.image_rgb, um_per_px, mirrored=True)
     truth = field.labels
     pixels = score_overlap(
         overlap((maps[0] >= 0.5).astype(np.int32), (truth > 0).astype(np.int32)),

@@ -17,9 +17,14 @@ from allinsam.sam.frames import frame_starts
 PARTS = ("train", "val")
 # Optical density of grey levels: Beer-Lambert, so a factor on it is more or less of the same stain.
 LIGHT = 255.0
-# How far augmentation goes: the size of a nucleus, and how often an image is out of focus.
-SCALES = (0.8, 1.25)
+# How far augmentation goes: the size of a nucleus, the amount of stain; and how often an image is out of
+# focus, has one stain only, has another contrast, is noisy.
+SCALES = (0.7, 1.4)
+STAIN_STRENGTHS = (0.6, 1.6)
 BLUR_SHARE = 0.15
+RESTAIN_SHARE = 0.15
+CONTRAST_SHARE = 0.3
+NOISE_SHARE = 0.2
 
 
 # (image uint8 (H, W, 3), bool layers (n, H, W), corner (x, y) of the frame, its side, rng) -> the frame's
@@ -275,12 +280,21 @@ def augment_frame(
 
 
 def shift_stain(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """More or less stain per colour channel, lighter or darker glass: what differs between two slides."""
-    strength = rng.uniform(0.75, 1.3) * rng.uniform(0.85, 1.15, 3)
+    """Other amounts of stain, of another hue, on other glass: more than two slides of one laboratory differ.
+
+    Colours are what changes most between hospitals, and the few slides of a study do not show how much.
+    """
+    strength = np.exp(rng.uniform(*np.log(STAIN_STRENGTHS))) * rng.uniform(0.75, 1.25, 3)
     # A little of each colour's density is seen in the others: stains of another hue.
-    mixed = np.diag(strength) + rng.normal(0, 0.06, (3, 3))
-    glass = rng.uniform(0.94, 1.05) * rng.uniform(0.97, 1.03, 3)
-    density = -np.log((np.arange(256, dtype=np.float32) + 1.0) / (LIGHT + 1.0))
-    transmitted = np.exp(-(density[image] @ mixed.astype(np.float32).T))
+    mixed = np.diag(strength) + rng.normal(0, 0.15, (3, 3))
+    glass = rng.uniform(0.9, 1.08) * rng.uniform(0.95, 1.05, 3)
+    density = -np.log((np.arange(256, dtype=np.float32) + 1.0) / (LIGHT + 1.0))[image]
+    if rng.random() < RESTAIN_SHARE:
+        density = density.mean(-1, keepdims=True) * rng.uniform(0.5, 1.5, 3).astype(np.float32)
+    if rng.random() < CONTRAST_SHARE:
+        density = density ** rng.uniform(0.8, 1.25)
+    transmitted = np.exp(-np.maximum(density @ mixed.astype(np.float32).T, 0.0))
     shifted = (transmitted * (LIGHT + 1.0) - 1.0) * glass.astype(np.float32)
+    if rng.random() < NOISE_SHARE:
+        shifted = shifted + rng.normal(0, rng.uniform(1, 8), shifted.shape)
     return shifted.round().clip(0, 255).astype(np.uint8)
