@@ -294,18 +294,18 @@ def train(args: argparse.Namespace) -> Result:
 def evaluate(args: argparse.Namespace) -> Result:
     """Score runs on the test part from PAS alone, and the untrained model beside them."""
     from allinsam.store import open_study
-    from allinsam.workflow import learning, reporting
+    from allinsam.workflow import learning, scored
 
     study = open_study(args.study)
     with progress_of(args) as progress:
         done = learning.evaluate_all(study, args.run, progress.report, progress.should_stop)
-    return {**done, "scores": reporting.mean_scores(study).to_dict("records")}
+    return {**done, "scores": scored.mean_scores(study).to_dict("records")}
 
 
 def experiment(args: argparse.Namespace) -> Result:
     """The one click: train on the expert's and on the students' labels, evaluate, compare."""
     from allinsam.store import open_study
-    from allinsam.workflow import labels, learning, reporting
+    from allinsam.workflow import labels, learning, scored
 
     study = open_study(args.study)
     recipes = [labels.recipe_of(group, masks=args.masks, **_rule(args)) for group in args.labels]
@@ -313,7 +313,7 @@ def experiment(args: argparse.Namespace) -> Result:
         done = learning.one_click(
             study, _settings(args), recipes, args.split_seed, progress.report, progress.should_stop
         )
-    return {**done, "scores": reporting.mean_scores(study).to_dict("records")}
+    return {**done, "scores": scored.mean_scores(study).to_dict("records")}
 
 
 def monuseg(args: argparse.Namespace) -> Result:
@@ -335,18 +335,18 @@ def noise(args: argparse.Namespace) -> Result:
 def compare(args: argparse.Namespace) -> Result:
     """Paired tests between two sets of scores, per class and condition."""
     from allinsam.store import open_study
-    from allinsam.workflow import reporting
+    from allinsam.workflow import scored
 
-    table = reporting.compare(open_study(args.study), args.a, args.b, args.metric)
+    table = scored.compare(open_study(args.study), args.a, args.b, args.metric)
     return {"a": args.a, "b": args.b, "metric": args.metric, "rows": table.to_dict("records")}
 
 
 def agreement(args: argparse.Namespace) -> Result:
     """Agreement between raters and seconds per object."""
     from allinsam.store import open_study
-    from allinsam.workflow import reporting
+    from allinsam.workflow import rated
 
-    tables = reporting.agreement_tables(open_study(args.study))
+    tables = rated.agreement_tables(open_study(args.study))
     return {name: table.to_dict("records") for name, table in tables.items() if name != "pairwise"}
 
 
@@ -361,11 +361,11 @@ def predict(args: argparse.Namespace) -> Result:
 def export(args: argparse.Namespace) -> Result:
     """CSV of objects, acts, times, agreement and scores."""
     from allinsam.store import open_study
-    from allinsam.workflow import reporting
+    from allinsam.workflow import exports
 
     study = open_study(args.study)
     folder = args.out or study.folder / "exports"
-    return {"files": reporting.write_exports(study, folder, args.table)}
+    return {"files": exports.write_exports(study, folder, args.table)}
 
 
 def export_annotations(args: argparse.Namespace) -> Result:

@@ -117,9 +117,7 @@ def predict_patch(
     mirrored: bool = False,
 ) -> dict[str, Prediction]:
     """Probability map, instances and their scores for each class of `model`; `image_rgb` uint8 (H, W, 3)."""
-    probabilities = predict_probabilities(
-        model.network, image_rgb, um_per_px, overlap, batch_size, mirrored
-    )
+    probabilities = predict_probabilities(model.network, image_rgb, um_per_px, overlap, batch_size, mirrored)
     labels = cut_instances(probabilities, um_per_px, model.instances)
     return {
         name: Prediction(probability, instances, mean_per_instance(probability, instances))

@@ -15,7 +15,7 @@ from typing import Any
 
 from allinsam.store import open_study
 from allinsam.training.settings import TrainingSettings
-from allinsam.workflow import labels, learning, reporting
+from allinsam.workflow import labels, learning, scored
 from allinsam.workflow.demo import DemoSettings, build_demo
 from benchmarks.report import figure, print_report
 
@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
         recipes = [labels.recipe_of("expert", shuffle_classes=shuffled) for shuffled in (False, True)]
         learning.one_click(study, settings, recipes, report=say)
         minutes = (time.monotonic() - begun) / 60
-        means = reporting.mean_scores(study)
+        means = scored.mean_scores(study)
     chosen = means[(means["metric"] == "f1_instance") & (means["kind"] == "model")]
     figures = {}
     for label in LABELS:

@@ -6,7 +6,7 @@ import streamlit as st
 from allinsam.accounts import may
 from allinsam.agreement import matrix
 from allinsam.store import Study
-from allinsam.workflow.reporting import without_training
+from allinsam.workflow.work_times import without_training
 from webapp import charts
 from webapp.page_parts import (
     agreement_of,

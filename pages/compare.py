@@ -10,7 +10,7 @@ from allinsam.accounts import SignedIn, may
 from allinsam.comparison import TOO_FEW
 from allinsam.errors import AllinsamError
 from allinsam.store import Study
-from allinsam.workflow import reporting
+from allinsam.workflow import scored
 from webapp import charts
 from webapp.page_parts import (
     METRIC_NAMES,
@@ -44,7 +44,7 @@ def ordered(labels: set[str]) -> list[str]:
 
 def show_means(study: Study, newest: pd.DataFrame, metric: str) -> None:
     labels = ordered(set(newest["label"]))
-    means = reporting.means(newest[newest["metric"] == metric], ["label", "class_name"])
+    means = scored.means(newest[newest["metric"] == metric], ["label", "class_name"])
     title = f"Mean over test patches{figure_suffix(study)}"
     st.plotly_chart(
         charts.forest(means, labels, METRIC_NAMES[metric], title), config=charts.CONFIG, key="forest"
@@ -55,12 +55,12 @@ def show_means(study: Study, newest: pd.DataFrame, metric: str) -> None:
         for name, row in n.iterrows()
     )
     few = " With so few slides the intervals are too narrow." if n["slides"].min() < 10 else ""
-    split = reporting.split_sentences(study, newest["run_id"].unique())
+    split = scored.split_sentences(study, newest["run_id"].unique())
     figure_note(study, f"Lines: 95 % interval, whole slides drawn again. {counts}.{few} {split}")
 
 
 def show_paper_table(study: Study, newest: pd.DataFrame, metric: str) -> None:
-    table = reporting.paper_table(newest, metric)
+    table = scored.paper_table(newest, metric)
     labels = [*ordered(set(table.index) - {"patches"}), "patches"]
     table = table.loc[labels].rename(index={"patches": "patches (weight)"})
     text = table.map(lambda value: "" if pd.isna(value) else f"{value:.3f}")
@@ -70,7 +70,7 @@ def show_paper_table(study: Study, newest: pd.DataFrame, metric: str) -> None:
     figure_note(
         study,
         f"{METRIC_NAMES[metric]}. Average is the mean over all patches, so injured and normal weigh by their "
-        f"numbers of patches in the last row. {reporting.split_sentences(study, newest['run_id'].unique())}",
+        f"numbers of patches in the last row. {scored.split_sentences(study, newest['run_id'].unique())}",
     )
 
 
@@ -94,11 +94,11 @@ def show_pairs(
     others = [name for name in names if name != a]
     b = right.selectbox("with", others, index=index_of(others, preferred(models, newest, "expert")))
     ids = str(titles[a]["run_id"]), str(titles[b]["run_id"])
-    if different := reporting.run_differences(study, titles[a]["run_id"], titles[b]["run_id"]):
+    if different := scored.run_differences(study, titles[a]["run_id"], titles[b]["run_id"]):
         st.warning(f"Not only the labels differ between these runs: {', '.join(different)}.")
     try:
-        table = reporting.compare(study, *ids, metric)
-        first, second = reporting.paired_scores(scores, *ids, metric)
+        table = scored.compare(study, *ids, metric)
+        first, second = scored.paired_scores(scores, *ids, metric)
     except AllinsamError as error:
         st.warning(str(error))
         return
@@ -113,7 +113,7 @@ def show_pairs(
         f"rank biserial, -1 to 1; p (Holm) is corrected over the {table['p_value'].notna().sum()} tests "
         f"made. As good: both one-sided tests against a margin of {margin:g} reject. 90 % interval over "
         f'slides. "{TOO_FEW.capitalize()}": fewer than 6 patches differ, so no test can tell. '
-        + reporting.split_sentences(study, [int(run_id) for run_id in ids]),
+        + scored.split_sentences(study, [int(run_id) for run_id in ids]),
     )
 
 
@@ -145,13 +145,13 @@ def interval(low: float, high: float) -> str:
 
 
 def show_people(study: Study, scores: pd.DataFrame, metric: str) -> None:
-    people = reporting.newest_scores(scores, "people")
+    people = scored.newest_scores(scores, "people")
     if people.empty:
         st.info(
             "People's labels are scored together with the models, where there is a reference apart from them."
         )
         return
-    means = reporting.means(people[people["metric"] == metric], ["label", "class_name"])
+    means = scored.means(people[people["metric"] == metric], ["label", "class_name"])
     title = f"Labels as drawn, with the marker in sight{figure_suffix(study)}"
     figure = charts.forest(means, ordered(set(means["label"])), METRIC_NAMES[metric], title)
     st.plotly_chart(figure, config=charts.CONFIG, key="people")
@@ -167,7 +167,7 @@ def show_worst(study: Study, scores: pd.DataFrame, models: list[dict], metric: s
     trained = [row for row in models if row["label"] != "untrained"] or models
     model = left.selectbox("Model", trained, format_func=lambda row: row["title"])
     class_name = right.selectbox("Class", sorted(scores["class_name"].unique()))
-    worst = reporting.worst_patches(scores, model["run_id"], class_name, metric, WORST)
+    worst = scored.worst_patches(scores, model["run_id"], class_name, metric, WORST)
     for column, row in zip(st.columns(WORST), worst, strict=False):
         url = f"/api/runs/{model['run_id']}/patches/{int(row['patch_id'])}/{quote(class_name)}.png"
         name = html.escape(f"{row['patch']} ({row['condition']})")
@@ -177,14 +177,14 @@ def show_worst(study: Study, scores: pd.DataFrame, models: list[dict], metric: s
     figure_note(
         study,
         "Solid, in the class's colour: found by the model. Dashed, white: the reference. Click to enlarge. "
-        + reporting.split_sentences(study, [model["run_id"]]),
+        + scored.split_sentences(study, [model["run_id"]]),
     )
 
 
 def main() -> None:
     person, study = require("lead", "reviewer"), current_study()
     scores = scores_of(str(study.folder), score_state(study))
-    models = reporting.scored_models(scores) if len(scores) else []
+    models = scored.scored_models(scores) if len(scores) else []
     page_head(
         "Compare", "Are students as good as experts? Models from PAS alone, on patches none of them has seen."
     )
@@ -194,7 +194,7 @@ def main() -> None:
     left, middle, right = st.columns([2, 4, 1.2], vertical_alignment="bottom")
     known = [name for name in METRIC_NAMES if name in set(scores["metric"])]
     metric = left.selectbox("Metric", known, format_func=METRIC_NAMES.get)
-    newest = reporting.newest_experiment(study, scores)
+    newest = scored.newest_experiment(study, scores)
     middle.markdown(reference_sentence(study, sorted(set(newest["reference"]))))
     with right:
         if may(person, "export"):

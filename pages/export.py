@@ -6,7 +6,7 @@ import streamlit as st
 from allinsam.interchange import FORMATS
 from allinsam.store import Study, reviews
 from allinsam.workflow.export_columns import COLUMNS, TITLES
-from allinsam.workflow.reporting import consents_table
+from allinsam.workflow.exports import consents_table
 from allinsam.workflow.taught import learning_table
 from webapp.page_parts import (
     agreement_of,

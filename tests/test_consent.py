@@ -20,8 +20,8 @@ from allinsam.workflow.consenting import (
     set_consent_text,
     why_no_consent,
 )
+from allinsam.workflow.exports import export_table
 from allinsam.workflow.gestures import Gesture, take_gestures
-from allinsam.workflow.reporting import export_table
 from tests.studies import LEAD, PERSON, PODOCYTES, box_of, small_study
 
 TEXT = "We keep your outlines under a pseudonym."

@@ -18,7 +18,8 @@ from allinsam.store import study as study_store
 from allinsam.workflow.annotating import marker_evidence
 from allinsam.workflow.checking import verify
 from allinsam.workflow.demo import NEWCOMER, TRUTH, build_demo
-from allinsam.workflow.reporting import agreement_tables, objects_table, ratings
+from allinsam.workflow.exports import objects_table
+from allinsam.workflow.rated import agreement_tables, ratings
 from tests.studies import small_study
 from tests.tiny_demo import TINY, steps_reported, tiny_demo
 

@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 from allinsam.interchange import FORMATS
 from allinsam.store import Study
 from allinsam.workflow.export_columns import COLUMNS
-from allinsam.workflow.reporting import EXPORTS
+from allinsam.workflow.exports import EXPORTS
 from tests.finished import add_learning, finished_study
 from tests.people import signed_in_token
 from tests.studies import LEAD, PERSON, PODOCYTES, SIZE_PX

@@ -16,7 +16,7 @@ from allinsam.imaging import read_rgb
 from allinsam.store import open_study, runs
 from allinsam.training.methods import METHODS, method_of
 from allinsam.training.settings import TrainingSettings
-from allinsam.workflow import figure, paper_table, reporting
+from allinsam.workflow import figure, paper_table, scored
 from allinsam.workflow.figure import FigureSettings, draw_figure
 from allinsam.workflow.labels import LabelRecipe
 from allinsam.workflow.learning import never
@@ -84,12 +84,12 @@ def test_each_training_is_a_run_of_the_study(table):
     assert {row["settings"]["seed"] for row in rows} == {2023}
     assert rows[0]["name"] == "expert: SAM-L, tight boxes (U-Net), seed 2023"
     assert [row["recipe"]["masks"] for row in rows] == ["tight", "tight", "edited", "edited"]
-    models = reporting.scored_models(reporting.scores_table(study))
+    models = scored.scored_models(scored.scores_table(study))
     titles = [model["title"] for model in models]
     assert titles == [row["name"] for row in reversed(rows)]
     labels = [model["label"] for model in models]
     assert labels[:2] == ["students", "expert"] and all("U-Net of MOCL" in label for label in labels[2:])
-    newest = reporting.newest_experiment(study, reporting.scores_table(study))
+    newest = scored.newest_experiment(study, scored.scores_table(study))
     assert set(newest["run_id"]) == {3, 4}  # the adapter's, whatever came last
 
 

@@ -11,6 +11,7 @@ from allinsam.errors import InputError
 from allinsam.store import Study, assignments, learning
 from allinsam.workflow import refreshing
 from allinsam.workflow.annotating import ActLog, next_assignment, record_acts, why_closed
+from allinsam.workflow.exports import export_table
 from allinsam.workflow.practising import is_paused, set_paused
 from allinsam.workflow.refreshing import (
     RefreshRule,
@@ -20,7 +21,6 @@ from allinsam.workflow.refreshing import (
     set_refresh_rule,
     trend_of,
 )
-from allinsam.workflow.reporting import export_table
 from tests.finished import finish
 from tests.practising import add_gold
 from tests.studies import LEAD, MESANGIAL, PERSON, PODOCYTES, small_study

@@ -7,8 +7,8 @@ import pytest
 from allinsam.errors import InputError
 from allinsam.store import Study
 from allinsam.workflow import touring
-from allinsam.workflow.reporting import work_times
 from allinsam.workflow.touring import note_tour, tour_standing
+from allinsam.workflow.work_times import work_times
 from tests.studies import LEAD, PERSON, small_study
 from webapp.tour_pictures import steps_for
 

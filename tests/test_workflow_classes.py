@@ -12,9 +12,10 @@ from allinsam.store import study as study_rows
 from allinsam.workflow import learning
 from allinsam.workflow.assigning import assign_patches
 from allinsam.workflow.classes import CLASS_KEYS, add_class, change_class, free_keys
+from allinsam.workflow.exports import EXPORTS, export_csv
 from allinsam.workflow.labels import LabelRecipe, freeze_labels, read_labels
 from allinsam.workflow.learning import load_run_model
-from allinsam.workflow.reporting import EXPORTS, compare, export_csv, scored_patch, scores_table
+from allinsam.workflow.scored import compare, scored_patch, scores_table
 from tests.finished import finished_study
 from tests.studies import LEAD, small_study
 

@@ -10,7 +10,7 @@ from allinsam.store import assignments as queue
 from allinsam.store import study as study_rows
 from allinsam.workflow.forecast import Forecast, StudentWork, days_left, forecast, student_work
 from allinsam.workflow.planning import measured_paces, paces_of
-from allinsam.workflow.reporting import work_times
+from allinsam.workflow.work_times import work_times
 from tests.finished import finished_study
 from tests.people import CHEAP
 from tests.studies import MESANGIAL, PERSON, PODOCYTES

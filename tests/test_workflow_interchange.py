@@ -13,7 +13,7 @@ from allinsam.store import Study
 from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_rows
-from allinsam.workflow import interchange, labels, reporting
+from allinsam.workflow import exports, interchange, labels, work_times
 from allinsam.workflow.annotating import ActLog, append_acts, assignment_state
 from allinsam.workflow.checking import verify
 from allinsam.workflow.desk import Desk
@@ -111,7 +111,7 @@ def test_a_prior_waits_to_be_checked_and_is_not_trained_on(study: Study, file: P
 
 def test_what_came_as_a_file_takes_nobodys_time(study: Study, file: Path) -> None:
     import_annotations(study, file, PATCH, "qupath", ImportChoices("gold", LEAD))
-    by_patch, by_object = reporting.work_times(study)
+    by_patch, by_object = work_times.work_times(study)
     assert by_patch.empty and by_object.empty
 
 
@@ -259,7 +259,7 @@ def test_two_files_that_count_from_1_do_not_meet(study: Study, tmp_path: Path) -
         path = write_to(tmp_path, whole, "coco")
         done = import_annotations(study, path, patch, "coco", ImportChoices("gold"))
         assert len(rows_of(study, done["assignment"])) == 4
-    ids = reporting.objects_table(study)["object_id"]
+    ids = exports.objects_table(study)["object_id"]
     assert ids.nunique() == 8
 
 

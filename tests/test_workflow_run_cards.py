@@ -7,8 +7,8 @@ from allinsam.store import Study
 from allinsam.training.methods import METHODS, method_of, preset_of
 from allinsam.training.settings import AUTHORS, PRESET_REASONS, PRESETS, TrainingSettings
 from allinsam.workflow.learning import VERSIONS_FILE
-from allinsam.workflow.reporting import scores_table
 from allinsam.workflow.run_cards import card_markdown, changed_settings, run_card, runs_table
+from allinsam.workflow.scored import scores_table
 from tests.finished import finished_study
 
 

@@ -13,8 +13,8 @@ from allinsam.workflow import reviewing
 from allinsam.workflow.annotating import ActLog, record_acts, why_closed
 from allinsam.workflow.classes import change_class
 from allinsam.workflow.expert_queue import open_items
+from allinsam.workflow.exports import export_table
 from allinsam.workflow.nuclei_in_doubt import nuclei_of, open_nucleus
-from allinsam.workflow.reporting import export_table
 from allinsam.workflow.settling import ACCEPT_REASONS, give_patch, settle, threshold_start, undo
 from tests.raters import RATERS, hand_in_all
 from tests.studies import BRIGHT, DIM, LEAD, PERSON, PODOCYTES, THRESHOLD, disc, small_study

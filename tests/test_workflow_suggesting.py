@@ -18,10 +18,11 @@ from allinsam.workflow.annotating import ActLog, assignment_state
 from allinsam.workflow.checking import verify
 from allinsam.workflow.desk import Desk
 from allinsam.workflow.export_columns import COLUMNS
+from allinsam.workflow.exports import export_table
 from allinsam.workflow.labels import LabelRecipe, freeze_labels, read_labels
 from allinsam.workflow.planning import preview_plan, withdraw_unbegun
-from allinsam.workflow.reporting import export_table, work_times
 from allinsam.workflow.suggesting import predict_ahead, propose, suggestions_table
+from allinsam.workflow.work_times import work_times
 from tests.studies import MESANGIAL, PERSON, PODOCYTES, NoCache, disc, small_study
 
 OTHER = "p-other"

@@ -191,7 +191,7 @@ def log_ticks(values: pd.Series) -> list[float]:
 
 
 def forest(means: pd.DataFrame, labels: Sequence[str], metric: str, title: str = "") -> go.Figure:
-    """Mean and 95 % interval per label, one panel per class. `means`: see `reporting.means`."""
+    """Mean and 95 % interval per label, one panel per class. `means`: see `scored.means`."""
     classes = sorted(means["class_name"].unique())
     figure = make_subplots(1, max(1, len(classes)), shared_yaxes=True, subplot_titles=[*classes])
     for column, name in enumerate(classes, start=1):

@@ -15,8 +15,9 @@ from allinsam.errors import AllinsamError
 from allinsam.store import Study, runs
 from allinsam.store.study import get_study, list_classes
 from allinsam.tables import csv_parts
+from allinsam.workflow.exports import export_table
 from allinsam.workflow.interchange_export import write_annotations_zip
-from allinsam.workflow.reporting import export_table, scored_patch
+from allinsam.workflow.scored import scored_patch
 from webapp.image_routes import refusal
 from webapp.outlines import found_and_reference
 from webapp.session import study_from_environment

@@ -15,7 +15,7 @@ from allinsam.store import Study, open_study, settled
 from allinsam.store import acts as act_store
 from allinsam.store.runs import last_score
 from allinsam.store.study import get_study, list_classes
-from allinsam.workflow import reporting
+from allinsam.workflow import exports, rated, scored, work_times
 from allinsam.workflow.agreed import count_rows, reliability_table
 from webapp.navigation import PAGES, PAGES_FOLDER
 
@@ -141,12 +141,12 @@ def score_state(study: Study) -> tuple[int, ...]:
 def agreement_of(folder: str, state: tuple[int, ...]) -> dict[str, pd.DataFrame]:
     """pairwise, classes and groups; `state` stands for the annotations."""
     study = open_study(Path(folder))
-    rated = reporting.ratings(study)
-    pairwise = pairwise_agreement(rated)
+    people = rated.ratings(study)
+    pairwise = pairwise_agreement(people)
     return {
         "pairwise": pairwise,
-        "classes": class_agreement(rated),
-        "groups": reporting.agreement_by_groups(study, pairwise),
+        "classes": class_agreement(people),
+        "groups": rated.agreement_by_groups(study, pairwise),
     }
 
 
@@ -154,36 +154,36 @@ def agreement_of(folder: str, state: tuple[int, ...]) -> dict[str, pd.DataFrame]
 def consensus_counts(folder: str, state: tuple[int, ...]) -> dict[str, int]:
     """Rows of the tables of consensus and reliability."""
     study = open_study(Path(folder))
-    return count_rows(study, reporting.ratings(study))
+    return count_rows(study, rated.ratings(study))
 
 
 @st.cache_data(max_entries=4, show_spinner="Working out how far each person can be trusted ...")
 def reliability_of(folder: str, state: tuple[int, ...]) -> pd.DataFrame:
     study = open_study(Path(folder))
-    return reliability_table(study, reporting.ratings(study))
+    return reliability_table(study, rated.ratings(study))
 
 
 @st.cache_data(max_entries=4, show_spinner="Counting suggestions ...")
 def suggestion_counts(folder: str, state: tuple[int, ...]) -> dict[str, int]:
     """Rows of the tables of suggestions and of who followed them."""
     study = open_study(Path(folder))
-    return {name: len(reporting.export_table(study, name)) for name in ("suggestions", "automation_bias")}
+    return {name: len(exports.export_table(study, name)) for name in ("suggestions", "automation_bias")}
 
 
 @st.cache_data(max_entries=4, show_spinner="Adding up the time ...")
 def times_of(folder: str, state: tuple[int, ...]) -> dict[str, pd.DataFrame]:
     """by_patch, by_object and by_person."""
-    by_patch, by_object = reporting.work_times(open_study(Path(folder)))
+    by_patch, by_object = work_times.work_times(open_study(Path(folder)))
     return {
         "by_patch": by_patch,
         "by_object": by_object,
-        "by_person": reporting.summarise_times(by_patch, by_object),
+        "by_person": work_times.summarise_times(by_patch, by_object),
     }
 
 
 @st.cache_data(max_entries=4, show_spinner="Reading the scores ...")
 def scores_of(folder: str, state: tuple[int, ...]) -> pd.DataFrame:
-    return reporting.scores_table(open_study(Path(folder)))
+    return scored.scores_table(open_study(Path(folder)))
 
 
 @st.cache_data(max_entries=8, show_spinner="Counting rows ...")
@@ -204,5 +204,5 @@ def settled_count(study: Study) -> int:
 @st.cache_data(max_entries=64, show_spinner=False)
 def own_minutes(folder: str, person_id: str, state: tuple[int, ...]) -> float:
     """Active minutes of one person, without practice and qualification."""
-    by_patch, _ = reporting.work_times(open_study(Path(folder)), person_id)
-    return float(reporting.without_training(by_patch)["active_s"].sum()) / 60.0
+    by_patch, _ = work_times.work_times(open_study(Path(folder)), person_id)
+    return float(work_times.without_training(by_patch)["active_s"].sum()) / 60.0

@@ -11,9 +11,9 @@ from allinsam.errors import AllinsamError
 from allinsam.store import Study, images, runs
 from allinsam.store.study import list_classes
 from allinsam.workflow.mocl_doubts import mapped_patches, read_doubts
-from allinsam.workflow.reporting import run_differences
 from allinsam.workflow.run_cards import run_card, runs_table
 from allinsam.workflow.run_examples import example_epochs, first_middle_newest
+from allinsam.workflow.scored import run_differences
 from webapp.page_parts import LINK_STYLE, METRIC_NAMES, as_typed, figure_note, score_state, scores_of
 
 MOST_CARDS = 2

@@ -2,7 +2,10 @@
 
 annotating   acts in, masks from boxes, molecular evidence, the next patch
 learning     splits, frozen label sets, training runs, evaluation, prediction
-reporting    tables behind the agreement, comparison and export pages
+rated        who marked what, and how far people agree
+work_times   how long the work took
+scored       scores of models and of labels, and what may fairly be compared
+exports      every table that leaves as CSV
 assigning    patches into people's queues
 progress     how far a study is, and how long training will take
 checking     is the study what its acts and hashes say it is?

@@ -17,7 +17,7 @@ from allinsam.workflow.labels import reference_recipe
 from allinsam.workflow.nuclei_in_doubt import nucleus_items
 from allinsam.workflow.planning import newest_plan, plan_patches
 from allinsam.workflow.progress import waiting_on_registration, waiting_on_thresholds
-from allinsam.workflow.reporting import work_times
+from allinsam.workflow.work_times import work_times
 from allinsam.worth import ENOUGH, KINDS, UNDO, Item, expected_seconds, rank
 
 # ------------------------------------------------------------------------------------- what waits

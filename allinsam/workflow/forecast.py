@@ -97,7 +97,7 @@ def forecast(students: Sequence[StudentWork], today: date) -> Forecast:
 def student_work(study: Study, by_patch: pd.DataFrame, paces: Sequence[Pace]) -> list[StudentWork]:
     """Every real student who can annotate and has patches.
 
-    by_patch: the first table of `reporting.work_times`. paces: as `planning.paces_of` finds them; a
+    by_patch: the first table of `work_times.work_times`. paces: as `planning.paces_of` finds them; a
     student's own seconds per patch count instead once they have handed in FEWEST_PATCHES, those to learn on
     left out.
     """

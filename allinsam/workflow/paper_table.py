@@ -41,7 +41,7 @@ from allinsam.workflow.learning import (
     study_cache,
     train_run,
 )
-from allinsam.workflow.reporting import means, scores_table
+from allinsam.workflow.scored import means, scores_table
 
 PLAN_FILE = "table1.json"
 METHODS_IN_ORDER = ("mocl", "sam_l_tight", "sam_l_random", "nnunet", "all_in_sam", "all_in_sam_mocl")

@@ -24,8 +24,8 @@ from allinsam.store import Study, accounts, images, learning, plans
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
 from allinsam.workflow.assigning import asked_classes
-from allinsam.workflow.reporting import without_training, work_times
 from allinsam.workflow.suggesting import check_source
+from allinsam.workflow.work_times import without_training, work_times
 
 ATTEMPTS = 3
 

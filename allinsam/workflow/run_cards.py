@@ -15,7 +15,7 @@ from allinsam.training.settings import TrainingSettings
 from allinsam.workflow.labels import LabelRecipe, split_sentence
 from allinsam.workflow.learning import VERSIONS_FILE
 from allinsam.workflow.mocl_doubts import read_doubts
-from allinsam.workflow.reporting import newest_reference, scores_table
+from allinsam.workflow.scored import newest_reference, scores_table
 
 Card = dict[str, Any]
 NOT_KNOWN = "not there yet"
@@ -24,7 +24,7 @@ NOT_KNOWN = "not there yet"
 def run_card(study: Study, run_id: int, scores: pd.DataFrame | None = None) -> Card:
     """Everything a reader has to know about a trained run, as plain data.
 
-    scores: `reporting.scores_table`, where it is at hand.
+    scores: `scored.scores_table`, where it is at hand.
     """
     with study.science.read() as db:
         run = runs.get_run(db, run_id)
@@ -131,7 +131,7 @@ def scores_on_test(study: Study, run_id: int, scores: pd.DataFrame | None = None
 def runs_table(study: Study, scores: pd.DataFrame) -> pd.DataFrame:
     """Every trained run, the newest first: method, labels, seed, best validation Dice, test F1 per class.
 
-    scores: `reporting.scores_table`.
+    scores: `scored.scores_table`.
     """
     with study.science.read() as db:
         trained = [r for r in runs.list_runs(db) if r["state"] == "finished" and r["kind"] != "untrained"]

@@ -5,7 +5,7 @@ import pytest
 from allinsam.interchange import FORMATS
 from allinsam.store import Study
 from allinsam.workflow.export_columns import COLUMNS
-from allinsam.workflow.reporting import EXPORTS, export_table
+from allinsam.workflow.exports import EXPORTS, export_table
 from tests.app.conftest import OpenPage
 from tests.app.finished_pages import texts
 from tests.finished import finished_study

@@ -6,7 +6,7 @@ from playwright.sync_api import Page, expect
 from allinsam.store import Study, suggestions
 from allinsam.workflow.annotating import assignment_state
 from allinsam.workflow.checking import verify
-from allinsam.workflow.reporting import export_table
+from allinsam.workflow.exports import export_table
 from tests.e2e.conftest import Serve
 from tests.e2e.test_dual_pane import PATIENT, Annotating
 from tests.live import LiveServer, wait_until
