@@ -7,6 +7,7 @@ from typing import Any
 from allinsam.errors import InputError
 from allinsam.records import setting
 from allinsam.training.corrective import MOCL_MODES, CorrectiveSettings
+from allinsam.training.dataset import VARIETIES
 from allinsam.training.networks import NETWORKS
 
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -70,6 +71,9 @@ class TrainingSettings:
     augmentation: bool = setting(
         True, "", "ours: turned, mirrored, scaled, stained otherwise, at times blurred; the authors have none"
     )
+    variety: str = setting(
+        "study", "study | hospitals", "ours: how much stain, hue and size are varied; nnU-Net has its own"
+    )
     separate_touching: bool = setting(
         True, "", "ours: a gap in the targets where two nuclei touch; authors: none"
     )
@@ -115,6 +119,8 @@ class TrainingSettings:
             raise InputError(f"moving_average is {self.moving_average!r}. It must be at least 0, below 1.")
         if self.network not in NETWORKS:
             raise InputError(f"Unknown network {self.network!r}. Choose one of {', '.join(NETWORKS)}.")
+        if self.variety not in VARIETIES:
+            raise InputError(f"Unknown variety {self.variety!r}. Choose one of {', '.join(VARIETIES)}.")
         if self.precision not in PRECISIONS:
             raise InputError(f"Unknown precision {self.precision!r}. Choose one of {PRECISIONS}.")
         if self.mocl_mode not in MOCL_MODES:

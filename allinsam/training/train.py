@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,6 +56,7 @@ from allinsam.training.corrective import (
     corrective_weights,
 )
 from allinsam.training.dataset import (
+    VARIETIES,
     FrameBatch,
     TrainingPatch,
     augment_frame,
@@ -257,7 +259,8 @@ class _Run:
             prepare_patch(patch, self.class_names, self.network.frame_px, zoom, settings.separate_touching)
             for patch, zoom in zip(self.learnt, zooms, strict=True)
         ]
-        self.augment = (row.augment or augment_frame) if settings.augmentation else None
+        own = partial(augment_frame, variety=VARIETIES[settings.variety])
+        self.augment = (row.augment or own) if settings.augmentation else None
         self.instances = starting_instances(self.learnt) if settings.calibrate else InstanceSettings()
         # Width of a cell of the network's grid in the patches' own pixels, for MOCL's k.
         self.cell_px = self.network.frame_px / self.network.grid_px / float(np.median(zooms))
