@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -308,7 +308,7 @@ def experiment(args: argparse.Namespace) -> Result:
     from allinsam.workflow import labels, learning, scored
 
     study = open_study(args.study)
-    recipes = [labels.recipe_of(group, masks=args.masks, **_rule(args)) for group in args.labels]
+    recipes = [labels.recipe_of(group, masks=_masks(args), **_rule(args)) for group in args.labels]
     with progress_of(args) as progress:
         done = learning.one_click(
             study, _settings(args), recipes, args.split_seed, progress.report, progress.should_stop
@@ -801,7 +801,12 @@ def _practice_arguments(sub: argparse.ArgumentParser) -> None:
 
 
 def _add_label_options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--masks", choices=("edited", "weak", "tight", "random"), default="edited")
+    sub.add_argument(
+        "--masks",
+        choices=("edited", "weak", "tight", "random"),
+        default=None,
+        help="edited (by default): as people left them; the others: SAM's, from their boxes",
+    )
     sub.add_argument(
         "--rule",
         choices=("pooled", "consensus", "adjudicated"),
@@ -850,14 +855,27 @@ def _bundle_arguments(sub: argparse.ArgumentParser) -> None:
 
 
 def _add_settings(sub: argparse.ArgumentParser) -> None:
-    from allinsam.training.settings import TrainingSettings
+    from allinsam.training.methods import METHODS
+    from allinsam.training.settings import PRESETS, TrainingSettings
 
     sub.add_argument("--split-seed", type=int, default=1)
-    _add_fields(sub, TrainingSettings, {})
+    sub.add_argument("--preset", choices=tuple(PRESETS), default=None, help="to begin with")
+    sub.add_argument(
+        "--as", dest="as_method", choices=tuple(METHODS), default=None, help="one of the paper's methods"
+    )
+    _add_fields(sub, TrainingSettings, {}, given_only=True)
 
 
-def _add_fields(sub: argparse.ArgumentParser, settings: type, choices: Mapping[str, Sequence[str]]) -> None:
-    """A flag for every field of settings, with its unit and source in the help."""
+def _add_fields(
+    sub: argparse.ArgumentParser,
+    settings: type,
+    choices: Mapping[str, Sequence[str]],
+    given_only: bool = False,
+) -> None:
+    """A flag for every field of settings, with its unit and source in the help.
+
+    given_only: leave out what was not given, instead of filling in the settings' own defaults.
+    """
     for setting in fields(settings):
         if setting.name == "settings_version":
             continue
@@ -871,8 +889,9 @@ def _add_fields(sub: argparse.ArgumentParser, settings: type, choices: Mapping[s
         elif "None" in str(setting.type):
             kind = {"type": _number_or_none(int if "int" in str(setting.type) else float)}
         flag = "--" + setting.name.replace("_", "-")
+        filled = argparse.SUPPRESS if given_only else default
         sub.add_argument(
-            flag, dest=f"set_{setting.name}", default=default, help=notes.replace("%", "%%"), **kind
+            flag, dest=f"set_{setting.name}", default=filled, help=notes.replace("%", "%%"), **kind
         )
 
 
@@ -900,12 +919,16 @@ def _use_free_cores() -> None:
 
 
 def _settings(args: argparse.Namespace) -> Any:
-    from allinsam.training.settings import TrainingSettings
+    from allinsam.training.methods import preset_of, settings_of
+    from allinsam.training.settings import PRESETS, TrainingSettings
 
-    given = _given_settings(args)
-    if given.get("adapter_width") is not None:
-        given["adapter_width"] = int(given["adapter_width"])
-    return TrainingSettings.from_dict(given)
+    if args.preset and args.as_method:
+        begun = preset_of(args.preset, args.as_method)
+    elif args.as_method:
+        begun = settings_of(args.as_method, TrainingSettings())
+    else:
+        begun = PRESETS[args.preset] if args.preset else TrainingSettings()
+    return replace(begun, **_given_settings(args))
 
 
 def _given_settings(args: argparse.Namespace) -> dict[str, Any]:
@@ -915,7 +938,14 @@ def _given_settings(args: argparse.Namespace) -> dict[str, Any]:
 def _recipe(args: argparse.Namespace) -> Any:
     from allinsam.workflow.labels import recipe_of
 
-    return recipe_of(args.labels, masks=args.masks, shuffle_classes=args.shuffle_classes, **_rule(args))
+    return recipe_of(args.labels, masks=_masks(args), shuffle_classes=args.shuffle_classes, **_rule(args))
+
+
+def _masks(args: argparse.Namespace) -> str:
+    """How the labels' masks are made: as asked for, else as the paper's method has it."""
+    from allinsam.training.methods import METHODS
+
+    return args.masks or (METHODS[args.as_method].masks if args.as_method else "edited")
 
 
 def _rule(args: argparse.Namespace) -> dict[str, Any]:
