@@ -368,6 +368,20 @@ def export(args: argparse.Namespace) -> Result:
     return {"files": exports.write_exports(study, folder, args.table)}
 
 
+def data_card(args: argparse.Namespace) -> Result:
+    """What a paper has to say about the study: a methods paragraph, and the facts behind it."""
+    from allinsam.files import write_file
+    from allinsam.store import open_study
+    from allinsam.workflow.data_card import card_markdown, methods_paragraph
+    from allinsam.workflow.data_card import data_card as card_of
+
+    study = open_study(args.study)
+    card = card_of(study)
+    out = args.out or study.folder / "exports" / "data_card.md"
+    write_file(out, card_markdown(card).encode())
+    return {"methods": methods_paragraph(card), "file": str(out), "card": card}
+
+
 def export_annotations(args: argparse.Namespace) -> Result:
     """Nuclei of every person and patch as files for ImageJ, COCO, QuPath, ... and an index.csv."""
     from allinsam.store import open_study
@@ -550,6 +564,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], Result]] = {
     "predict": predict,
     "export": export,
     "export-annotations": export_annotations,
+    "data-card": data_card,
     "people": people,
     "plan": plan,
     "practice": practice,
@@ -589,6 +604,7 @@ def build_parser() -> argparse.ArgumentParser:
         "predict": _predict_arguments,
         "export": _export_arguments,
         "export-annotations": _export_annotations_arguments,
+        "data-card": _data_card_arguments,
         "people": _people_arguments,
         "plan": _plan_arguments,
         "practice": _practice_arguments,
@@ -679,6 +695,10 @@ def _import_annotations_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--complete", action="append", default=[], metavar="CLASS", help="looked for, even if none is there"
     )
+
+
+def _data_card_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--out", type=Path, default=None, help="the study's exports/data_card.md by default")
 
 
 def _export_annotations_arguments(sub: argparse.ArgumentParser) -> None:

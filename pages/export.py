@@ -49,6 +49,21 @@ def review_counts(study: Study) -> dict[str, int]:
         return {"reviews": len(reviews.list_reviews(db)), "decisions": len(reviews.list_decisions(db))}
 
 
+def show_card() -> None:
+    """The methods of a paper, and every fact behind them."""
+    st.subheader("For the paper", anchor=False)
+    with st.container(border=True):
+        left, middle, right = st.columns([5.6, 1.6, 1.6], vertical_alignment="center")
+        left.markdown(
+            "**Data card**  \n:gray[A methods paragraph written from the record, and every fact behind it: "
+            "images, thresholds, people, arms, time, labels, runs, what was left out, versions.]"
+        )
+        with middle:
+            download_link("data_card.md", "Download text")
+        with right:
+            download_link("data_card.json", "Download JSON")
+
+
 def show_formats(objects: int) -> None:
     """A ZIP per format: a file for each person and patch, and an index."""
     st.subheader("Nuclei for other programs", anchor=False)
@@ -83,6 +98,7 @@ def main() -> None:
             with right:
                 download_link(f"{table}.csv", f"Download {table}")
     show_formats(counts["objects"])
+    show_card()
     with st.expander("What the columns mean"):
         for tab, table in zip(st.tabs(list(COLUMNS)), COLUMNS, strict=True):
             meanings = pd.DataFrame(COLUMNS[table].items(), columns=["Column", "Meaning"])
