@@ -48,6 +48,9 @@ class TrainingSettings:
     relative_weights: bool = setting(
         True, "", "ours: weights are divided by the class's typical one; released code: not"
     )
+    shared_doubt: bool = setting(
+        True, "", "ours: what is doubted as one class is less surely none of the others; paper: one by one"
+    )
     dice_weights_denominator: bool = setting(False, "", "released code: weights in Dice's numerator only")
     learning_rate: float | None = setting(
         None, "per step, None = the network's own", "ours: 5e-3 for the compact adapter; authors: 2e-4"
@@ -152,6 +155,7 @@ class TrainingSettings:
             self.dice_weights_denominator,
             self.whole_nuclei,
             self.relative_weights,
+            self.shared_doubt,
         )
 
 
@@ -171,6 +175,7 @@ AUTHORS = TrainingSettings(
     mocl_mode="average",
     whole_nuclei=False,
     relative_weights=False,
+    shared_doubt=False,
     augmentation=False,
     separate_touching=False,
     calibrate=False,

@@ -54,6 +54,7 @@ from allinsam.training.corrective import (
     annotated_cells,
     corrective_loss,
     corrective_weights,
+    trusted_elsewhere,
 )
 from allinsam.training.dataset import (
     VARIETIES,
@@ -210,6 +211,8 @@ def batch_loss(
             typical.follow(weights, annotated_cells(targets), classes, add_up)
             usual = typical.of(classes).to(device=logits.device, dtype=logits.dtype)
             weights = [one / usual[:, term, None, None] for term, one in enumerate(weights)]
+        if settings.corrective.shared:
+            seen = seen * trusted_elsewhere(weights, annotated_cells(targets), frame)
         losses = corrective_loss(logits, features, targets, cell_px, settings.corrective, seen, weights)
     # Where nothing was labelled, the sum still reaches every parameter: processes wait for each other's.
     return losses.sum() / max(batch.pairs, 1.0) + 0.0 * output.logits.float().sum()
