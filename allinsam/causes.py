@@ -248,7 +248,7 @@ def _box_rows(marks_a: Sequence[Instance], marks_b: Sequence[Instance], drawn: D
         yield {
             "class": mark_a.class_name if same else _either(mark_a.class_name, mark_b.class_name),
             "box_iou": float(boxes[i, j]),
-            "sam_iou": float(iou_table([a.sam], [b.sam])[0, 0]),
+            "sam_iou": _iou(a.sam, b.sam),
             "mask_iou": float(masks[i, j]),
             "edited": edited,
         }
@@ -305,6 +305,13 @@ def iou_table(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> np.ndarray:
     shared = (rows_a @ rows_b.T).toarray()
     union = np.array([len(m) for m in a])[:, None] + np.array([len(m) for m in b])[None, :] - shared
     return np.divide(shared, union, out=np.zeros(shared.shape), where=union > 0)
+
+
+def _iou(a: np.ndarray, b: np.ndarray) -> float:
+    """The same of two; quicker."""
+    shared = len(np.intersect1d(a, b, assume_unique=True))
+    union = len(a) + len(b) - shared
+    return shared / union if union else 0.0
 
 
 def _as_rows(marks: Sequence[np.ndarray], width: int) -> csr_matrix:

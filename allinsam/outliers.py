@@ -6,7 +6,7 @@ the difference matters, and chance does not explain it. No truth is known: who d
 an error is named, too. Read it beside scores against gold.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,7 +77,7 @@ def measure(patches: Mapping[str, RatedPatch], drawn: DrawnOf | None = None) -> 
         box to that of the box round the others' outline.
     """
     drawn = drawn or {}
-    rows: list[tuple[str, str, str, float]] = []
+    rows = [row for name, patch in patches.items() for row in _alone_rows(name, patch)]
     for person in sorted({rater for patch in patches.values() for rater in patch.looked}):
         others = {
             name: without(patch, person)
@@ -93,12 +93,6 @@ def measure(patches: Mapping[str, RatedPatch], drawn: DrawnOf | None = None) -> 
             for i, thing in enumerate(agreed):
                 if thing.choice.class_name in looked:
                     rows.append((person, name, "found", float((iou[i] > SAME_PLACE_IOU).any())))
-            there = iou_table(
-                [mark.pixels for mark in own], [m.pixels for m in patch.instances if m.rater != person]
-            )
-            for i, mark in enumerate(own):
-                if len(patch.lookers(mark.class_name)) > FEWEST_OTHERS:
-                    rows.append((person, name, "alone", float(not (there[i] > SAME_PLACE_IOU).any())))
             for j, mark in enumerate(own):
                 if not agreed or iou[:, j].max() <= SAME_NUCLEUS_IOU:
                     continue
@@ -114,6 +108,14 @@ def measure(patches: Mapping[str, RatedPatch], drawn: DrawnOf | None = None) -> 
                     around = _box_area(thing.pixels, patch.size_hw[1])
                     rows.append((person, name, "box_size", float(np.log(area / around))))
     return pd.DataFrame(rows, columns=MEASURED_COLUMNS)
+
+
+def _alone_rows(name: str, patch: RatedPatch) -> Iterator[tuple[str, str, str, float]]:
+    pixels, raters = [m.pixels for m in patch.instances], np.array([m.rater for m in patch.instances])
+    there = iou_table(pixels, pixels) > SAME_PLACE_IOU
+    for mark, others in zip(patch.instances, there, strict=True):
+        if len(patch.lookers(mark.class_name)) > FEWEST_OTHERS:
+            yield mark.rater, name, "alone", float(not (others & (raters != mark.rater)).any())
 
 
 def measure_seconds(by_object: pd.DataFrame) -> pd.DataFrame:

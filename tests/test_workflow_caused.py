@@ -2,27 +2,27 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from allinsam.__main__ import main
 from allinsam.causes import CAUSES, PIXELS, compare_boxes_and_masks
-from allinsam.masks import encode_rle
+from allinsam.errors import InputError
 from allinsam.outliers import NAMED
 from allinsam.records import Act
 from allinsam.store import Study, open_study
-from allinsam.store import assignments as queue
-from allinsam.store import study as study_rows
-from allinsam.workflow import caused
-from allinsam.workflow.annotating import ActLog, record_acts
+from allinsam.workflow import caused, first_masks
+from allinsam.workflow.annotating import ActLog
 from allinsam.workflow.demo import DemoSettings, build_demo
 from allinsam.workflow.exports import export_csv
 from allinsam.workflow.rated import ratings, slide_of_patch
+from tests.boxing import WEIGHTS, box_in, moved_and_answered
 from tests.raters import RATERS, hand_in, hand_in_all
-from tests.studies import MESANGIAL, PODOCYTES, box_of, disc, small_study
+from tests.studies import MESANGIAL, PODOCYTES, DiscSegmenter, NoCache, small_study
 
-WEIGHTS = "0" * 64
 # The fewest patches on which four people can be told apart by six figures, and two for chance.
 HABITS = DemoSettings(
     slides=4, patches_per_slide=3, size_px=256, one_marker_slides=(), fresh_patches=0, shared_patches=1
@@ -32,28 +32,6 @@ HABITS = DemoSettings(
 @pytest.fixture
 def study(tmp_path: Path) -> Study:
     return small_study(tmp_path / "study")
-
-
-def box_in(study: Study, person: str, patch_id: int, drawn: list[tuple], group: str = "student") -> None:
-    """Boxes answered by SAM, some edited: (centre, class, margin of the box, radius of the mask, edit)."""
-    with study.science.write() as db:
-        if person not in {row["id"] for row in study_rows.list_people(db)}:
-            study_rows.add_person(db, person, group)
-        assignment_id = queue.add_assignment(db, person, patch_id, [1, 2])
-    log = ActLog(f"{person}-{patch_id}", "test")
-    acts = [log.act("load", 0.0)]
-    for number, (centre, class_id, margin_px, radius_px, edit_px) in enumerate(drawn):
-        now, object_id = 4000.0 * (number + 1), f"{person}-{patch_id}-{number}"
-        box = log.act("box", now, object_id, class_id=class_id, box=box_of(centre, margin_px))
-        mask = {"mask": encode_rle(disc(centre, radius_px)), "predicted_iou": 0.9}
-        mask |= {"backbone": "compact", "weights_sha256": WEIGHTS}
-        acts += [box, log.answer(box, now, mask)]
-        if edit_px:
-            edit = {"mask": encode_rle(disc(centre, edit_px)), "tool": "brush"}
-            acts.append(log.act("mask_edit", now, object_id, **edit))
-        acts.append(log.act("accept", now, object_id))
-    acts.append(log.act("submit", now, classes={"1": "complete", "2": "complete"}))
-    record_acts(study, assignment_id, person, acts)
 
 
 def test_every_planted_difference_has_its_cause(study: Study) -> None:
@@ -135,6 +113,83 @@ def acts(*kinds: str) -> list[Act]:
 def test_the_first_answer_is_the_one_to_the_first_box(kinds: tuple[str, ...], number: int | None) -> None:
     found = caused.first_answers(acts(*kinds))
     assert [answer["number"] for answer in found.values()] == ([] if number is None else [number])
+
+
+class Counting(DiscSegmenter):
+    """Counts the boxes it was asked for."""
+
+    asked = 0
+
+    def masks_from_boxes(self, embedding, boxes):
+        self.asked += len(boxes)
+        return super().masks_from_boxes(embedding, boxes)
+
+
+def test_first_boxes_without_a_mask_are_asked_for_once(study: Study) -> None:
+    moved_and_answered(study)
+    before = caused.why_tables(study)
+    assert before["boxes"].empty and before["unanswered"]["boxes"].tolist() == [4]
+    state, segmenter = first_masks.state_of(study), Counting()
+    steps: list[tuple] = []
+    made = caused.make_first_masks(study, lambda *step: steps.append(step[:2]), cache=NoCache(segmenter))
+    assert made == {"made": 4, "kept": 0} and segmenter.asked == 4
+    assert steps[0] == (0, 1) and steps[-1] == (1, 1)
+    assert first_masks.state_of(study) != state
+    after = caused.why_tables(study)
+    assert len(after["boxes"]) == 4 and after["unanswered"].empty
+    # SAM's mask of the first box is not the outline that was kept, which answers the moved box.
+    assert (after["boxes"]["sam_iou"] < 1).all() and set(after["boxes"]["box_iou"]) == {1.0}
+    assert caused.make_first_masks(study, cache=NoCache(segmenter))["made"] == 0
+    assert segmenter.asked == 4
+
+
+def test_a_box_that_is_kept_is_not_asked_for_again_and_a_damaged_file_is(study: Study) -> None:
+    moved_and_answered(study)
+    wanted = caused.rated_marks(study).unanswered
+    more = {patch_id: [*boxes, (5.0, 5.0, 30.0, 30.0)] for patch_id, boxes in wanted.items()}
+    segmenter = Counting()
+    caused.make_first_masks(study, cache=NoCache(segmenter))
+    made = first_masks.make_masks(study, more, WEIGHTS, cache=NoCache(segmenter))
+    assert made == {"made": 1, "kept": 4} and segmenter.asked == 5
+    (path,) = first_masks.folder_of(study).glob("*.json")
+    path.write_text('{"size": [')
+    assert sum(len(boxes) for boxes in caused.rated_marks(study).unanswered.values()) == 4
+    assert caused.make_first_masks(study, cache=NoCache(segmenter)) == {"made": 4, "kept": 0}
+
+
+def test_answers_of_another_sam_are_asked_for_anew_and_never_mixed(study: Study) -> None:
+    moved_and_answered(study, weights="1" * 64)
+    assert caused.rated_marks(study).unanswered.keys() == {1}
+    segmenter = Counting()
+    caused.make_first_masks(study, cache=NoCache(segmenter))
+    assert segmenter.asked == 4  # both people's first boxes are the same four
+    rated = caused.rated_marks(study)
+    assert {how.weights_sha256 for how in rated.drawn.values()} == {WEIGHTS} and not rated.unanswered
+    assert set(caused.why_tables(study)["boxes"]["sam_iou"]) == {1.0}  # one box, one mask
+
+
+def test_another_model_than_the_studys_is_not_asked(study: Study) -> None:
+    moved_and_answered(study)
+    segmenter = Counting()
+    segmenter.loaded = SimpleNamespace(backbone=segmenter.loaded.backbone, weights_sha256="2" * 64)
+    with pytest.raises(InputError, match="222222222222. Put the study's own weights back"):
+        caused.make_first_masks(study, cache=NoCache(segmenter))
+    assert segmenter.asked == 0 and first_masks.state_of(study) == (0, 0)
+
+
+def test_a_cancelled_job_keeps_what_it_has(study: Study) -> None:
+    moved_and_answered(study)
+    box_in(study, "s", 2, [(PODOCYTES[0], 1, 1.0, 10.0, None)], moved=True)
+    answers = iter([False, True])
+    made = caused.make_first_masks(study, should_stop=lambda: next(answers), cache=NoCache())
+    assert made == {"made": 4, "kept": 0}
+    assert caused.rated_marks(study).unanswered.keys() == {2}
+
+
+def test_on_the_command_line(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
+    hand_in_all(study, 1)  # by hand: no box, so nothing to ask
+    assert main(["first-masks", "--study", str(study.folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"made": 0, "kept": 0}
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,8 @@ from pathlib import Path
 import pandas as pd
 import streamlit as st
 
-from allinsam.accounts import SignedIn, may
+from allinsam import jobs
+from allinsam.accounts import SignedIn, demand, may
 from allinsam.causes import (
     FEWEST_DIFFERENCES,
     by_person,
@@ -17,10 +18,13 @@ from allinsam.outliers import FIGURES, NAMED, TOO_FEW
 from allinsam.palette import CLEAR_COLOURS
 from allinsam.store import Study, open_study
 from allinsam.workflow import caused
+from allinsam.workflow.first_masks import state_of
 from allinsam.workflow.rated import slide_of_patch
 from webapp import charts
+from webapp.job_parts import show_jobs
 from webapp.page_parts import (
     annotation_state,
+    attempt,
     download_link,
     empty_state,
     figure_note,
@@ -49,6 +53,7 @@ PERSON_PARTS = {
 VIEWS = ("Kinds of pairs", "Each person", "Every pair")
 ALL_CLASSES = "all classes"
 FEWEST_SLIDES = 2
+JOB = "first-masks"
 TOOLS = {"box": "box and SAM", "hand": "by hand, without a box"}
 
 
@@ -69,12 +74,14 @@ def cause_counts(folder: str, state: tuple[int, ...]) -> dict[str, int]:
 
 
 def show_causes(study: Study, person: SignedIn) -> None:
-    tables = why_of(str(study.folder), annotation_state(study))
+    tables = why_of(str(study.folder), (*annotation_state(study), *state_of(study)))
     if tables["nuclei"].empty:
         empty_state(
-            "**Nothing to compare yet.** Two people have to finish the same patch without suggestions; then "
-            "this tab says what they disagree about.",
+            "**Nothing to compare yet.** When two people have marked nuclei on the same patch without "
+            "suggestions, this tab says what they disagree about.",
             person,
+            "people" if may(person, "manage_people") else None,
+            "Assign patches",
         )
         return
     left, right = st.columns([5, 1.4], vertical_alignment="top")
@@ -84,7 +91,7 @@ def show_causes(study: Study, person: SignedIn) -> None:
             download_link("causes.csv", "Download causes")
     _show_reasons(study, tables["nuclei"])
     _show_who(study, tables["out"])
-    _show_boxes(study, tables)
+    _show_boxes(study, person, tables)
     _show_tools(study, tables["tools"])
 
 
@@ -140,7 +147,7 @@ def box_sentence(table: pd.DataFrame) -> str:
         told = "SAM's masks of two people's boxes **overlap less** than the boxes"
     else:
         told = (
-            "SAM's masks of two people's boxes overlap **no more and no less** than the boxes, as far as told"
+            "SAM's masks of two people's boxes overlap **neither more nor less** than the boxes for certain"
         )
     return (
         f"{told}: mean IoU {row['sam_iou']:.2f} against {row['box_iou']:.2f}, a difference of "
@@ -231,15 +238,12 @@ def reason_rows(table: pd.DataFrame, view: str, parts: list[str]) -> pd.DataFram
         share = (table[part] / table["differences"].where(~few)).astype(float)
         shown[HEADS[part]] = share.map("{:.0%}".format).where(~few, TOO_FEW)
     if view == "Kinds of pairs":  # of two students nobody is the first
-        mixed = table["pair"].map(lambda pair: len(set(pair.split(" + "))) > 1)
-        for column, place in (("only_a", 0), ("only_b", 1)):
-            alone = [
-                f"{count:,} by the {pair.split(' + ')[place]}"
-                for count, pair in table[[column, "pair"]].itertuples(index=False)
-            ]
-            if mixed.any():
-                head = ("Alone", "Alone, the other")[place]
-                shown[head] = pd.Series(alone, table.index).where(mixed, "")
+        shown["Alone"] = [
+            f"{first:,} {pair.split(' + ')[0]}, {second:,} {pair.split(' + ')[1]}"
+            if len(set(pair.split(" + "))) > 1
+            else f"{first + second:,}"
+            for first, second, pair in table[["only_a", "only_b", "pair"]].itertuples(index=False)
+        ]
     elif view == "Every pair":
         shown |= {"First alone": table["only_a"], "Second alone": table["only_b"]}
     return pd.DataFrame(shown)
@@ -250,6 +254,12 @@ def reason_rows(table: pd.DataFrame, view: str, parts: list[str]) -> pd.DataFram
 
 def _show_who(study: Study, out: pd.DataFrame) -> None:
     st.subheader("Who stands out", anchor=False)
+    if set(out["verdict"]) == {TOO_FEW}:
+        st.markdown(
+            "Too few people, patches or nuclei to say so: three people have to work on the same patches, and "
+            "four people need ten of them."
+        )
+        return
     st.dataframe(out_rows(out), hide_index=True)
     figure_note(
         study,
@@ -301,8 +311,9 @@ def span(row: Mapping, form: str) -> str:
 # ---------------------------------------------------------------- boxes, masks, tools
 
 
-def _show_boxes(study: Study, tables: Mapping[str, pd.DataFrame]) -> None:
+def _show_boxes(study: Study, person: SignedIn, tables: Mapping[str, pd.DataFrame]) -> None:
     st.subheader("Box or mask", anchor=False)
+    _offer_masks(study, person, int(tables["unanswered"]["boxes"].sum()))
     if tables["boxes"].empty:
         st.markdown("No nucleus has been boxed by two people yet.")
         return
@@ -316,6 +327,25 @@ def _show_boxes(study: Study, tables: Mapping[str, pd.DataFrame]) -> None:
         "construction: so boxes stand apart from masks, and outlines that somebody edited apart from the "
         "rest. That masks agree more does not make them right: see scores against gold.",
     )
+
+
+def _offer_masks(study: Study, person: SignedIn, missing: int) -> None:
+    """First boxes that no mask came for, and the job that makes them."""
+    if missing:
+        busy = any(view.is_active and view.verb == JOB for view in jobs.list_views(study, 50))
+        left, right = st.columns([5, 1.4], vertical_alignment="center")
+        left.markdown(
+            f"{missing:,} first {'box has' if missing == 1 else 'boxes have'} no mask by the study's SAM, "
+            "for instance because the box was moved at once. They are in no figure of this table."
+        )
+        if may(person, "train") and right.button("Ask SAM for them", disabled=busy, key="first-masks"):
+            attempt(lambda: _submit(study, person), "")
+    show_jobs(study, 1, (JOB,))
+
+
+def _submit(study: Study, person: SignedIn) -> None:
+    demand(person, "train")
+    jobs.submit(study, JOB, {}, person.person_id)
 
 
 def box_rows(table: pd.DataFrame) -> pd.DataFrame:

@@ -1,7 +1,7 @@
 """Why people disagree, and who stands out: the tables behind the "Why" tab of the Agreement page."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +12,14 @@ from allinsam import causes, outliers
 from allinsam.causes import Drawn
 from allinsam.marks import RatedPatch, mask_places, rated_patch
 from allinsam.records import Act, Mask
+from allinsam.sam.embeddings import EmbeddingCache
 from allinsam.store import Study, images
 from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
 from allinsam.workflow.export_columns import COLUMNS
+from allinsam.workflow.first_masks import Box, make_masks, read_masks
+from allinsam.workflow.learning import never, say_nothing
 from allinsam.workflow.rated import PEOPLES_PURPOSES, is_rating
 from allinsam.workflow.work_times import work_times
 
@@ -29,6 +32,8 @@ class Rated:
 
     patches: dict[str, RatedPatch]
     drawn: dict[tuple[int, str], Drawn]  # by assignment and object
+    weights_sha256: str  # of the study's SAM
+    unanswered: dict[int, list[Box]]  # patch -> first boxes without a mask by that SAM
 
 
 def rated_marks(study: Study) -> Rated:
@@ -39,6 +44,7 @@ def rated_marks(study: Study) -> Rated:
         wanted = {(c["assignment_id"], c["class_id"]) for c in newest.values()}
         kept = [r for r in act_store.current_annotations(db) if (r["assignment_id"], r["class_id"]) in wanted]
         patches = {row["id"]: row for row in images.list_patches(db)}
+        weights_sha256 = study_store.get_study(db)["backbone_sha256"]
         first = {}
         for assignment_id in sorted({assignment_id for assignment_id, _ in wanted}):
             answers = first_answers(act_store.list_acts(db, assignment_id))
@@ -48,23 +54,42 @@ def rated_marks(study: Study) -> Rated:
         by_person = looked.setdefault(patches[claim["patch_id"]]["name"], {})
         by_person.setdefault(claim["person_id"], set()).add(claim["class_name"])
     marked: dict[str, list[tuple]] = {name: [] for name in looked}
-    drawn = {}
+    drawn, unanswered = {}, {}
+    made: dict[int, dict[Box, dict[str, Any]]] = {}  # what was answered afterwards, by patch
     for row in kept:
-        key = (row["assignment_id"], row["object_id"])
+        key, patch_id = (row["assignment_id"], row["object_id"]), row["patch_id"]
         mark = (row["person_id"], row["class_name"], Mask.from_row(row).as_rle(), key)
         marked[row["patch"]].append(mark)
-        drawn[key] = _drawn(row, first.get(key))
+        box = tuple(json.loads(row["first_box"])) if row["first_box"] else None
+        answer = first.get(key)
+        if box is not None and (answer is None or answer["weights_sha256"] != weights_sha256):
+            if patch_id not in made:
+                made[patch_id] = read_masks(study, patches[patch_id]["image_sha256"], weights_sha256)
+            if box in made[patch_id]:
+                answer = {"mask": made[patch_id][box], "weights_sha256": weights_sha256}
+            else:
+                unanswered.setdefault(patch_id, []).append(box)
+        drawn[key] = _drawn(TOOL_OF_ORIGIN.get(row["origin"], "other"), box, answer)
     size_of = {row["name"]: (row["height_px"], row["width_px"]) for row in patches.values()}
     rated = {name: rated_patch(size_of[name], looked[name], marked[name]) for name in sorted(looked)}
-    return Rated(rated, drawn)
+    return Rated(rated, drawn, weights_sha256, unanswered)
 
 
-def _drawn(row: Mapping[str, Any], answer: Mapping[str, Any] | None) -> Drawn:
-    box = tuple(json.loads(row["first_box"])) if row["first_box"] else None
-    tool = TOOL_OF_ORIGIN.get(row["origin"], "other")
+def _drawn(tool: str, box: Box | None, answer: Mapping[str, Any] | None) -> Drawn:
     if box is None or answer is None:
         return Drawn(tool, box)
     return Drawn(tool, box, mask_places(answer["mask"])[1], answer["weights_sha256"])
+
+
+def make_first_masks(
+    study: Study,
+    report: Callable[[float, float, str, dict[str, Any]], None] = say_nothing,
+    should_stop: Callable[[], bool] = never,
+    cache: EmbeddingCache | None = None,
+) -> dict[str, int]:
+    """Ask the study's SAM for the masks of first boxes that it has not answered."""
+    rated = rated_marks(study)
+    return make_masks(study, rated.unanswered, rated.weights_sha256, report, should_stop, cache)
 
 
 def first_answers(acts: Iterable[Act]) -> dict[str, Mapping[str, Any]]:
@@ -96,7 +121,8 @@ def groups_of_people(study: Study) -> dict[str, str]:
 
 def why_tables(study: Study) -> dict[str, pd.DataFrame]:
     """nuclei and boxes (rows of causes.py, rater_a of the group named first in `pair`), tools (agreement and
-    seconds by how a nucleus was drawn) and out (`outliers.who_stands_out`).
+    seconds by how a nucleus was drawn), figures and out (of outliers.py), and unanswered (first boxes without
+    a mask by the study's SAM, by patch).
     """
     rated, groups = rated_marks(study), groups_of_people(study)
     times = _times_of_ratings(study, rated)
@@ -110,6 +136,10 @@ def why_tables(study: Study) -> dict[str, pd.DataFrame]:
         "tools": _tools_table(nuclei, times, rated),
         "figures": outliers.person_figures(measured),
         "out": outliers.who_stands_out(measured),
+        "unanswered": pd.DataFrame(
+            [(patch_id, len(boxes)) for patch_id, boxes in rated.unanswered.items()],
+            columns=["patch_id", "boxes"],
+        ),
     }
 
 

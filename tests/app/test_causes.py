@@ -5,10 +5,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from allinsam import jobs
 from allinsam.outliers import OUT_COLUMNS, who_stands_out
 from allinsam.store import Study
 from tests.app.conftest import OpenPage
-from tests.app.finished_pages import texts
+from tests.app.finished_pages import button, texts
+from tests.boxing import moved_and_answered
 from tests.finished import finish, finished_study
 from tests.studies import PODOCYTES, small_study
 from webapp import causes_parts
@@ -47,7 +49,7 @@ def test_reasons_in_words_bars_and_tables(open_page: OpenPage, study: Study) -> 
         "100%",
         "0%",
     ]
-    assert reasons.set_index("Who").loc["An expert and a student", "Alone"] == "16 by the expert"
+    assert reasons.set_index("Who").loc["An expert and a student", "Alone"] == "16 expert, 0 student"
     # On all eight patches each student misses one of the six nuclei that the two others agree on.
     missing = out[out["What"] == "Misses nuclei"]
     assert missing["Who"].tolist() == ["s1", "s2"] and set(missing["Value"]) == {"83% found"}
@@ -82,6 +84,28 @@ def test_a_reviewer_reads_it_without_the_download(open_page: OpenPage, study: St
     assert "causes.csv" not in texts(app)
 
 
+class TestBoxesWithoutMasks:
+    @pytest.fixture
+    def study(self, tmp_path: Path) -> Study:
+        study = small_study(tmp_path / "study")
+        moved_and_answered(study)
+        return study
+
+    def test_the_lead_may_have_them_made(self, open_page: OpenPage, study: Study) -> None:
+        app = why(open_page)
+        assert "4 first boxes have no mask by the study's SAM" in texts(app)
+        button(app, "Ask SAM for them").click()
+        app.run()
+        assert not app.exception
+        assert [view.verb for view in jobs.list_views(study)] == ["first-masks"]
+        assert button(app, "Ask SAM for them").disabled
+
+    def test_a_reviewer_may_not(self, open_page: OpenPage) -> None:
+        app = why(open_page, "reviewer")
+        assert "4 first boxes have no mask" in texts(app)
+        assert not any(b.label.startswith("Ask SAM") for b in app.button)
+
+
 class TestNothingInCommon:
     @pytest.fixture
     def study(self, tmp_path: Path) -> Study:
@@ -94,6 +118,7 @@ class TestNothingInCommon:
         app = why(open_page)
         assert not app.exception
         assert "**Two students**: too few differences to say why (0 of 1 nuclei" in texts(app)
+        assert "Too few people, patches or nuclei to say so" in texts(app)
 
 
 class TestNobodyFoundAnything(TestNothingInCommon):
@@ -120,7 +145,7 @@ def box_table(gain: float, low: float, high: float) -> pd.DataFrame:
     [
         (box_table(0.2, 0.1, 0.3), "**overlap more**"),
         (box_table(-0.2, -0.3, -0.1), "**overlap less**"),
-        (box_table(0.05, -0.1, 0.2), "**no more and no less**"),
+        (box_table(0.05, -0.1, 0.2), "**neither more nor less**"),
         (box_table(0.2, 0.1, 0.3).assign(n=9), "Too few nuclei"),
         (box_table(0.2, 0.1, 0.3).assign(slides=1), "Too few nuclei"),
         (box_table(0.2, 0.1, 0.3).iloc[:0], "Too few nuclei"),
