@@ -16,6 +16,7 @@ from allinsam.causes import (
     compare_boxes_and_masks,
     facing,
     nuclei,
+    share_interval,
     sum_causes,
 )
 from allinsam.marks import RatedPatch, mask_places, rated_patch
@@ -137,6 +138,15 @@ def test_shares_add_up() -> None:
         assert (sums["pixels"] == sums[list(PIXELS)].sum(axis=1)).all()
         assert sums["n"].sum() == len(rows)
     assert sum_causes(rows, ["patch"])["pixels"].tolist() == [100 + 100 + 100 + 100 + 100]
+
+
+def test_a_share_has_an_interval_over_slides() -> None:
+    rows = pd.DataFrame({"patch": ["p", "p", "q", "q"], "cause": ["only_a", "box", "only_b", ALIKE]})
+    slides = {"p": "s1", "q": "s2"}
+    # One slide alone gives a half, the other all of it.
+    assert share_interval(rows, ("only_a", "only_b"), slides) == (0.5, 1.0)
+    assert np.isnan(share_interval(rows, ("box",), dict.fromkeys("pq", "s1"))).all()
+    assert np.isnan(share_interval(rows[rows["cause"] == ALIKE], ("box",), slides)).all()
 
 
 def test_kinds_of_pairs_face_one_way() -> None:

@@ -12,6 +12,7 @@ from allinsam.causes import (
     FEWEST_DIFFERENCES,
     by_person,
     compare_boxes_and_masks,
+    share_interval,
     sum_causes,
 )
 from allinsam.outliers import FIGURES, NAMED, TOO_FEW
@@ -45,6 +46,7 @@ PARTS = {
     "mask": ("outline: changed by hand", CLEAR_COLOURS[3], "they changed the outline by hand"),
     "outline": ("outline: no box to tell by", UNTOLD, "their outlines differ"),
 }
+CAUSES_OF = {part: (part,) for part in PARTS} | {"one_alone": ("only_a", "only_b")}
 # Of one person: what they marked and what the other did, in two shades of one colour.
 PERSON_PARTS = {
     "only_a": ("marked alone", CLEAR_COLOURS[1]),
@@ -64,6 +66,14 @@ def why_of(folder: str, state: tuple[int, ...]) -> dict[str, pd.DataFrame]:
     slides = slide_of_patch(study)
     for name, by in (("all", []), ("by_pair", ["pair"]), ("by_class", ["pair", "class"])):
         tables[f"boxes_{name}"] = compare_boxes_and_masks(tables["boxes"], by, slides)
+    tables["intervals"] = pd.DataFrame(
+        [
+            (pair, part, *share_interval(rows, causes, slides))
+            for pair, rows in tables["nuclei"].groupby("pair")
+            for part, causes in CAUSES_OF.items()
+        ],
+        columns=["pair", "part", "low", "high"],
+    )
     return tables
 
 
@@ -101,25 +111,29 @@ def show_causes(study: Study, person: SignedIn) -> None:
 def findings(tables: Mapping[str, pd.DataFrame]) -> list[str]:
     """One sentence for each finding."""
     sums = sum_causes(tables["nuclei"], ["pair"])
+    known = tables["intervals"].set_index(["pair", "part"])
     return [
-        *(reason_sentence(row) for row in sums.to_dict("records")),
+        *(reason_sentence(row, known.loc[row["pair"]]) for row in sums.to_dict("records")),
         *outline_sentences(sums),
         box_sentence(tables["boxes_all"]),
     ]
 
 
-def reason_sentence(row: Mapping) -> str:
+def reason_sentence(row: Mapping, intervals: pd.DataFrame) -> str:
+    """intervals: low and high of each part's share."""
     who, n = KINDS.get(row["pair"], row["pair"]), row["differences"]
     if n < FEWEST_DIFFERENCES:
         return f"**{who}**: too few differences to say why ({n} of {row['n']:,} nuclei that either marked)."
     counts = {part: with_parts(row)[part] for part in PARTS}
     part = max(counts, key=counts.__getitem__)
     share = counts[part] / n
-    often = "mostly" if share > 0.5 else "most often"
-    told = f"**{who}** disagree {often} because {PARTS[part][2]}: {share:.0%} of {n:,} differences"
+    low, high = intervals.loc[part, ["low", "high"]]
+    often = "mostly" if low > 0.5 else "most often"
+    sure = "one slide" if pd.isna(low) else f"95 % interval {low:.0%} to {high:.0%}"
+    told = f"**{who}** disagree {often} because {PARTS[part][2]}: {share:.0%} ({sure}) of {n:,} differences"
     sides = row["pair"].split(" + ")
     if part == "one_alone" and sides[0] != sides[1]:
-        told += f" ({row['only_a']:,} by the {sides[0]} alone, {row['only_b']:,} by the {sides[1]} alone)"
+        told += f", {row['only_a']:,} by the {sides[0]} alone and {row['only_b']:,} by the {sides[1]} alone"
     return f"{told}. They agree on {row['alike'] / row['n']:.0%} of {row['n']:,} nuclei."
 
 
@@ -385,6 +399,6 @@ def _show_tools(study: Study, tools: pd.DataFrame) -> None:
     figure_note(
         study,
         "Median active seconds of a nucleus, and mean IoU of the outlines of two people who both drew it "
-        f"so. Fewer than {FEWEST_DIFFERENCES}: {TOO_FEW}. Other people and other patches may stand behind "
-        "each row.",
+        "so. Box and SAM: begun with a box, whether or not the outline was changed afterwards. Fewer than "
+        f"{FEWEST_DIFFERENCES}: {TOO_FEW}. Other people and other patches may stand behind each row.",
     )
