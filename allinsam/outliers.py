@@ -26,7 +26,7 @@ LIKELY = 0.05
 @dataclass(frozen=True)
 class Figure:
     """A figure of a person. worst: the end of the scale that is named. margin: the least difference to the
-    others that matters, in points of a share, or as a ratio where `is_ratio`.
+    others that matters, of a share, or as a ratio where `is_ratio`.
     """
 
     title: str
@@ -161,10 +161,10 @@ def person_figures(measured: pd.DataFrame) -> pd.DataFrame:
 def who_stands_out(measured: pd.DataFrame) -> pd.DataFrame:
     """Rows for each of FIGURES: everybody who stands out by it, the worst first, or why nobody is named.
 
-    NAMED is who, patch by patch, differs from the median of the others (Wilcoxon, p below 0.05 after Holm's
-    correction over all people and figures), and whose value is worse than the median of the others' values
-    by the figure's margin. Without any, the one row has the worst person and NOBODY; or TOO_FEW where fewer
-    than three people have FEWEST_NUCLEI, or nobody could be named on so few patches (`fewest_patches`).
+    NAMED is who, over the patches they share, differs from the median of the others by the figure's margin
+    in the mean, and patch by patch more than chance explains (Wilcoxon, p below 0.05 after Holm's correction
+    over all people and figures). Without any, the one row has the worst person and NOBODY; or TOO_FEW where
+    fewer than three people have FEWEST_NUCLEI on `fewest_patches`, below which nobody could be named.
     others_low, others_high: range of the others' values.
     """
     figures = person_figures(measured)
@@ -189,8 +189,8 @@ def fewest_patches(n_tests: int) -> int:
 
 def _rows_of(name: str, people: pd.DataFrame, enough_patches: int) -> list[dict]:
     figure = FIGURES[name]
-    # Somebody with three nuclei is no extreme of anything.
-    people = people[people["n"] >= FEWEST_NUCLEI]
+    # Somebody with three nuclei, or on three patches, is no extreme of anything.
+    people = people[(people["n"] >= FEWEST_NUCLEI) & (people["patches"] >= enough_patches)]
     if len(people) < FEWEST_PEOPLE:
         return [{"figure": name, "verdict": TOO_FEW}]
     people = people.sort_values("value", ascending=figure.worst == "low", kind="stable")
@@ -198,20 +198,16 @@ def _rows_of(name: str, people: pd.DataFrame, enough_patches: int) -> list[dict]
     for row in people.to_dict("records"):
         others = people.loc[people["person"] != row["person"], "value"]
         row |= {"others_low": others.min(), "others_high": others.max()}
-        rows.append(row | {"verdict": _verdict(figure, row, others.median(), enough_patches)})
+        rows.append(row | {"verdict": NAMED if _stands_out(figure, row) else NOBODY})
     named = [row for row in rows if row["verdict"] == NAMED]
     return named or rows[:1]
 
 
-def _verdict(figure: Figure, row: Mapping, usual: float, enough_patches: int) -> str:
-    """usual: the median of the others' values."""
-    if row["patches"] < enough_patches:
-        return TOO_FEW
-    sign = 1 if figure.worst == "high" else -1
-    apart = row["value"] / usual if figure.is_ratio else sign * (row["value"] - usual)
+def _stands_out(figure: Figure, row: Mapping) -> bool:
+    worse_by = row["mean_difference"] * (1 if figure.worst == "high" else -1)
+    margin = np.log(figure.margin) if figure.is_ratio else figure.margin
     # Where p is not known, too few patches differ at all: then nothing is certain.
-    certain = row["p_holm"] < LIKELY and sign * row["mean_difference"] > 0
-    return NAMED if certain and apart >= figure.margin else NOBODY
+    return bool(row["p_holm"] < LIKELY and worse_by >= margin)
 
 
 def _beside_others(measured: pd.DataFrame, name: str, person: str) -> tuple[pd.Series, pd.Series]:

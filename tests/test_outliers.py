@@ -121,6 +121,30 @@ def test_a_difference_that_matters_but_may_be_chance_names_nobody() -> None:
     assert row["value"] > 1.25 * row["others_high"] and row["verdict"] == NOBODY
 
 
+def test_a_newcomer_on_few_patches_changes_nothing_for_the_others() -> None:
+    """x is quick on two patches: nobody becomes slow by that, and x is not compared."""
+    patches, drawn, seconds = world(1, {"c": PLANTED["seconds"]})
+    quick = [{"person_id": "x", "patch": f"p{n % 2}", "seconds": 0.1} for n in range(20)]
+    before, after = (
+        who_stands_out(measure_seconds(table)).set_index("figure").loc[["seconds"]]
+        for table in (seconds, pd.concat([seconds, pd.DataFrame(quick)]))
+    )
+    assert before["person"].tolist() == after["person"].tolist() == ["c"]
+    assert before["others_low"].tolist() == after["others_low"].tolist()
+
+
+def test_the_margin_is_asked_of_shared_patches() -> None:
+    """b works on the easy half of the patches only; on these all are equally quick."""
+    rows = [
+        {"person_id": person, "patch": f"p{n}", "seconds": (4.0 if n < 12 else 9.0) + 0.01 * (n + k) % 0.07}
+        for n in range(24)
+        for k, person in enumerate(PEOPLE)
+        if n < 12 or person != "b"
+    ]
+    row = who_stands_out(measure_seconds(pd.DataFrame(rows))).set_index("figure").loc["seconds"]
+    assert row["verdict"] == NOBODY
+
+
 @pytest.mark.parametrize(("n_patches", "people"), [(6, PEOPLE), (14, PEOPLE[:2])])
 def test_too_few_patches_or_people_is_said(n_patches: int, people: tuple[str, ...]) -> None:
     patches, drawn, seconds = world(1, {"a": {"miss": 0.5, "slow": 3.0}}, n_patches)

@@ -278,9 +278,9 @@ def _show_who(study: Study, out: pd.DataFrame) -> None:
     figure_note(
         study,
         "Each person beside what at least two others agree on, without their own vote. A name is shown only "
-        "where the person is worse than the median of the others by at least the margin, and patch by patch "
-        "more than chance explains (Wilcoxon, p below 0.05 after Holm's correction over all people and "
-        "figures). Otherwise nobody is named, for somebody always comes last. "
+        "where, over the patches they share, the person is worse than the median of the others by at least "
+        "the margin, and patch by patch more than chance explains (Wilcoxon, p below 0.05 after Holm's "
+        "correction over all people and figures). Otherwise nobody is named, for somebody always comes last. "
         f"{TOO_FEW.capitalize()}: fewer than three people or ten nuclei, or too few patches for anybody to "
         "be named (four people need ten). People who share an error do not stand out: read it beside scores "
         "against gold.",
