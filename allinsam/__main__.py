@@ -238,6 +238,15 @@ def embed(args: argparse.Namespace) -> Result:
         return embed_patches(open_study(args.study), progress.report, progress.should_stop)
 
 
+def first_masks(args: argparse.Namespace) -> Result:
+    """SAM's masks of first boxes that nothing answered, so that people's boxes and masks can be compared."""
+    from allinsam.store import open_study
+    from allinsam.workflow.caused import make_first_masks
+
+    with progress_of(args) as progress:
+        return dict(make_first_masks(open_study(args.study), progress.report, progress.should_stop))
+
+
 def weights(args: argparse.Namespace) -> Result:
     """Download a published SAM's weights, or go on with a download that was cut off; compile its encoder."""
     from allinsam.sam import openvino_encoder
@@ -542,7 +551,18 @@ def verify(args: argparse.Namespace) -> Result:
 
 
 # Verbs that run a model, and so decide how many threads it may use.
-MODEL_VERBS = ("demo", "embed", "segment", "train", "evaluate", "experiment", "predict", "monuseg", "noise")
+MODEL_VERBS = (
+    "demo",
+    "embed",
+    "first-masks",
+    "segment",
+    "train",
+    "evaluate",
+    "experiment",
+    "predict",
+    "monuseg",
+    "noise",
+)
 
 VERBS: dict[str, Callable[[argparse.Namespace], Result]] = {
     "demo": demo,
@@ -552,6 +572,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], Result]] = {
     "register": register,
     "threshold": threshold,
     "embed": embed,
+    "first-masks": first_masks,
     "weights": weights,
     "segment": segment,
     "train": train,

@@ -8,6 +8,7 @@ from allinsam.store import Study, reviews
 from allinsam.workflow.export_columns import COLUMNS, TITLES
 from allinsam.workflow.exports import consents_table
 from allinsam.workflow.taught import learning_table
+from webapp.causes_parts import cause_counts
 from webapp.page_parts import (
     agreement_of,
     annotation_state,
@@ -35,6 +36,7 @@ def rows_of(study: Study) -> dict[str, int]:
         "agreement": len(agreement["pairwise"]),
         "classes": len(agreement["classes"]),
         **consensus_counts(folder, state),
+        **cause_counts(folder, state),
         **review_counts(study),
         **suggestion_counts(folder, state),
         "learning": len(learning_table(study)),
