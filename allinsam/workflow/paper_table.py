@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from allinsam.comparison import TOO_FEW, compare_to_reference
+from allinsam.comparison import FEWEST_SLIDES, TOO_FEW, compare_to_reference, interval_in_words
 from allinsam.errors import InputError
 from allinsam.experiments.published import IN_HOUSE, IN_HOUSE_COLUMNS, MONUSEG_OTHERS
 from allinsam.files import write_file
@@ -52,7 +52,7 @@ ANNOTATORS = {"expert": "Expert", "student": "Students"}
 CONDITION_ORDER = ("injured", "normal", "unknown", "average")
 CSV_COLUMNS = (
     "method", "labels", "condition", "class", "metric", "patches", "slides", "nuclei", "seeds",
-    "mean", "low", "high",
+    "mean", "low", "high", "by_slide",
 )  # fmt: skip
 TOOLS_IN_WORDS = {"box_sam": "boxes that SAM filled in", "contour": "outlines by hand"}
 # What each row has to have in common: a seed, and which network with which loss, are the row's own.
@@ -240,13 +240,18 @@ def write_table(study: Study, plan: Plan, grid: PaperGrid, out: Path) -> list[Pa
     table, tests = summary(patches), tests_against_reference(patches)
     text = markdown(study, plan, found, table, tests, len(list(cells_of(grid))))
     files = {
-        "table1.csv": to_csv(table),
+        "table1.csv": to_csv(table.assign(by_slide=[_listed(points) for points in table["by_slide"]])),
         "table1_tests.csv": to_csv(tests),
         "table1.md": text.encode(),
     }
     for name, content in files.items():
         write_file(out / name, content)
     return [out / name for name in files]
+
+
+def _listed(points: Sequence[float]) -> str:
+    """Means of single slides in one cell."""
+    return " ".join(f"{point:.4f}" for point in points)
 
 
 def patch_scores(study: Study, plan: Plan, found: Mapping[Cell, int]) -> pd.DataFrame:
@@ -266,7 +271,10 @@ def patch_scores(study: Study, plan: Plan, found: Mapping[Cell, int]) -> pd.Data
 
 
 def summary(patches: pd.DataFrame) -> pd.DataFrame:
-    """CSV_COLUMNS: means over patches with their 95 % interval over slides; condition "average" is all."""
+    """CSV_COLUMNS: means over patches with their 95 % interval over slides; condition "average" is all.
+
+    Of too few slides there is no interval; by_slide has the mean of each slide instead.
+    """
     pooled = pd.concat([patches, patches.assign(condition="average")])
     keys = ["method", "labels", "condition", "class_name", "metric"]
     seeds = pooled.groupby(keys, as_index=False)["seeds"].max()
@@ -326,7 +334,8 @@ def markdown(
     tools = _tools(study, plan, found)
     notes = _notes(study, plan, row, reference, len(found), n_cells)
     parts = ["# Measured", notes, _table_1(scored, tests, columns, tools)]
-    parts += ["## 95 % intervals, whole slides drawn again", _intervals(scored, columns)]
+    parts += [f"## 95 % intervals over slides, and the slides where there are fewer than {FEWEST_SLIDES}"]
+    parts += [_intervals(scored, columns)]
     parts += ["## How each row was trained", _training_rows(study, plan, found, tools)]
     parts += [
         "# Published (Li et al. 2025, Table 1), on the authors' own slides: not to be mixed in",
@@ -412,14 +421,14 @@ def _digits(value: float | None) -> str:
 
 
 def _intervals(scored: pd.DataFrame, columns: Sequence[tuple[str, str]]) -> str:
-    ends = scored.set_index(["method", "labels", "condition", "class"])[["low", "high"]]
+    keys = ["method", "labels", "condition", "class"]
+    ends = scored.set_index(keys)[["low", "high", "by_slide"]].apply(tuple, axis=1).to_dict()
     rows = []
     for method, labels in scored[["method", "labels"]].drop_duplicates().itertuples(index=False):
         cells = [METHODS[method].title, ANNOTATORS.get(labels, labels)]
         for condition, name in columns:
-            key = (method, labels, condition, name)
-            low, high = ends.loc[key] if key in ends.index else (float("nan"),) * 2
-            cells.append("one slide" if pd.isna(low) else f"{low:.3f} to {high:.3f}")
+            found = ends.get((method, labels, condition, name))
+            cells.append(interval_in_words(*found, "{:.3f}") if found else "–")
         rows.append(cells)
     return markdown_table(["Method", "Annotator", *(f"{c.capitalize()} {n}" for c, n in columns)], rows)
 
