@@ -5,7 +5,7 @@ are not independent, so intervals are made of what slides add up to, and of fewe
 none.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -116,7 +116,7 @@ def equivalence_test(
 
     Both Wilcoxon tests, of difference > -margin and of difference < margin, must reject. The interval is
     that of `cluster_interval` over `clusters` (index = patch, value = slide), or over single patches without
-    them.
+    them; of differences of skewed scores it holds the mean in 89 to 94 % of simulated studies.
     """
     if not margin > 0:
         raise InputError(
@@ -217,7 +217,7 @@ def cluster_interval(
 
         slides                          3               6               11              30
         this                     89.4 to 97.1 %  91.6 to 97.1 %  92.2 to 97.2 %  94.2 to 96.4 %
-        percentile bootstrap     71.7 to 74.9 %  81.8 to 85.3 %  87.5 to 90.5 %  91.7 to 93.7 %
+        percentile bootstrap     70.8 to 74.6 %  81.9 to 85.1 %  87.6 to 90.4 %  91.7 to 93.8 %
         studentised bootstrap    77.2 to 81.6 %  92.5 to 94.5 %  92.9 to 96.6 %  94.2 to 96.2 %
 
     of the studies. Scores far more skewed than those (mean 0.19, most of it between slides) are held in 88 %
@@ -227,7 +227,7 @@ def cluster_interval(
     (NaN, NaN) with fewer than `fewest` clusters. NaN values are left out. The ends are cut at `bounds`, the
     least and the greatest a value can be.
     """
-    sums, sizes = _cluster_sums(values, clusters)
+    sums, sizes, _, _ = _by_cluster(values, clusters)
     if len(sums) < max(2, fewest):
         return float("nan"), float("nan")
     mean, weight = sums.sum() / sizes.sum(), sizes / sizes.sum()
@@ -242,9 +242,36 @@ def cluster_interval(
     return float(max(mean - reach, bounds[0])), float(min(mean + reach, bounds[1]))
 
 
+def cluster_bootstrap(
+    values: Sequence[float],
+    clusters: Sequence,
+    seed: int,
+    n_resamples: int = 2000,
+    confidence: float = 0.95,
+    statistic: Callable[[np.ndarray], float] | None = None,
+) -> tuple[float, float]:
+    """Percentile interval of any `statistic`, such as a median, when whole clusters are drawn again.
+
+    It is too narrow where clusters are few, see `cluster_interval`, which is the one for means. (NaN, NaN)
+    with fewer than 2 clusters. NaN values are left out.
+    """
+    sums, sizes, member, values = _by_cluster(values, clusters)
+    if len(sums) < 2:
+        return float("nan"), float("nan")
+    drawn = np.random.default_rng(seed).integers(len(sums), size=(n_resamples, len(sums)))
+    if statistic is None:
+        resampled = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
+    else:
+        parts = [values[member == cluster] for cluster in range(len(sums))]
+        resampled = np.array([statistic(np.concatenate([parts[i] for i in row])) for row in drawn])
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(resampled, [tail, 1 - tail])
+    return float(low), float(high)
+
+
 def cluster_means(values: Sequence[float], clusters: Sequence) -> list[float]:
     """The mean of each cluster, ascending: what to show where there are too few for an interval."""
-    sums, sizes = _cluster_sums(values, clusters)
+    sums, sizes, _, _ = _by_cluster(values, clusters)
     return sorted((sums / sizes).tolist())
 
 
@@ -258,13 +285,15 @@ def interval_in_words(
     return f"{why}: {each}" if each else why
 
 
-def _cluster_sums(values: Sequence[float], clusters: Sequence) -> tuple[np.ndarray, np.ndarray]:
-    """Sum and number of the known values of each cluster that has one."""
+def _by_cluster(
+    values: Sequence[float], clusters: Sequence
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Sum and number of the known values of each cluster; the cluster of each value; these values."""
     values, clusters = np.asarray(values, dtype=float), np.asarray(clusters)
     if values.shape != clusters.shape:
         raise InputError(
             f"{values.size} values and {clusters.size} clusters. Give one cluster for each value."
         )
     known = ~np.isnan(values)
-    member = pd.factorize(clusters[known])[0]
-    return np.bincount(member, weights=values[known]), np.bincount(member)
+    values, member = values[known], pd.factorize(clusters[known])[0]
+    return np.bincount(member, weights=values), np.bincount(member), member, values

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from allinsam.comparison import FEWEST_SLIDES, cluster_interval
+from allinsam.comparison import FEWEST_SLIDES, cluster_bootstrap, cluster_interval
 from benchmarks.report import figure, print_report, progress
 
 SLIDES = (3, 6, 11, 30)
@@ -80,8 +80,7 @@ def slide_means_t(values: np.ndarray, slides: np.ndarray, rng: np.random.Generat
 
 
 def percentile(values: np.ndarray, slides: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
-    means, _ = _resampled(values, slides, rng)
-    return tuple(np.quantile(means, _tails()))
+    return cluster_bootstrap(values, slides, int(rng.integers(2**31)), RESAMPLES, NOMINAL)
 
 
 def studentised(values: np.ndarray, slides: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:

@@ -11,6 +11,7 @@ from allinsam.comparison import (
     FEWEST_SLIDES,
     TOO_FEW,
     _sign_permutation_p,
+    cluster_bootstrap,
     cluster_interval,
     cluster_means,
     compare_to_reference,
@@ -252,6 +253,17 @@ def test_too_few_slides_have_no_interval_but_their_means():
     assert low < 0.817 and high == 1.0
     with pytest.raises(InputError, match="one cluster for each value"):
         cluster_interval([0.5], ["a", "b"])
+
+
+def test_bootstrap_is_repeatable_and_takes_any_statistic():
+    values, slides = [0.1, 0.4, 0.4, 0.8, 0.9, np.nan], ["a", "a", "b", "c", "c", "d"]
+    assert cluster_bootstrap(values, slides, 7) == cluster_bootstrap(values, slides, 7)
+    assert cluster_bootstrap(values, slides, 7, 500) == pytest.approx(
+        cluster_bootstrap(values, slides, 7, 500, statistic=np.mean)
+    )
+    # Of two slides there are four draws: 1 of each, both, and a median in between.
+    assert cluster_bootstrap([1, 1, 1, 2], ["a", "a", "a", "b"], 0, statistic=np.median) == (1.0, 2.0)
+    assert np.isnan(cluster_bootstrap([0.5, 0.6], ["a", "a"], 0)).all()
 
 
 def test_an_interval_in_words():
