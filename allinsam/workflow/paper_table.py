@@ -13,7 +13,13 @@ from typing import Any
 
 import pandas as pd
 
-from allinsam.comparison import FEWEST_SLIDES, TOO_FEW, compare_to_reference, interval_in_words
+from allinsam.comparison import (
+    FEWEST_SLIDES,
+    TOO_FEW,
+    TOO_FEW_SLIDES,
+    compare_to_reference,
+    interval_in_words,
+)
 from allinsam.errors import InputError
 from allinsam.experiments.published import IN_HOUSE, IN_HOUSE_COLUMNS, MONUSEG_OTHERS
 from allinsam.files import write_file
@@ -294,7 +300,9 @@ def summary(patches: pd.DataFrame) -> pd.DataFrame:
 def tests_against_reference(patches: pd.DataFrame, metric: str = METRIC) -> pd.DataFrame:
     """Every row of the table against All-in-SAM by the expert, paired over all test patches, class by class.
 
-    p_holm is corrected over the rows of one class. Empty while the reference is not finished.
+    p_holm is corrected over the rows of one class. `note` says where there are too few slides: patches of
+    one slide are not independent, so p then says nothing about other slides. Empty while the reference is not
+    finished.
     """
     rows = []
     mine = patches[patches["metric"] == metric]
@@ -309,7 +317,9 @@ def tests_against_reference(patches: pd.DataFrame, metric: str = METRIC) -> pd.D
         tested.insert(0, "class", name)
         tested.insert(1, "method", methods)
         tested.insert(2, "labels", labels)
-        rows.append(tested.assign(metric=metric))
+        slides = of_class["slide"].nunique()
+        note = TOO_FEW_SLIDES if slides < FEWEST_SLIDES else ""
+        rows.append(tested.assign(metric=metric, slides=slides, note=note))
     return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=["class", "method", "labels"])
 
 
@@ -369,7 +379,8 @@ def _notes(
         f"seeds, then over patches. Average: over all patches. Scored against: {reference}.",
         "p: two-sided Wilcoxon test, paired over all test patches, against All-in-SAM by the expert; "
         "corrected by Holm over the rows of the column. Patches of one slide are not independent: read it "
-        "with the intervals below.",
+        f"with the intervals below; of fewer than {FEWEST_SLIDES} slides ({TOO_FEW_SLIDES}) p says nothing "
+        "about other slides.",
         "Both annotators' models are scored on the same patches. They may have learnt from different ones: "
         "see the last of these tables.",
     ]
@@ -413,7 +424,8 @@ def _p_value(tests: pd.DataFrame, method: str, labels: str, name: str) -> str:
     if mine["method_of_p"].iloc[0] == TOO_FEW:
         return TOO_FEW
     p = mine["p_holm"].iloc[0]
-    return "<0.001" if p < 0.001 else f"{p:.3f}"
+    few = f" ({TOO_FEW_SLIDES})" if mine["note"].iloc[0] else ""
+    return ("<0.001" if p < 0.001 else f"{p:.3f}") + few
 
 
 def _digits(value: float | None) -> str:
