@@ -342,11 +342,15 @@ def noise(args: argparse.Namespace) -> Result:
 
 
 def compare(args: argparse.Namespace) -> Result:
-    """Paired tests between two sets of scores, per class and condition."""
+    """Paired tests between two sets of scores, per class and condition, or set how much does not matter."""
     from allinsam.store import open_study
-    from allinsam.workflow import scored
+    from allinsam.workflow import analysis_plan, scored
 
-    table = scored.compare(open_study(args.study), args.a, args.b, args.metric)
+    study = open_study(args.study)
+    if args.set_margin is not None:
+        analysis_plan.set_margin(study, None, args.set_margin)
+        return {"margin": asdict(analysis_plan.margin(study))}
+    table = scored.compare(study, args.a, args.b, args.metric)
     return {"a": args.a, "b": args.b, "metric": args.metric, "rows": table.to_dict("records")}
 
 
@@ -800,6 +804,12 @@ def _compare_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--a", default="students", help="labels of the first set of scores")
     sub.add_argument("--b", default="expert", help="labels of the second set of scores")
     sub.add_argument("--metric", default="f1_instance")
+    sub.add_argument(
+        "--set-margin",
+        type=float,
+        default=None,
+        help="compare nothing; keep the largest difference that does not matter, with its date",
+    )
 
 
 def _predict_arguments(sub: argparse.ArgumentParser) -> None:

@@ -95,6 +95,7 @@ ACTIONS: dict[str, dict[str, Rule]] = {
     "view_agreement": _LEAD_AND_REVIEWER,
     "review": _LEAD_AND_REVIEWER,
     "compare": _LEAD_AND_REVIEWER,
+    "edit_plan": _LEAD_ONLY,
     "settle_items": _LEAD_AND_REVIEWER,
     "train": _LEAD_ONLY,
     "export": _LEAD_ONLY,

@@ -5,16 +5,18 @@ is absent (missing, never compared); a class with an empty label image was looke
 (compared). Figures that are not defined are NaN, never 0, and every figure stands beside its n.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
 from sklearn.metrics import cohen_kappa_score
 
-from allinsam.comparison import cluster_bootstrap
+from allinsam.comparison import cluster_interval, cluster_means
 from allinsam.errors import InputError
 from allinsam.marks import UNDETECTED, cluster, rated_labels
+from allinsam.masks import as_mask
 from allinsam.metrics import match_iou, match_overlap, overlap, score_overlap
 
 Ratings = Mapping[str, Mapping[str, Mapping[str, np.ndarray]]]
@@ -73,32 +75,30 @@ def summarise(
     pairwise: pd.DataFrame,
     by: Sequence[str] = ("class", "rater_a", "rater_b"),
     slide_of: Mapping[str, str] | None = None,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """Means over the rows of `pairwise_agreement`, grouped; `by=[]` gives one row for everything.
 
     n and n_patches: rows and patches behind the means. f1_pooled: F1 over all nuclei at once, which empty
-    patches do not lift. f1_low, f1_high: 95 % interval of f1, whole slides (or patches, without `slide_of`)
-    drawn again, and n_clusters of them.
+    patches do not lift. f1_low, f1_high: 95 % interval of f1 over n_clusters slides (or patches, without
+    `slide_of`); of too few it is NaN, and f1_by_slide has the mean of each, else it is empty.
     """
     by = list(by)
     if unknown := sorted(set(by) - set(pairwise.columns)):
         raise InputError(f"No column {unknown[0]!r} to group by. Choose from {list(pairwise.columns)}.")
     groups = pairwise.groupby(by, sort=True) if by else [((), pairwise)]
     rows = [
-        dict(zip(by, key, strict=True)) | _summary(group, slide_of, seed)
-        for key, group in groups
-        if len(group)
+        dict(zip(by, key, strict=True)) | _summary(group, slide_of) for key, group in groups if len(group)
     ]
-    return pd.DataFrame(rows, columns=[*by, *_summary(pairwise.iloc[:0], None, seed)])
+    return pd.DataFrame(rows, columns=[*by, *_summary(pairwise.iloc[:0], None)])
 
 
-def _summary(group: pd.DataFrame, slide_of: Mapping[str, str] | None, seed: int) -> dict:
+def _summary(group: pd.DataFrame, slide_of: Mapping[str, str] | None) -> dict:
     if slide_of is not None and (missing := sorted(set(group["patch"]) - set(slide_of), key=str)):
         raise InputError(f"Patch {missing[0]!r} has no slide. Give the slide of every patch.")
     clusters = [patch if slide_of is None else slide_of[patch] for patch in group["patch"]]
     n_nuclei = int(group["n_a"].sum() + group["n_b"].sum())
-    low, high = cluster_bootstrap(group["f1"].to_numpy(dtype=float), np.array(clusters, dtype=object), seed)
+    values, members = group["f1"].to_numpy(dtype=float), np.array(clusters, dtype=object)
+    low, high = cluster_interval(values, members, bounds=(0, 1))
     return {
         "n": len(group),
         "n_patches": group["patch"].nunique(),
@@ -107,6 +107,7 @@ def _summary(group: pd.DataFrame, slide_of: Mapping[str, str] | None, seed: int)
         "f1": _mean(group["f1"]),
         "f1_low": low,
         "f1_high": high,
+        "f1_by_slide": cluster_means(values, members) if np.isnan(low) else [],
         "f1_pooled": 2 * int(group["n_matched"].sum()) / n_nuclei if n_nuclei else float("nan"),
         "dice": _mean(group["dice"]),
         "matched_dice": _mean(group["matched_dice"]),
@@ -125,6 +126,34 @@ def matrix(pairwise: pd.DataFrame, value: str, how: str = "mean") -> pd.DataFram
     for (rater_a, rater_b), figure in pairwise.groupby(["rater_a", "rater_b"])[value].agg(how).items():
         table.loc[rater_a, rater_b] = table.loc[rater_b, rater_a] = figure
     return table
+
+
+# ---------------------------------------------------------------- one mask per rater
+
+
+@dataclass(frozen=True)
+class MeanDice:
+    mean: float
+    n: int  # pairs of masks
+
+
+def mask_agreement(masks: Mapping[str, Mapping[str, np.ndarray]]) -> pd.DataFrame:
+    """`pairwise_agreement` of one thing in each image, {image: {rater: mask, bool (H, W)}}: a row for each
+    image and pair of raters."""
+    thing = {
+        image: {rater: {"": as_mask(mask).astype(np.int32)} for rater, mask in by_rater.items()}
+        for image, by_rater in masks.items()
+    }
+    return pairwise_agreement(thing).drop(columns="class")
+
+
+def dice_by_kind(pairwise: pd.DataFrame, kind_of: Callable[[str], str]) -> dict[tuple[str, str], MeanDice]:
+    """Mean Dice of the rows of `pairwise`, by the kinds of the two raters, in alphabetical order."""
+    sides = [pairwise[column].map(kind_of) for column in ("rater_a", "rater_b")]
+    kinds = pd.Series(
+        [tuple(sorted(pair)) for pair in zip(*sides, strict=True)], pairwise.index, dtype=object
+    )
+    return {kind: MeanDice(float(dice.mean()), len(dice)) for kind, dice in pairwise["dice"].groupby(kinds)}
 
 
 def _mean(values: pd.Series | np.ndarray) -> float:
@@ -204,6 +233,28 @@ def cohen_kappa(choices_a: Sequence[str], choices_b: Sequence[str]) -> float:
     if len(choices_a) == 0 or len(set(choices_a) | set(choices_b)) < 2:
         return float("nan")
     return float(cohen_kappa_score(list(choices_a), list(choices_b)))
+
+
+def fleiss_kappa(table: pd.DataFrame, class_names: Sequence[str] | None = None) -> float:
+    """Fleiss' kappa (1971) of raters (columns) over items (rows), of which each has equally many ratings.
+
+    Which raters they are does not matter. Items without any rating are left out; where some have fewer
+    ratings than others it is not defined: InputError names `krippendorff_alpha`, which is. NaN with fewer
+    than two ratings an item, or where only one class was ever chosen.
+    """
+    counts = _rating_counts(table, class_names)
+    counts = counts[counts.sum(axis=1) > 0]
+    rated = counts.sum(axis=1)
+    if len(set(rated.tolist())) > 1:
+        raise InputError(
+            f"Items have from {rated.min()} to {rated.max()} ratings. Fleiss' kappa needs equally many: use "
+            "Krippendorff's alpha, or leave the others out."
+        )
+    if not len(counts) or rated[0] < 2 or np.count_nonzero(counts.sum(axis=0)) < 2:
+        return float("nan")
+    observed = ((counts**2).sum(axis=1) - rated).mean() / (rated[0] * (rated[0] - 1))
+    chance = ((counts.sum(axis=0) / counts.sum()) ** 2).sum()
+    return float((observed - chance) / (1 - chance))
 
 
 def gwet_ac1(table: pd.DataFrame, class_names: Sequence[str] | None = None) -> float:

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
-from allinsam.comparison import cluster_bootstrap
+from allinsam.comparison import cluster_interval
 from allinsam.disputes import OUTLINE_IOU
 from allinsam.marks import Instance, RatedPatch
 from allinsam.metrics import match_iou
@@ -190,12 +190,12 @@ def sum_causes(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
 
 def share_interval(
-    rows: pd.DataFrame, causes: Collection[str], slide_of: Mapping[str, str], seed: int = 0
+    rows: pd.DataFrame, causes: Collection[str], slide_of: Mapping[str, str]
 ) -> tuple[float, float]:
-    """95 % interval of the share of these causes in the differences, whole slides drawn again; NaN of one."""
+    """95 % interval over slides of the share of these causes in the differences; NaN of too few slides."""
     differences = rows[rows["cause"] != ALIKE]
     slides = [slide_of[patch] for patch in differences["patch"]]
-    return cluster_bootstrap(differences["cause"].isin(causes), slides, seed)
+    return cluster_interval(differences["cause"].isin(causes), slides, bounds=(0, 1))
 
 
 def by_person(rows: pd.DataFrame) -> pd.DataFrame:
@@ -265,12 +265,12 @@ def _box_rows(marks_a: Sequence[Instance], marks_b: Sequence[Instance], drawn: D
 
 
 def compare_boxes_and_masks(
-    rows: pd.DataFrame, by: Sequence[str], slide_of: Mapping[str, str], seed: int = 0
+    rows: pd.DataFrame, by: Sequence[str], slide_of: Mapping[str, str]
 ) -> pd.DataFrame:
     """Means over rows of `boxes_and_masks`, grouped, and what the mask gains on the box.
 
     sam_gain, mask_gain: mean difference of the IoU of SAM's masks, and of the outlines kept, to that of the
-    boxes; _low and _high: its 95 % interval, whole slides drawn again. edited_iou: mean IoU of outlines of
+    boxes; _low and _high: its 95 % interval over slides, NaN of too few. edited_iou: mean IoU of outlines of
     which one or both were edited, n_edited of them: only these can disagree where the boxes are the same.
     """
     by, tables = list(by), []
@@ -283,7 +283,7 @@ def compare_boxes_and_masks(
         figures |= {name: group[name].mean() for name in ("box_iou", "sam_iou", "mask_iou")}
         for name in ("sam", "mask"):
             gain = group[f"{name}_iou"] - group["box_iou"]
-            low, high = cluster_bootstrap(gain, slides, seed)
+            low, high = cluster_interval(gain, slides, bounds=(-1, 1))
             figures |= {f"{name}_gain": gain.mean(), f"{name}_low": low, f"{name}_high": high}
         edited = group.loc[group["edited"] > 0, "mask_iou"]
         tables.append(figures | {"n_edited": len(edited), "edited_iou": edited.mean()})

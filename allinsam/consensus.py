@@ -14,6 +14,7 @@ import numpy as np
 from allinsam.errors import InputError
 from allinsam.latent_truth import DawidSkene, dawid_skene, staple
 from allinsam.marks import UNDETECTED, Instance, RatedPatch, cluster
+from allinsam.masks import as_mask
 
 EVEN = 1e-6  # probabilities no further apart are a tie
 FEWEST_RATERS = 3  # for a model of who errs
@@ -139,6 +140,13 @@ CLASS_RULES: dict[str, ClassRule] = {"majority": majority_classes, "dawid_skene"
 def majority_outline(masks: np.ndarray) -> np.ndarray:
     """Share of those who marked the object that drew each pixel, (H, W) of bool (r, H, W)."""
     return masks.mean(axis=0)
+
+
+def majority_mask(masks: Sequence[np.ndarray]) -> np.ndarray:
+    """Pixels that more than half of the raters drew, bool (H, W): of one mask per rater, all of one thing."""
+    if not len(masks):
+        raise InputError("There is no mask to take a majority of. Give one mask per rater.")
+    return majority_outline(np.stack([as_mask(mask) for mask in masks])) > 0.5
 
 
 def staple_outline(masks: np.ndarray) -> np.ndarray:

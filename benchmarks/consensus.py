@@ -10,7 +10,6 @@ rates that are known. What `allinsam.reliability` says of them, without the trut
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -25,6 +24,7 @@ from allinsam.latent_truth import staple
 from allinsam.marks import rated_labels
 from allinsam.metrics import METRICS
 from allinsam.reliability import reliability
+from benchmarks.raters import Masks, read_set
 from benchmarks.report import figure, print_report, progress, shared_data
 
 SETS = (4, 6)
@@ -32,20 +32,8 @@ CELL = "cell"
 CLASSES = ("podocyte", "mesangial")
 COMMONER = 0.6  # share of the first class
 
-Masks = Mapping[str, np.ndarray]  # rater -> bool (H, W)
-
 
 # ---------------------------------------------------------------- real raters
-
-
-def read_set(path: Path) -> Iterator[Masks]:
-    """Each image's masks by rater; one of them is `gold`."""
-    with np.load(path, allow_pickle=False) as stored:
-        raters = stored["raters"].tolist()
-        for name in (key.removesuffix("__masks") for key in stored.files if key.endswith("__masks")):
-            shape = stored[f"{name}__shape"]
-            masks = np.unpackbits(stored[f"{name}__masks"], count=int(shape.prod())).reshape(shape)
-            yield dict(zip(raters, masks.astype(bool), strict=True))
 
 
 def agreed(masks: Masks, rule: str) -> np.ndarray:
@@ -61,7 +49,7 @@ def dice(mask: np.ndarray, gold: np.ndarray) -> float:
 def measure_set(path: Path) -> dict[str, tuple[list[float], str]]:
     """Name -> Dice of each image and a note."""
     found: dict[str, list[float]] = {}
-    for by_rater in read_set(path):
+    for _, by_rater in read_set(path):
         gold = by_rater["gold"]
         lay = {rater: mask for rater, mask in by_rater.items() if rater.startswith("lay")}
         experts = {rater: mask for rater, mask in by_rater.items() if rater.startswith("expert")}

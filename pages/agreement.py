@@ -5,6 +5,7 @@ import streamlit as st
 
 from allinsam.accounts import may
 from allinsam.agreement import matrix
+from allinsam.comparison import interval_in_words
 from allinsam.store import Study
 from allinsam.workflow.work_times import without_training
 from webapp import charts
@@ -63,7 +64,8 @@ def show_nuclei(study: Study, tables: dict[str, pd.DataFrame]) -> None:
         st.dataframe(group_rows(tables["groups"]), hide_index=True)
         figure_note(
             study,
-            "F1 with its 95 % interval (whole slides drawn again), pixel Dice and Dice of matched nuclei. "
+            "F1 with its 95 % interval over slides (of too few slides the mean of each), pixel Dice and Dice "
+            "of matched nuclei. "
             "n counts pairs of people on patches.",
         )
     figure_note(
@@ -82,7 +84,8 @@ def group_rows(groups: pd.DataFrame) -> pd.DataFrame:
             "Class": groups["class"],
             "Who": groups["pair"].map(lambda pair: PAIRS.get(pair, pair)),
             "F1 (95 % interval)": [
-                with_interval(*row) for row in groups[["f1", "f1_low", "f1_high"]].itertuples(index=False)
+                with_interval(*row)
+                for row in groups[["f1", "f1_low", "f1_high", "f1_by_slide"]].itertuples(index=False)
             ],
             "Dice": groups["dice"].map("{:.2f}".format),
             "Matched": groups["matched_dice"].map("{:.2f}".format).replace("nan", TOO_FEW),
@@ -95,8 +98,8 @@ def group_rows(groups: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def with_interval(mean: float, low: float, high: float) -> str:
-    return f"{mean:.2f} (one slide)" if pd.isna(low) else f"{mean:.2f} ({low:.2f} to {high:.2f})"
+def with_interval(mean: float, low: float, high: float, by_slide: list[float]) -> str:
+    return f"{mean:.2f} ({interval_in_words(low, high, by_slide)})"
 
 
 def show_classes(study: Study, classes: pd.DataFrame) -> None:

@@ -7,13 +7,14 @@ import pandas as pd
 import streamlit as st
 
 from allinsam.accounts import SignedIn, may
-from allinsam.comparison import TOO_FEW
+from allinsam.comparison import FEWEST_SLIDES, TOO_FEW, TOO_FEW_SLIDES, interval_in_words
 from allinsam.errors import AllinsamError
 from allinsam.store import Study
-from allinsam.workflow import scored
+from allinsam.workflow import analysis_plan, scored
 from webapp import charts
 from webapp.page_parts import (
     METRIC_NAMES,
+    attempt,
     class_colours,
     download_link,
     empty_state,
@@ -54,9 +55,19 @@ def show_means(study: Study, newest: pd.DataFrame, metric: str) -> None:
         f"{name}: {row.patches} patches of {row.slides} slides, {row.nuclei} nuclei"
         for name, row in n.iterrows()
     )
-    few = " With so few slides the intervals are too narrow." if n["slides"].min() < 10 else ""
     split = scored.split_sentences(study, newest["run_id"].unique())
-    figure_note(study, f"Lines: 95 % interval, whole slides drawn again. {counts}.{few} {split}")
+    figure_note(study, f"{what_the_lines_are(means)} {counts}. {split}")
+
+
+def what_the_lines_are(means: pd.DataFrame) -> str:
+    """What stands beside the means of a forest plot."""
+    without = means["low"].isna()
+    lines = "Lines: 95 % interval over slides (cluster-robust, t)."
+    points = (
+        f"Where no line is drawn there are too few slides for an interval (fewer than {FEWEST_SLIDES}): each "
+        "small ring is the mean of one slide."
+    )
+    return " ".join([lines] * bool((~without).any()) + [points] * bool(without.any()))
 
 
 def show_paper_table(study: Study, newest: pd.DataFrame, metric: str) -> None:
@@ -102,46 +113,82 @@ def show_pairs(
     except AllinsamError as error:
         st.warning(str(error))
         return
+    if table.empty:
+        st.info("No patch was scored for both.")
+        return
     title = f"{METRIC_NAMES[metric]}: {a} and {b}, patch by patch{figure_suffix(study)}"
     figure = charts.paired(first, second, (a, b), METRIC_NAMES[metric], class_colours(study), title)
     st.plotly_chart(figure, config=charts.CONFIG, key="pairs")
     st.dataframe(test_rows(table, a, b), hide_index=True)
-    margin = table["margin"].iloc[0] if len(table) else 0.05
-    figure_note(
-        study,
+    figure_note(study, how_tested(table, a, b, [int(run_id) for run_id in ids], study))
+
+
+def how_tested(table: pd.DataFrame, a: str, b: str, run_ids: list[int], study: Study) -> str:
+    """What the table of tests rests on."""
+    parts = [
         f"Difference is {a} minus {b}. Paired two-sided Wilcoxon test over patches; effect: matched-pairs "
         f"rank biserial, -1 to 1; p (Holm) is corrected over the {table['p_value'].notna().sum()} tests "
-        f"made. As good: both one-sided tests against a margin of {margin:g} reject. 90 % interval over "
-        f'slides. "{TOO_FEW.capitalize()}": fewer than 6 patches differ, so no test can tell. '
-        + scored.split_sentences(study, [int(run_id) for run_id in ids]),
-    )
+        "made. As good: both one-sided tests against the margin reject, corrected over all rows shown. "
+        "90 % interval over slides.",
+        f'"{TOO_FEW.capitalize()}": fewer than 6 patches differ, so no test can tell.',
+    ]
+    if (table["note"] == TOO_FEW_SLIDES).any():
+        parts.append(
+            f'"{TOO_FEW_SLIDES.capitalize()}": fewer than {FEWEST_SLIDES}. The differences of the single '
+            "slides stand there instead. p takes patches of one slide for independent, which they are not, "
+            "and so says nothing about other slides."
+        )
+    return " ".join([*parts, scored.split_sentences(study, run_ids)])
+
+
+def show_margin(person: SignedIn, study: Study) -> None:
+    """The margin with its date, and for the lead a way to set it."""
+    margin = analysis_plan.margin(study)
+    told = analysis_plan.margin_sentence(margin)
+    (st.warning if margin.after_results else st.caption)(f'"As good": {told}')
+    if not may(person, "edit_plan"):
+        return
+    with st.popover("Set the margin"):
+        st.markdown(
+            "The largest difference of two mean scores that does not matter. Set it before there are scores: "
+            "its date is kept, and this page says when it came after them."
+        )
+        value = st.number_input(
+            "Margin",
+            analysis_plan.SMALLEST_MARGIN,
+            analysis_plan.LARGEST_MARGIN,
+            margin.value,
+            step=0.01,
+            format="%.3f",
+        )
+        if st.button("Set margin", disabled=value == margin.value):
+            attempt(lambda: analysis_plan.set_margin(study, person.person_id, value), "The margin is set.")
 
 
 def test_rows(table: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
     """The table of tests in words and three digits."""
-    few = table["method"] == TOO_FEW
+    few, few_slides = table["method"] == TOO_FEW, table["note"] == TOO_FEW_SLIDES
+    ends = table[["low", "high", "by_slide"]].itertuples(index=False)
     shown = pd.DataFrame(
         {
             "Class": table["class_name"],
             "Condition": table["condition"],
             "Patches": table["n"],
+            "Slides": table["slides"],
             f"Mean {a}": table["mean_a"].map("{:.3f}".format),
             f"Mean {b}": table["mean_b"].map("{:.3f}".format),
             "Difference": table["mean_difference"].map("{:+.3f}".format),
-            "90 % interval": [interval(*pair) for pair in zip(table["low"], table["high"], strict=True)],
+            "90 % interval": [interval_in_words(*row, "{:+.3f}") for row in ends],
             "Effect": table["rank_biserial"].map("{:+.2f}".format),
             "p": table["p_value"].map("{:.4f}".format),
             "p (Holm)": table["p_holm"].map("{:.4f}".format),
-            "As good": table["equivalent"].map({True: "yes", False: "not shown", None: TOO_FEW}),
+            "As good": table["equivalent"].map({True: "yes", False: "not shown"}),
         }
     )
     shown.loc[few, ["Effect", "p", "p (Holm)"]] = TOO_FEW
     shown["As good"] = shown["As good"].fillna(TOO_FEW)
+    shown.loc[few_slides, "As good"] = TOO_FEW_SLIDES
     return shown
-
-
-def interval(low: float, high: float) -> str:
-    return "one slide" if pd.isna(low) else f"{low:+.3f} to {high:+.3f}"
 
 
 def show_people(study: Study, scores: pd.DataFrame, metric: str) -> None:
@@ -157,8 +204,8 @@ def show_people(study: Study, scores: pd.DataFrame, metric: str) -> None:
     st.plotly_chart(figure, config=charts.CONFIG, key="people")
     figure_note(
         study,
-        "These are people's labels against the reference, on all their patches, not a model's: no split is "
-        "behind them.",
+        f"{what_the_lines_are(means)} These are people's labels against the reference, on all their patches, "
+        "not a model's: no split is behind them.",
     )
 
 
@@ -188,8 +235,11 @@ def main() -> None:
     page_head(
         "Compare", "Are students as good as experts? Models from PAS alone, on patches none of them has seen."
     )
+    if told := st.session_state.pop("told", ""):
+        st.success(told)
     if not models:
         nothing_yet(person)
+        show_margin(person, study)
         return
     left, middle, right = st.columns([2, 4, 1.2], vertical_alignment="bottom")
     known = [name for name in METRIC_NAMES if name in set(scores["metric"])]
@@ -204,6 +254,7 @@ def main() -> None:
     with tabs[0]:
         if len(models) > 1:
             show_pairs(study, scores, newest, models, metric)
+            show_margin(person, study)
         else:
             st.info("One model is scored so far. Train on other labels to compare.")
     with tabs[1]:

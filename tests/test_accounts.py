@@ -264,6 +264,7 @@ EXPECTED = {
     "view_agreement": ("any", "any", "none"),
     "review": ("any", "any", "none"),
     "compare": ("any", "any", "none"),
+    "edit_plan": ("any", "none", "none"),
     "settle_items": ("any", "any", "none"),
     "train": ("any", "none", "none"),
     "export": ("any", "none", "none"),

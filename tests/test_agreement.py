@@ -1,6 +1,3 @@
-import os
-from pathlib import Path
-
 import krippendorff
 import numpy as np
 import pandas as pd
@@ -10,18 +7,22 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from allinsam.agreement import (
+    MeanDice,
     class_agreement,
     cohen_kappa,
+    dice_by_kind,
+    fleiss_kappa,
     gwet_ac1,
     krippendorff_alpha,
+    mask_agreement,
     matrix,
     pairwise_agreement,
     rated_nuclei,
     summarise,
 )
+from allinsam.comparison import FEWEST_SLIDES, cluster_interval
 from allinsam.errors import InputError
 
-SHARED = Path(os.environ.get("ALLINSAM_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 NA = None
 
 
@@ -117,6 +118,19 @@ def test_summary_says_what_it_rests_on():
     assert row["f1"] == pytest.approx((2 / 3 + 1 + 0) / 3)
     assert row["f1_pooled"] == pytest.approx(2 * 1 / (2 + 1 + 0 + 1))  # the empty patch lifts it not
     assert row["matched_dice"] == pytest.approx(0.75)  # of the one patch where it is defined
+    # Two slides, here patches, are too few for an interval: each is told instead.
+    assert np.isnan([row["f1_low"], row["f1_high"]]).all()
+    assert row["f1_by_slide"] == pytest.approx([0.0, (2 / 3 + 1) / 2])
+
+
+def test_summary_has_an_interval_over_slides_where_there_are_enough():
+    pairwise = pairwise_agreement({f"p{n}": RATINGS["p1" if n % 3 else "p2"] for n in range(18)})
+    of_slide = {f"p{n}": f"s{n % 6}" for n in range(18)}
+    (row,) = summarise(pairwise, by=[], slide_of=of_slide).to_dict("records")
+    assert row["n_clusters"] == FEWEST_SLIDES and row["f1_by_slide"] == []
+    assert (row["f1_low"], row["f1_high"]) == cluster_interval(
+        pairwise["f1"], pairwise["patch"].map(of_slide), bounds=(0, 1)
+    )
     assert 0 <= row["f1_low"] < row["f1"] < row["f1_high"] <= 1
 
 
@@ -125,6 +139,7 @@ def test_summary_of_everything_and_by_slide():
     (row,) = summarise(pairwise, by=[], slide_of={"p1": "s1", "p2": "s1"}).to_dict("records")
     assert (row["n"], row["n_clusters"]) == (5, 1)
     assert np.isnan(row["f1_low"]) and np.isnan(row["f1_high"])  # one slide has no interval
+    assert row["f1_by_slide"] == pytest.approx([pairwise["f1"].mean()])
     with pytest.raises(InputError, match="'p2' has no slide"):
         summarise(pairwise, slide_of={"p1": "s1"})
     with pytest.raises(InputError, match="No column 'nope'"):
@@ -157,7 +172,8 @@ def two_raters(*cells: tuple[str, str, int]) -> pd.DataFrame:
 ABSTRACTORS = two_raters(
     ("Ectopic", "Ectopic", 13), ("AIU", "AIU", 20), ("AIU", "NIU", 7), ("NIU", "AIU", 4), ("NIU", "NIU", 56)
 )
-# Published with irrCAC (Gwet 2014, p. 120): 12 items, four raters, ratings missing.
+# 12 items, four raters, ratings missing: alpha 0.743 in Krippendorff (2011), "Computing Krippendorff's
+# alpha-reliability", section C; AC1 published with irrCAC (Gwet 2014, p. 120).
 FOUR_RATERS = pd.DataFrame(
     [
         [1, 1, NA, 1],
@@ -186,6 +202,44 @@ def test_published_values_for_two_raters():
 def test_published_values_for_four_raters_with_missing_ratings():
     assert gwet_ac1(FOUR_RATERS) == pytest.approx(0.77544, abs=5e-6)
     assert krippendorff_alpha(FOUR_RATERS) == pytest.approx(0.74342, abs=5e-6)
+
+
+# Fleiss (1971), Psychological Bulletin 76, 378-382, table 1: 30 patients, each with six psychiatrists'
+# diagnoses: depression, personality disorder, schizophrenia, neurosis, other.
+DIAGNOSES = """
+00060 03003 01401 00006 03030 20400 00402 20310 20040 00006 10050 11040 03300 10050 02031
+00501 30012 51000 02040 10203 00006 01050 02013 20040 10041 05010 40002 02040 10500 00006
+"""
+
+
+def ratings_of(counts: str, classes: str) -> pd.DataFrame:
+    """Ratings spelt out, one column for each; which rater gave which does not matter."""
+    rows = [
+        [name for name, n in zip(classes, item, strict=True) for _ in range(int(n))]
+        for item in counts.split()
+    ]
+    return pd.DataFrame(rows, dtype=object)
+
+
+def test_fleiss_kappa_of_the_diagnoses_that_he_published():
+    table = ratings_of(DIAGNOSES, "dpsno")
+    assert table.shape == (30, 6)
+    shares = [float((table.to_numpy() == name).mean()) for name in "dpsno"]
+    assert shares == pytest.approx([0.144, 0.144, 0.167, 0.306, 0.239], abs=5e-4)  # as printed
+    assert fleiss_kappa(table) == pytest.approx(0.430, abs=5e-4)
+    shuffled = table.apply(lambda row: pd.Series(row.tolist()[::-1]), axis=1)
+    assert fleiss_kappa(shuffled) == fleiss_kappa(table)
+
+
+def test_fleiss_kappa_by_hand_and_where_it_is_not_defined():
+    # Two raters, xx xx xx xy: observed 3/4; shares 7/8 and 1/8, so chance is 50/64.
+    table = two_raters(("x", "x", 3), ("x", "y", 1))
+    assert fleiss_kappa(table) == pytest.approx((0.75 - 50 / 64) / (1 - 50 / 64))
+    assert fleiss_kappa(pd.concat([table, two_raters((NA, NA, 2))])) == fleiss_kappa(table)
+    assert np.isnan([fleiss_kappa(two_raters(("x", "x", 5))), fleiss_kappa(two_raters())]).all()
+    assert np.isnan(fleiss_kappa(pd.DataFrame([["x"], ["y"]], dtype=object)))
+    with pytest.raises(InputError, match="from 1 to 4 ratings.*Krippendorff"):
+        fleiss_kappa(FOUR_RATERS)
 
 
 def test_when_one_class_is_rare_kappa_falls_and_ac1_does_not():
@@ -300,37 +354,22 @@ def test_rated_nuclei_tell_not_found_from_not_looked():
     assert krippendorff_alpha(classes_only[["a", "b", "c"]]) == pytest.approx(0.0)
 
 
-# ---------------------------------------------------------------- real raters
+# ---------------------------------------------------------------- one mask per rater
 
 
-@pytest.fixture(scope="module")
-def real_raters() -> dict[str, dict[str, np.ndarray]]:
-    path = SHARED / "bubil_raters" / "dataset4.npz"
-    if not path.is_file():
-        pytest.skip(f"no {path} (set ALLINSAM_SHARED_DATA)")
-    with np.load(path) as stored:
-        raters = stored["raters"].tolist()
-        ratings = {}
-        for name in (key.removesuffix("__masks") for key in stored.files if key.endswith("__masks")):
-            shape = stored[f"{name}__shape"]
-            masks = np.unpackbits(stored[f"{name}__masks"], count=int(shape.prod())).reshape(shape)
-            ratings[name] = {
-                rater: {"cell": mask.astype(np.int32)} for rater, mask in zip(raters, masks, strict=True)
-            }
-    return ratings
-
-
-def test_real_raters_have_the_known_pairwise_dice(real_raters):
-    pairwise = pairwise_agreement(real_raters)
-    assert pairwise["patch"].nunique() == 61
-    kinds = pairwise["rater_a"].str.split("_").str[0] + "-" + pairwise["rater_b"].str.split("_").str[0]
-    dice = pairwise.groupby(kinds)["dice"].agg(["mean", "count"])
-    for kind, mean, count in [
-        ("expert-expert", 0.9298, 183),
-        ("lay-lay", 0.8792, 1281),
-        ("expert-lay", 0.8973, 1281),
-        ("gold-lay", 0.9067, 427),
-        ("expert-gold", 0.9649, 183),
-    ]:
-        assert dice.loc[kind, "mean"] == pytest.approx(mean, abs=5e-5)
-        assert dice.loc[kind, "count"] == count
+def test_dice_of_plain_masks_by_the_kind_of_rater():
+    one, half, none = np.zeros((4, 4), bool), np.zeros((4, 4), bool), np.zeros((4, 4), bool)
+    one[:2], half[:1] = True, True
+    images = {
+        "i1": {"expert_1": one, "expert_2": one, "lay_1": half},
+        "i2": {"lay_1": none, "expert_1": one},
+    }
+    table = mask_agreement(images)
+    assert list(table["dice"]) == pytest.approx([1.0, 2 / 3, 2 / 3, 0.0])
+    found = dice_by_kind(table, lambda rater: rater.split("_")[0])
+    assert found == {
+        ("expert", "expert"): MeanDice(1.0, 1),
+        ("expert", "lay"): MeanDice(pytest.approx(4 / 9), 3),
+    }
+    with pytest.raises(InputError, match="only 0 and 1"):
+        mask_agreement({"i": {"a": one * 3, "b": one}})

@@ -141,11 +141,14 @@ def test_shares_add_up() -> None:
 
 
 def test_a_share_has_an_interval_over_slides() -> None:
-    rows = pd.DataFrame({"patch": ["p", "p", "q", "q"], "cause": ["only_a", "box", "only_b", ALIKE]})
-    slides = {"p": "s1", "q": "s2"}
-    # One slide alone gives a half, the other all of it.
-    assert share_interval(rows, ("only_a", "only_b"), slides) == (0.5, 1.0)
-    assert np.isnan(share_interval(rows, ("box",), dict.fromkeys("pq", "s1"))).all()
+    # Of six slides, half of the differences are of one person alone, in a different share on each.
+    causes = ["only_a", "box", "only_b", ALIKE] + ["only_a"] * 3 + ["box"] * 3 + ["mask"]
+    rows = pd.DataFrame({"patch": list("ppqqrstuvwx"), "cause": causes})
+    slides = {patch: f"s{number // 2}" for number, patch in enumerate("pqrstuvwxyz")}
+    slides |= {"w": "s4", "x": "s5"}
+    low, high = share_interval(rows, ("only_a", "only_b"), slides)
+    assert 0 <= low < 0.5 < high <= 1
+    assert np.isnan(share_interval(rows, ("box",), dict.fromkeys("pqrstuvwx", "s1"))).all()
     assert np.isnan(share_interval(rows[rows["cause"] == ALIKE], ("box",), slides)).all()
 
 
@@ -207,10 +210,11 @@ def test_the_gain_has_an_interval_over_slides() -> None:
     row = only_row(compare_boxes_and_masks(rows, ["class"], slides))
     assert (row["n"], row["patches"], row["slides"], row["n_edited"]) == (4, 3, 2, 2)
     assert row["sam_gain"] == pytest.approx(0.15) and row["edited_iou"] == pytest.approx(0.75)
-    # Slide s1 alone gives 0.2, s2 alone 0.1: no interval is wider than that.
-    assert row["sam_low"] == pytest.approx(0.1) and row["sam_high"] == pytest.approx(0.2)
-    one_slide = only_row(compare_boxes_and_masks(rows, [], dict.fromkeys("pqr", "s1")))
-    assert np.isnan(one_slide["sam_low"]) and one_slide["n"] == 4
+    assert np.isnan(row["sam_low"]) and np.isnan(row["sam_high"])  # of two slides nothing is sure
+    more = pd.concat([rows.assign(patch=rows["patch"] + str(number)) for number in range(3)])
+    of_each = {patch: f"{slides[patch[0]]}{patch[1]}" for patch in more["patch"]}
+    six = only_row(compare_boxes_and_masks(more, [], of_each))
+    assert six["sam_gain"] == pytest.approx(0.15) and 0.05 < six["sam_low"] < 0.15 < six["sam_high"] < 0.25
     assert compare_boxes_and_masks(rows.iloc[:0], ["class"], {}).empty
 
 

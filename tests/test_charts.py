@@ -71,17 +71,24 @@ def test_a_forest_shows_mean_and_interval() -> None:
             "mean": [0.8, 0.1],
             "low": [0.7, np.nan],
             "high": [0.85, np.nan],
+            "by_slide": [[], [0.05, 0.15]],
             "patches": 8,
             "slides": 2,
             "nuclei": 40,
         }
     )
     figure = charts.forest(means, ["expert", "students", "untrained"], "F1")
-    by_label = {trace.y[0]: trace for trace in figure.data}
+    by_label = {trace.y[0]: trace for trace in figure.data if trace.mode == "markers+text"}
     assert set(by_label) == {"expert", "untrained"}  # students have no score here
     expert = by_label["expert"].error_x
     assert (expert.array[0], expert.arrayminus[0]) == (pytest.approx(0.05), pytest.approx(0.1))
     assert by_label["untrained"].error_x.array[0] == 0
+    # Too few slides for an interval: a ring for each.
+    (rings,) = [trace for trace in figure.data if trace.mode == "markers"]
+    assert (list(rings.x), list(rings.y)) == ([0.05, 0.15], ["untrained", "untrained"])
+    assert rings.marker.symbol == "circle-open"
+    assert "too few slides" in by_label["untrained"].hovertext[0]
+    assert "too few slides" not in by_label["expert"].hovertext[0]
 
 
 def test_a_line_joins_the_two_scores_of_a_patch() -> None:

@@ -3,23 +3,26 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
 from allinsam.comparison import (
+    FEWEST_SLIDES,
     TOO_FEW,
     _sign_permutation_p,
     cluster_bootstrap,
+    cluster_interval,
+    cluster_means,
     compare_to_reference,
     equivalence_test,
     holm,
+    interval_in_words,
     paired_test,
 )
 from allinsam.errors import InputError
 
-# Darwin's maize (Fisher 1935): crossed minus self-fertilised height in eighths of an inch, 15 pairs, with a
-# tie.
+# Darwin's maize (Fisher 1935): crossed minus self-fertilised height in eighths of an inch, 15 pairs.
 DARWIN = [49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48]
 
 
@@ -50,6 +53,55 @@ def test_darwins_maize():
     test = paired_test(*against_zero(DARWIN))
     assert test.statistic == 24.0
     assert test.p_value == pytest.approx(0.041259765625)  # 1352 of 2^15 sign patterns, as scipy documents
+
+
+# Hollander and Wolfe (1973), p. 29: nine patients' depression at the first and the second visit.
+DEPRESSION = (
+    pd.Series([1.83, 0.50, 1.62, 2.48, 1.68, 1.88, 1.55, 3.06, 1.30]),
+    pd.Series([0.878, 0.647, 0.598, 2.05, 1.06, 1.29, 1.06, 3.14, 1.29]),
+)
+# Bortz, Lienert and Boehnke's example with ties and without a difference in five of 15 pairs.
+WITH_TIES = (
+    pd.Series([9, 14, 8, 11, 14, 10, 8, 14, 12, 14, 13, 9, 15, 12, 9]),
+    pd.Series([13, 15, 9, 12, 16, 10, 8, 13, 12, 16, 9, 10, 16, 12, 9]),
+)
+
+
+def test_published_exact_values_without_and_with_ties():
+    """Both as the R package exactRankTests prints them: V = 40, one-sided p = 0.01953; V = 13, p = 0.1367."""
+    test = paired_test(*DEPRESSION)
+    assert (test.n, test.method, test.statistic) == (9, "Wilcoxon, exact", 45 - 40)
+    assert test.p_value == pytest.approx(2 * 0.01953, abs=1e-5)
+    test = paired_test(*WITH_TIES)
+    assert (test.n, test.n_differing, test.method) == (15, 10, "Wilcoxon, exact with ties")
+    assert test.statistic == 13.0
+    assert test.p_value == pytest.approx(0.1367, abs=5e-5)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.integers(-4, 4).filter(bool), min_size=6, max_size=9))
+def test_exact_values_with_ties_are_scipys_over_all_signs(differences):
+    test = paired_test(*against_zero(differences))
+    every_sign = stats.PermutationMethod(n_resamples=np.inf)
+    assert test.p_value == pytest.approx(stats.wilcoxon(differences, method=every_sign).pvalue)
+
+
+def test_rank_biserial_is_kerbys_simple_difference():
+    # Kerby (2014): the favourable share of the ranks minus the unfavourable. The ranks of the positive
+    # differences add up to 27 of 45, of the negative ones to 18.
+    test = paired_test(*against_zero([15, -7, 5, 20, 0, -9, 17, -12, 5, -10]))
+    assert (test.n, test.n_differing, test.statistic) == (10, 9, 18.0)
+    assert test.rank_biserial == pytest.approx(27 / 45 - 18 / 45)
+
+
+def test_rank_biserial_is_that_of_pingouin():
+    """The example of pingouin.wilcoxon's documentation; its exact p is HypothesisTests.jl's."""
+    first = pd.Series([20, 22, 19, 20, 22, 18, 24, 20, 19, 24, 26, 13])
+    second = pd.Series([38, 37, 33, 29, 14, 12, 20, 22, 17, 25, 26, 16])
+    test = paired_test(first, second)
+    assert test.statistic == 20.5
+    assert test.rank_biserial == pytest.approx(-0.378788, abs=5e-7)
+    assert test.p_value == pytest.approx(0.288086, abs=5e-7)
 
 
 def test_a_difference_of_zero_counts_as_a_pair_but_has_no_rank():
@@ -131,6 +183,7 @@ def test_an_infinite_score_is_refused():
 
 
 def test_holm_known_answer():
+    # The worked example of Wikipedia's "Holm-Bonferroni method": at 5 % the first and the last are rejected.
     # Sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1 = 0.02, 0.03, 0.06, 0.04, and none below the one before.
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
 
@@ -158,44 +211,105 @@ def test_compare_to_reference_has_one_row_for_each_other_method():
 # ---------------------------------------------------------------- intervals and equivalence
 
 
-def test_interval_of_whole_slides_is_wider_than_of_patches():
-    # Ten slides that differ, twenty patches each that do not.
+def test_interval_of_equal_slides_is_the_t_interval_of_their_means():
+    # Ten slides that differ, twenty patches each that do not: mean 0.725, SD 0.1514, t of 9 df 2.2622.
     slide_means = np.linspace(0.5, 0.95, 10)
     values, slides = np.repeat(slide_means, 20), np.repeat(np.arange(10), 20)
-    low, high = cluster_bootstrap(values, slides, seed=1)
-    # Standard error of the mean of 10 slides: 0.1436 / sqrt(10) = 0.0454, so about 0.725 +- 0.089.
-    assert low == pytest.approx(0.725 - 0.089, abs=0.012)
-    assert high == pytest.approx(0.725 + 0.089, abs=0.012)
-    patch_low, patch_high = cluster_bootstrap(values, np.arange(200), seed=1)
-    assert (high - low) > 3.5 * (patch_high - patch_low)
+    low, high = cluster_interval(values, slides)
+    reach = stats.t.ppf(0.975, 9) * slide_means.std(ddof=1) / np.sqrt(10)
+    assert (low, high) == pytest.approx((0.725 - reach, 0.725 + reach))
+    patch_low, patch_high = cluster_interval(values, np.arange(200))
+    assert (high - low) > 4 * (patch_high - patch_low)
 
 
-def test_interval_is_repeatable_and_takes_any_statistic():
-    values, slides = [0.1, 0.4, 0.4, 0.8, 0.9], ["a", "a", "b", "c", "c"]
+def test_interval_of_unequal_slides_is_that_of_cr2_and_satterthwaite():
+    """Spelt out with matrices: Bell and McCaffrey (2002), equations of a regression on a constant."""
+    rng = np.random.default_rng(4)
+    sizes = np.array([2, 3, 5, 8, 13, 21])
+    slides = np.repeat(np.arange(6), sizes)
+    values = rng.beta(1, 3, sizes.sum()) / 2 + slides / 20
+    n, ones = sizes.sum(), np.ones(sizes.sum())
+    residual_maker = np.eye(n) - np.outer(ones, ones) / n
+    parts = []
+    for slide in range(6):
+        mine = slides == slide
+        within = np.eye(sizes[slide]) - 1 / n  # its inverse square root: the CR2 adjustment
+        values_of, vectors = np.linalg.eigh(within)
+        adjustment = vectors @ np.diag(values_of**-0.5) @ vectors.T
+        parts.append(residual_maker[:, mine] @ adjustment @ ones[mine] / n)
+    parts = np.array(parts)
+    error = np.sqrt(((parts @ values) ** 2).sum())
+    # The working covariance: patches of a slide are one and the same.
+    covariance = parts @ (slides[:, None] == slides[None, :]) @ parts.T
+    freedom = np.trace(covariance) ** 2 / (covariance**2).sum()
+    assert 1 < freedom < 5
+    reach = stats.t.ppf(0.975, freedom) * error
+    expected = (values.mean() - reach, values.mean() + reach)
+    assert cluster_interval(values, slides) == pytest.approx(expected)
+
+
+def test_too_few_slides_have_no_interval_but_their_means():
+    assert FEWEST_SLIDES == 6
+    values, slides = [0.1, 0.4, 0.4, 0.8, 0.9, 0.2, np.nan], ["a", "a", "b", "c", "d", "e", "f"]
+    assert np.isnan(cluster_interval(values, slides)).all()  # the sixth slide has no score
+    assert cluster_means(values, slides) == pytest.approx([0.2, 0.25, 0.4, 0.8, 0.9])
+    assert not np.isnan(cluster_interval([*values[:-1], 0.3], slides)).any()
+    assert not np.isnan(cluster_interval(values, slides, fewest=5)).any()
+    for values, slides in [([], []), ([0.5, 0.6], ["a", "a"]), ([0.5, np.nan], ["a", "b"])]:
+        assert np.isnan(cluster_interval(values, slides, fewest=1)).all()
+    assert cluster_interval([0.5] * 6, list("abcdef")) == (0.5, 0.5)
+    low, high = cluster_interval([0.1, 0.9, 0.9, 1.0, 1.0, 1.0], list("abcdef"), bounds=(0, 1))
+    assert low < 0.817 and high == 1.0
+    with pytest.raises(InputError, match="one cluster for each value"):
+        cluster_interval([0.5], ["a", "b"])
+
+
+def test_bootstrap_is_repeatable_and_takes_any_statistic():
+    values, slides = [0.1, 0.4, 0.4, 0.8, 0.9, np.nan], ["a", "a", "b", "c", "c", "d"]
     assert cluster_bootstrap(values, slides, 7) == cluster_bootstrap(values, slides, 7)
     assert cluster_bootstrap(values, slides, 7, 500) == pytest.approx(
         cluster_bootstrap(values, slides, 7, 500, statistic=np.mean)
     )
+    # Of two slides there are four draws: 1 of each, both, and a median in between.
+    assert cluster_bootstrap([1, 1, 1, 2], ["a", "a", "a", "b"], 0, statistic=np.median) == (1.0, 2.0)
+    assert np.isnan(cluster_bootstrap([0.5, 0.6], ["a", "a"], 0)).all()
 
 
-def test_interval_needs_two_clusters():
-    for values, slides in [([], []), ([0.5, 0.6], ["a", "a"]), ([0.5, np.nan], ["a", "b"])]:
-        assert np.isnan(cluster_bootstrap(values, slides, 0)).all()
-    assert cluster_bootstrap([0.5, 0.5], ["a", "b"], 0) == (0.5, 0.5)
-    with pytest.raises(InputError, match="one cluster for each value"):
-        cluster_bootstrap([0.5], ["a", "b"], 0)
+def test_an_interval_in_words():
+    assert interval_in_words(-0.1, 0.25, [], "{:+.2f}") == "-0.10 to +0.25"
+    assert interval_in_words(float("nan"), float("nan"), [0.5, 0.75]) == "too few slides: 0.50, 0.75"
+    assert interval_in_words(float("nan"), float("nan"), [], why="too few images") == "too few images"
 
 
 def test_students_within_the_margin_are_equivalent():
     patches = [f"p{i}" for i in range(20)]
     expert = pd.Series(np.linspace(0.6, 0.9, 20), index=patches)
     student = expert + np.tile([0.01, -0.012], 10)
-    slides = pd.Series(np.repeat(["s1", "s2", "s3", "s4"], 5), index=patches)
+    slides = pd.Series([f"s{n // 3}" for n in range(20)], index=patches)
     result = equivalence_test(student, expert, margin=0.05, clusters=slides)
     assert result.equivalent is True and result.n == 20
     assert result.p_value == pytest.approx(1 / 2**20)  # all 20 lie within the margin on either side
     assert -0.05 < result.low < result.mean_difference < result.high < 0.05
+    of_two = equivalence_test(
+        student, expert, margin=0.05, clusters=slides.str.replace("[1-9]", "1", regex=True)
+    )
+    assert np.isnan([of_two.low, of_two.high]).all()
     assert equivalence_test(student - 0.06, expert, margin=0.05).equivalent is False
+
+
+@pytest.mark.parametrize("pair", [DEPRESSION, WITH_TIES])
+@pytest.mark.parametrize("margin", [0.31, 0.9, 1.7, 3.3])
+def test_equivalence_is_two_one_sided_tests_of_scipy(pair, margin):
+    """Schuirmann's (1987) two one-sided tests, each a Wilcoxon test of the shifted differences."""
+    difference = (pair[0] - pair[1]).round(9)
+    every_sign = stats.PermutationMethod(n_resamples=np.inf)
+    one_sided = [
+        stats.wilcoxon(difference + margin, alternative="greater", method=every_sign).pvalue,
+        stats.wilcoxon(difference - margin, alternative="less", method=every_sign).pvalue,
+    ]
+    result = equivalence_test(*pair, margin=margin)
+    assert result.p_value == pytest.approx(max(one_sided), rel=1e-6)
+    assert result.equivalent is bool(max(one_sided) < 0.05)
 
 
 def test_equivalence_of_too_few_pairs_is_not_known():

@@ -22,7 +22,7 @@ from allinsam.experiments.grid import (
     training_patch,
 )
 from allinsam.experiments.published import MONUSEG, MONUSEG_COLUMNS
-from allinsam.experiments.tables import paired_differences, summary, write_tables
+from allinsam.experiments.tables import paired_differences, plot, summary, write_tables
 from allinsam.files import write_file
 from allinsam.imaging import encode_labels
 from allinsam.sam.segmenter import open_segmenter
@@ -205,12 +205,21 @@ def test_differences_are_paired_over_images():
     ]  # fmt: skip
     table = paired_differences(pd.DataFrame(rows)).set_index(["a", "b", "score"])
     ahead = table.loc[("complete all_in_sam all", "complete nnunet all", "f1_instance")]
-    assert ahead[["images", "a_minus_b", "low", "high"]].tolist() == pytest.approx([5, 0.05, 0.05, 0.05])
+    assert ahead[["images", "a_minus_b"]].tolist() == pytest.approx([5, 0.05])
+    # Of five images there is no interval: each of them is told.
+    assert np.isnan([ahead["low"], ahead["high"]]).all() and ahead["by_image"] == pytest.approx([0.05] * 5)
     cost = table.loc[("weak all_in_sam all", "complete all_in_sam all", "f1_instance")]
     assert cost["a_minus_b"] == pytest.approx(-0.01)
     means = summary(pd.DataFrame(rows)).set_index(["label", "method"])
     assert means.loc[("complete", "nnunet"), "f1_instance"] == pytest.approx(0.53)
     assert means.loc[("complete", "nnunet"), "images"] == 5
+    assert np.isnan(means.loc[("complete", "nnunet"), "dice_low"])
+    assert plot(pd.DataFrame(rows)).count("single images: ") == 3 * 2
+    more = pd.concat([pd.DataFrame(rows), pd.DataFrame(rows).assign(image="one more")])
+    ahead = paired_differences(more).iloc[3]
+    assert ahead["score"] == "f1_instance" and ahead["images"] == 6 and ahead["by_image"] == []
+    assert ahead[["low", "high"]].tolist() == pytest.approx([0.05, 0.05])
+    assert "single images: " not in plot(more)
 
 
 def test_the_adapter_width_benchmark_measures_every_width(tmp_path, monkeypatch, capsys):

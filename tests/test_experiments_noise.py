@@ -125,4 +125,7 @@ def test_a_gain_is_the_mean_over_seeds():
     (row,) = gains(pd.DataFrame(rows)).to_dict("records")
     assert (row["seeds"], row["patches"]) == (3, 6)
     assert row["gain"] == pytest.approx(0.04)
-    assert 0.0199 < row["low"] < row["gain"] < row["high"] < 0.0601
+    # t of 2 degrees of freedom is 4.3027: 0.04 +- 4.3027 * 0.02 / sqrt(3).
+    assert (row["low"], row["high"]) == pytest.approx((0.04 - 0.049683, 0.04 + 0.049683), abs=1e-6)
+    (row,) = gains(pd.DataFrame(rows[:16])).to_dict("records")
+    assert row["seeds"] == 2 and np.isnan([row["low"], row["high"]]).all()

@@ -195,14 +195,19 @@ def test_rows_are_means_over_seeds_and_tested_patch_by_patch(tmp_path):
     text = (tmp_path / "out" / "table1.md").read_text()
     assert "3 of 8 trainings are finished" in text
     line = next(line for line in text.splitlines() if line.startswith("| All-in-SAM | Students"))
-    assert f"| 0.6667 | {expected:.3f} | 1.0000 | too few pairs |" in line
+    assert f"| 0.6667 | {expected:.3f} (too few slides) | 1.0000 | too few pairs |" in line
+    assert (row["slides"], row["note"]) == (4, "too few slides")
+    assert "| too few slides: 0.667, 0.667, 0.667, 0.667 |" in text
+    assert np.isnan(csv.loc[("student", "average", "podocyte", "f1_instance"), "low"])
+    by_slide = csv.loc[("student", "average", "podocyte", "f1_instance"), "by_slide"]
+    assert by_slide == "0.6667 0.6667 0.6667 0.6667"
 
 
 def test_holm_is_over_the_rows_of_one_class():
     rng = np.random.default_rng(3)
     rows = [
         {"method": method, "labels": labels, "class_name": name, "metric": "f1_instance"}
-        | {"patch": f"p{n}", "value": 0.5 + shift + 0.01 * rng.random()}
+        | {"patch": f"p{n}", "slide": f"s{n}", "value": 0.5 + shift + 0.01 * rng.random()}
         for name in ("a", "b")
         for method, labels, shift in (
             ("all_in_sam_mocl", "expert", 0.2),
@@ -217,6 +222,7 @@ def test_holm_is_over_the_rows_of_one_class():
         ["b", "mocl", "expert"], ["b", "nnunet", "student"],
     ]  # fmt: skip
     assert tested["p_holm"].tolist() == pytest.approx((2 * tested["p_value"]).tolist())
+    assert tested["slides"].tolist() == [8] * 4 and tested["note"].tolist() == [""] * 4
     without = [row for row in rows if row["labels"] != "expert"]
     assert paper_table.tests_against_reference(pd.DataFrame(without)).empty
 

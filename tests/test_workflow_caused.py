@@ -218,7 +218,7 @@ def test_the_planted_habits_are_each_named_first(tables: dict[str, pd.DataFrame]
 def test_the_demo_measures_what_sam_gains_on_the_boxes(demo: Study, tables: dict[str, pd.DataFrame]) -> None:
     table = compare_boxes_and_masks(tables["boxes"], ["pair"], slide_of_patch(demo)).set_index("pair")
     assert set(table.index) == {"expert + student", "student + student"}
-    assert (table["sam_low"] > 0).all() and (table["sam_low"] < table["sam_gain"]).all()
+    assert (table["sam_gain"] > 0.1).all() and table["sam_low"].isna().all()  # four slides: no interval
     assert (table["slides"] == 4).all() and (table["n_edited"] > 0).all()
 
 

@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -162,7 +163,20 @@ def test_means_carry_their_n(study: Study) -> None:
     means = scored.mean_scores(study)
     row = means[(means["label"] == "students") & (means["metric"] == "f1_instance")].set_index("class_name")
     assert row.loc["podocyte", ["patches", "slides", "nuclei"]].tolist() == [8, 4, 32]
-    assert row.loc["podocyte", ["mean", "low", "high"]].astype(float).tolist() == pytest.approx([4 / 6] * 3)
+    assert row.loc["podocyte", "mean"] == pytest.approx(4 / 6)
+    # Four slides are too few for an interval: each is told instead.
+    assert row["low"].isna().all() and row["high"].isna().all()
+    assert row.loc["podocyte", "by_slide"] == pytest.approx([4 / 6] * 4)
+
+
+def test_means_over_enough_slides_have_an_interval_cut_at_what_a_score_can_be() -> None:
+    rows = [
+        {"label": "expert", "patch": f"p{n}", "slide": f"s{n // 2}", "value": value, "n": 5}
+        for n, value in enumerate([0.2, 0.4, 0.9, 1.0, 1.0, 1.0, 0.9, 1.0, 1.0, 1.0, 0.8, 1.0])
+    ]
+    (row,) = scored.means(pd.DataFrame(rows), ["label"]).to_dict("records")
+    assert (row["slides"], row["by_slide"]) == (6, [])
+    assert 0.4 < row["low"] < row["mean"] == pytest.approx(10.2 / 12) and row["high"] == 1.0
 
 
 def test_paired_comparison_over_patches(study: Study) -> None:
@@ -172,18 +186,48 @@ def test_paired_comparison_over_patches(study: Study) -> None:
     assert row["mean_difference"] == pytest.approx(4 / 6 - 1)
     assert row["p_value"] == pytest.approx(2 / 2**8)
     assert row["rank_biserial"] == -1.0
-    assert row["equivalent"] is False or row["equivalent"] == False  # noqa: E712
+    # Four slides: no interval, and whether one is as good as the other is not known, whatever p says.
+    assert (row["slides"], row["note"]) == (4, "too few slides")
+    assert np.isnan([row["low"], row["high"]]).all() and row["by_slide"] == pytest.approx([4 / 6 - 1] * 4)
+    assert row["equivalent"] is None and row["p_equivalence"] == 1.0
     # Four patches of each condition cannot tell; Holm corrects for the two tests that were made.
     assert table.loc["podocyte", "injured"]["method"] == "too few pairs"
     assert np.isnan(table.loc["podocyte", "injured"]["p_holm"])
     assert row["p_holm"] == pytest.approx(4 / 2**8)
 
 
-def test_a_model_is_as_good_as_itself(own_study: Study) -> None:
-    add_scored_run(own_study, LabelRecipe(group="expert"), {PODOCYTE: PODOCYTES, MESANGIAL_ID: MESANGIAL}, 7)
-    table = scored.compare(own_study, "4", "1", "dice")
-    assert table.loc[table["condition"] == "all", "equivalent"].tolist() == [True, True]
+@pytest.fixture
+def six_slides(own_study: Study) -> Study:
+    """The same scores, each patch of the first two slides on a slide of its own."""
+    with own_study.science.write() as db:
+        for patch_id, name in ((2, "slide-5"), (4, "slide-6")):
+            slide_id = db["slide"].insert({"name": name, "condition": "normal"}).last_pk
+            db["patch"].update(patch_id, {"slide_id": slide_id})
+    return own_study
+
+
+def test_a_model_is_as_good_as_itself(six_slides: Study) -> None:
+    add_scored_run(six_slides, LabelRecipe(group="expert"), {PODOCYTE: PODOCYTES, MESANGIAL_ID: MESANGIAL}, 7)
+    table = scored.compare(six_slides, "4", "1", "dice")
+    of_all = table[table["condition"] == "all"]
+    assert of_all["equivalent"].tolist() == [True, True] and of_all["note"].tolist() == ["", ""]
+    assert of_all["slides"].tolist() == [6, 6] and of_all["by_slide"].tolist() == [[], []]
+    assert of_all[["low", "high"]].to_numpy().tolist() == [[0.0, 0.0]] * 2
     assert table["p_value"].isna().all()
+    # Of each condition there are fewer slides and fewer patches: not known.
+    assert table.loc[table["condition"] != "all", "equivalent"].tolist() == [None] * 4
+
+
+def test_as_good_is_corrected_over_all_rows_shown(six_slides: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = scored.equivalence_test
+
+    def barely(*given: object) -> object:
+        return replace(real(*given), p_value=0.03)
+
+    monkeypatch.setattr(scored, "equivalence_test", barely)
+    table = scored.compare(six_slides, "students", "expert")
+    assert len(table) == 6 and table["p_equivalence_holm"].tolist() == pytest.approx([0.18] * 6)
+    assert table.loc[table["condition"] == "all", "equivalent"].tolist() == [False, False]
 
 
 def test_comparing_what_is_not_there_names_what_is(study: Study) -> None:

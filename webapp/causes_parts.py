@@ -129,7 +129,7 @@ def reason_sentence(row: Mapping, intervals: pd.DataFrame) -> str:
     share = counts[part] / n
     low, high = intervals.loc[part, ["low", "high"]]
     often = "mostly" if low > 0.5 else "most often"
-    sure = "one slide" if pd.isna(low) else f"95 % interval {low:.0%} to {high:.0%}"
+    sure = "too few slides" if pd.isna(low) else f"95 % interval {low:.0%} to {high:.0%}"
     told = f"**{who}** disagree {often} because {PARTS[part][2]}: {share:.0%} ({sure}) of {n:,} differences"
     sides = row["pair"].split(" + ")
     if part == "one_alone" and sides[0] != sides[1]:
@@ -171,7 +171,7 @@ def box_sentence(table: pd.DataFrame) -> str:
 
 
 def interval(mean: float, low: float, high: float) -> str:
-    return f"{mean:+.2f} (one slide)" if pd.isna(low) else f"{mean:+.2f} ({low:+.2f} to {high:+.2f})"
+    return f"{mean:+.2f} (too few slides)" if pd.isna(low) else f"{mean:+.2f} ({low:+.2f} to {high:+.2f})"
 
 
 # ---------------------------------------------------------------- reasons
@@ -337,7 +337,7 @@ def _show_boxes(study: Study, person: SignedIn, tables: Mapping[str, pd.DataFram
         study,
         "Mean IoU of two people's first boxes, of SAM's masks of these boxes as they were shown, and of the "
         "outlines kept, over nuclei that both boxed (the greater IoU of boxes and outlines above 0.5); with "
-        "the 95 % interval of the difference, whole slides drawn again. Two SAM masks of one box agree by "
+        "the 95 % interval of the difference over slides. Two SAM masks of one box agree by "
         "construction: so boxes stand apart from masks, and outlines that somebody edited apart from the "
         "rest. That masks agree more does not make them right: see scores against gold.",
     )

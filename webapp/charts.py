@@ -191,7 +191,10 @@ def log_ticks(values: pd.Series) -> list[float]:
 
 
 def forest(means: pd.DataFrame, labels: Sequence[str], metric: str, title: str = "") -> go.Figure:
-    """Mean and 95 % interval per label, one panel per class. `means`: see `scored.means`."""
+    """Mean and 95 % interval per label, one panel per class; `means` are those of `scored.means`.
+
+    Where there are too few slides for an interval, a ring for each slide's mean.
+    """
     classes = sorted(means["class_name"].unique())
     figure = make_subplots(1, max(1, len(classes)), shared_yaxes=True, subplot_titles=[*classes])
     for column, name in enumerate(classes, start=1):
@@ -210,6 +213,18 @@ def forest(means: pd.DataFrame, labels: Sequence[str], metric: str, title: str =
                 "width": 6,
             }
             note = f"{row['patches']:.0f} patches, {row['slides']:.0f} slides, {row['nuclei']:.0f} nuclei"
+            note += "" if known else ", too few slides for an interval"
+            if not known:
+                figure.add_scatter(
+                    x=row["by_slide"],
+                    y=[label] * len(row["by_slide"]),
+                    mode="markers",
+                    hovertemplate="one slide: %{x:.3f}<extra></extra>",
+                    marker={"size": 7, "symbol": "circle-open", "color": INK},
+                    showlegend=False,
+                    row=1,
+                    col=column,
+                )
             figure.add_scatter(
                 x=[row["mean"]],
                 y=[label],

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from allinsam.comparison import cluster_bootstrap
+from allinsam.comparison import FEWEST_SLIDES, cluster_interval, interval_in_words
 from allinsam.experiments.grid import SCORE_COLUMNS, SHARES, grid_table, image_table
 from allinsam.experiments.published import MONUSEG, MONUSEG_COLUMNS, MONUSEG_OTHERS
 from allinsam.files import write_file
@@ -13,6 +13,7 @@ from allinsam.tables import to_csv
 from allinsam.training.methods import METHODS
 
 KEYS = ("label", "method", "data")
+TOO_FEW_IMAGES = "too few images"
 NOTES = """\
 Every figure is the mean over test images of the mean over seeds; each image was tested by the fold that did
 not train on it. Dice, recall, precision and ADJ are of pixels at p >= 0.5; ADJ is the pixel Jaccard index, as
@@ -35,7 +36,7 @@ def write_tables(out: Path) -> list[Path]:
     files = {
         "grid.csv": to_csv(cells),
         "images.csv": to_csv(images),
-        "differences.csv": to_csv(differences),
+        "differences.csv": to_csv(differences.assign(by_image=differences["by_image"].map(_listed))),
         "table.md": markdown(cells, images, differences).encode(),
         "plot.html": plot(images).encode(),
     }
@@ -50,12 +51,15 @@ def per_image(images: pd.DataFrame) -> pd.DataFrame:
 
 
 def summary(images: pd.DataFrame) -> pd.DataFrame:
-    """Mean and 95 % interval over images of every score, by label, method and amount of data."""
+    """Mean and 95 % interval over images of every score, by label, method and amount of data.
+
+    Of fewer than FEWEST_SLIDES images, each of which stands for a slide, the interval is NaN.
+    """
     rows = []
     for keys, group in per_image(images).groupby(list(KEYS), sort=False):
         row = dict(zip(KEYS, keys, strict=True)) | {"images": len(group)}
         for name in SCORE_COLUMNS:
-            low, high = cluster_bootstrap(group[name], group["image"], seed=0)
+            low, high = cluster_interval(group[name], group["image"], bounds=(0, 1))
             row |= {name: group[name].mean(), f"{name}_low": low, f"{name}_high": high}
         rows.append(row)
     return pd.DataFrame(rows)
@@ -64,7 +68,7 @@ def summary(images: pd.DataFrame) -> pd.DataFrame:
 def paired_differences(
     images: pd.DataFrame, scores: Sequence[str] = ("dice", "aji", "pq", "f1_instance")
 ) -> pd.DataFrame:
-    """What the paper claims, as differences paired over images with 95 % intervals (images drawn again).
+    """What the paper claims, as differences paired over images with 95 % intervals over images.
 
     All-in-SAM minus every other method on the same labels and data, and weak minus complete labels.
     """
@@ -90,11 +94,16 @@ def paired_differences(
         a, b = (_of(means, keys) for keys in (first, second))
         for name in scores:
             difference = (a[name] - b[name]).dropna()
-            low, high = cluster_bootstrap(difference, difference.index, seed=0)
+            low, high = cluster_interval(difference, difference.index)
+            each = sorted(difference) if len(difference) < FEWEST_SLIDES else []
             row = {"a": " ".join(first), "b": " ".join(second), "score": name, "images": len(difference)}
-            rows.append(row | {"a_minus_b": difference.mean(), "low": low, "high": high})
-    columns = ["a", "b", "score", "images", "a_minus_b", "low", "high"]
+            rows.append(row | {"a_minus_b": difference.mean(), "low": low, "high": high, "by_image": each})
+    columns = ["a", "b", "score", "images", "a_minus_b", "low", "high", "by_image"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _listed(points: Sequence[float]) -> str:
+    return " ".join(f"{point:.4f}" for point in points)
 
 
 def _of(means: pd.DataFrame, keys: tuple[str, str, str]) -> pd.DataFrame:
@@ -121,7 +130,7 @@ def markdown(cells: pd.DataFrame, images: pd.DataFrame, differences: pd.DataFram
     rows.sort(key=lambda row: (row[0], order[row[2]], row[1]))
     paired = [
         [row["a"], row["b"], row["score"], str(row["images"]), f"{row['a_minus_b']:+.4f}",
-         f"{row['low']:+.4f} to {row['high']:+.4f}"]
+         interval_in_words(row["low"], row["high"], row["by_image"], "{:+.4f}", TOO_FEW_IMAGES)]
         for row in differences.to_dict("records")
     ]  # fmt: skip
     printed = [
@@ -138,7 +147,7 @@ def markdown(cells: pd.DataFrame, images: pd.DataFrame, differences: pd.DataFram
                 "# Measured",
                 NOTES.strip(),
                 _markdown_table(head, rows),
-                "# Differences, paired over images (95 % intervals, images drawn again)",
+                "# Differences, paired over images (95 % intervals over images)",
                 _markdown_table(["a", "b", "Score", "Images", "a minus b", "95 % interval"], paired),
                 "# Published (Li et al. 2025, Tables 2 and 3), on other test images: not to be mixed in",
                 _markdown_table(["Label", "Method", "Data", *MONUSEG_COLUMNS], printed),
@@ -155,30 +164,40 @@ def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def plot(images: pd.DataFrame) -> str:
-    """An HTML page: Dice and AJI against the amount of data, a line per method and kind of label."""
+    """An HTML page: Dice and AJI against the amount of data, a line per method and kind of label.
+
+    With an interval over images, or the single images where there are too few of them.
+    """
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
-    table = summary(images)
+    table, single = summary(images), per_image(images)
     figure = make_subplots(rows=1, cols=2, subplot_titles=("Dice", "AJI"))
     amounts = [name for name in reversed(SHARES) if name in set(table["data"])]
     for (label, method), group in table.groupby(["label", "method"]):
         lines = group.set_index("data").reindex(amounts)
+        few = group.loc[group["dice_low"].isna(), "data"]
+        mine = single[(single["label"] == label) & (single["method"] == method) & single["data"].isin(few)]
         for column, score in enumerate(("dice", "aji"), start=1):
             high, low = lines[f"{score}_high"] - lines[score], lines[score] - lines[f"{score}_low"]
-            figure.add_trace(
-                go.Scatter(
-                    x=amounts,
-                    y=lines[score],
-                    error_y={"array": high, "arrayminus": low},
-                    name=f"{METHODS[method].title}, {label}",
-                    legendgroup=f"{method} {label}",
-                    showlegend=column == 1,
-                    line={"dash": "dot" if label == "weak" else "solid"},
-                ),
-                row=1,
-                col=column,
+            name = f"{METHODS[method].title}, {label}"
+            mean = go.Scatter(
+                x=amounts,
+                y=lines[score],
+                error_y={"array": high, "arrayminus": low},
+                name=name,
+                legendgroup=name,
+                showlegend=column == 1,
+                line={"dash": "dot" if label == "weak" else "solid"},
             )
+            figure.add_trace(mean, row=1, col=column)
+            if len(mine):
+                marks = {"mode": "markers", "marker": {"symbol": "circle-open", "size": 5}}
+                group_of_mean = {"legendgroup": name, "showlegend": False}
+                images_alone = go.Scatter(
+                    x=mine["data"], y=mine[score], name=f"single images: {name}", **marks, **group_of_mean
+                )
+                figure.add_trace(images_alone, row=1, col=column)
     printed = pd.DataFrame(
         [{"label": k[0], "method": k[1], "data": k[2], "dice": v[0]} for k, v in MONUSEG.items()]
     )
@@ -190,7 +209,6 @@ def plot(images: pd.DataFrame) -> str:
             x=amounts, y=lines["dice"], name=name, mode="markers", marker=marker, visible="legendonly"
         )
         figure.add_trace(trace, row=1, col=1)
-    figure.update_layout(
-        template="plotly_white", height=460, title="Labelled area and score (95 % intervals)"
-    )
+    title = "Labelled area and score (95 % intervals, or the single images where they are few)"
+    figure.update_layout(template="plotly_white", height=460, title=title)
     return figure.to_html(include_plotlyjs=True)

@@ -8,6 +8,9 @@ from sqlite_utils import Database
 
 from allinsam.errors import NotFoundError
 from allinsam.store.connection import utc_now
+from allinsam.store.study import has_changed, note_change
+
+FIRST_SCORES = "first scores"  # as a field of study_change
 
 
 def add_split(db: Database, rule: str, seed: int, parts: Mapping[int, str]) -> int:
@@ -126,8 +129,12 @@ def run_epochs(db: Database, run_id: int) -> list[dict[str, Any]]:
 def put_scores(db: Database, rows: Iterable[Mapping[str, Any]]) -> None:
     """Keep scores; scoring the same thing against the same reference again replaces the row.
 
-    Each row: run_id or label_set_id, reference_id, split_id, patch_id, class_id, metric, value, n.
+    Each row: run_id or label_set_id, reference_id, split_id, patch_id, class_id, metric, value, n. When the
+    first of a study were made is kept: what was decided afterwards was decided with results in sight.
     """
+    rows = list(rows)
+    if rows and not has_changed(db, FIRST_SCORES) and not db["score"].count:
+        note_change(db, FIRST_SCORES, None, None, None)
     for row in rows:
         db.execute(
             """DELETE FROM score WHERE ifnull(run_id, 0) = ifnull(:run_id, 0)
@@ -136,6 +143,18 @@ def put_scores(db: Database, rows: Iterable[Mapping[str, Any]]) -> None:
             {"run_id": row.get("run_id"), "label_set_id": row.get("label_set_id"), **row},
         )
         db["score"].insert(dict(row))
+
+
+def first_scores_at(db: Database) -> str | None:
+    """When the first scores were made, UTC; None where there are none.
+
+    Of a study older than this note: when the earliest scored run ended or scored labels were frozen, before
+    which there were no scores.
+    """
+    noted = db.execute("SELECT min(changed_at) FROM study_change WHERE field = ?", [FIRST_SCORES])
+    earliest = """SELECT min(coalesce(r.finished_at, r.created_at, l.created_at)) FROM score x
+        LEFT JOIN run r ON r.id = x.run_id LEFT JOIN label_set l ON l.id = x.label_set_id"""
+    return noted.fetchone()[0] or db.execute(earliest).fetchone()[0]
 
 
 def list_scores(db: Database) -> list[dict[str, Any]]:

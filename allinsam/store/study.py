@@ -36,6 +36,16 @@ def has_changed(db: Database, field: str) -> bool:
     return db["study_change"].count_where("field = ?", [field]) > 0
 
 
+def plan_changes(db: Database, key: str) -> list[dict[str, Any]]:
+    """changed_at and person_id of every change of one entry of the plan, the oldest first."""
+    rows = db["study_change"].rows_where("field = 'plan'", order_by="id")
+    return [
+        {"changed_at": row["changed_at"], "person_id": row["person_id"]}
+        for row in rows
+        if json.loads(row["old_value"]).get(key) != json.loads(row["new_value"]).get(key)
+    ]
+
+
 def add_person(db: Database, person_id: str, group: str, simulated: bool = False) -> None:
     db["person"].insert({"id": person_id, "grp": group, "simulated": int(simulated), "created_at": utc_now()})
 

@@ -13,7 +13,13 @@ from typing import Any
 
 import pandas as pd
 
-from allinsam.comparison import TOO_FEW, compare_to_reference
+from allinsam.comparison import (
+    FEWEST_SLIDES,
+    TOO_FEW,
+    TOO_FEW_SLIDES,
+    compare_to_reference,
+    interval_in_words,
+)
 from allinsam.errors import InputError
 from allinsam.experiments.published import IN_HOUSE, IN_HOUSE_COLUMNS, MONUSEG_OTHERS
 from allinsam.files import write_file
@@ -52,7 +58,7 @@ ANNOTATORS = {"expert": "Expert", "student": "Students"}
 CONDITION_ORDER = ("injured", "normal", "unknown", "average")
 CSV_COLUMNS = (
     "method", "labels", "condition", "class", "metric", "patches", "slides", "nuclei", "seeds",
-    "mean", "low", "high",
+    "mean", "low", "high", "by_slide",
 )  # fmt: skip
 TOOLS_IN_WORDS = {"box_sam": "boxes that SAM filled in", "contour": "outlines by hand"}
 # What each row has to have in common: a seed, and which network with which loss, are the row's own.
@@ -240,13 +246,18 @@ def write_table(study: Study, plan: Plan, grid: PaperGrid, out: Path) -> list[Pa
     table, tests = summary(patches), tests_against_reference(patches)
     text = markdown(study, plan, found, table, tests, len(list(cells_of(grid))))
     files = {
-        "table1.csv": to_csv(table),
+        "table1.csv": to_csv(table.assign(by_slide=[_listed(points) for points in table["by_slide"]])),
         "table1_tests.csv": to_csv(tests),
         "table1.md": text.encode(),
     }
     for name, content in files.items():
         write_file(out / name, content)
     return [out / name for name in files]
+
+
+def _listed(points: Sequence[float]) -> str:
+    """Means of single slides in one cell."""
+    return " ".join(f"{point:.4f}" for point in points)
 
 
 def patch_scores(study: Study, plan: Plan, found: Mapping[Cell, int]) -> pd.DataFrame:
@@ -266,7 +277,10 @@ def patch_scores(study: Study, plan: Plan, found: Mapping[Cell, int]) -> pd.Data
 
 
 def summary(patches: pd.DataFrame) -> pd.DataFrame:
-    """CSV_COLUMNS: means over patches with their 95 % interval over slides; condition "average" is all."""
+    """CSV_COLUMNS: means over patches with their 95 % interval over slides; condition "average" is all.
+
+    Of too few slides there is no interval; by_slide has the mean of each slide instead.
+    """
     pooled = pd.concat([patches, patches.assign(condition="average")])
     keys = ["method", "labels", "condition", "class_name", "metric"]
     seeds = pooled.groupby(keys, as_index=False)["seeds"].max()
@@ -286,7 +300,9 @@ def summary(patches: pd.DataFrame) -> pd.DataFrame:
 def tests_against_reference(patches: pd.DataFrame, metric: str = METRIC) -> pd.DataFrame:
     """Every row of the table against All-in-SAM by the expert, paired over all test patches, class by class.
 
-    p_holm is corrected over the rows of one class. Empty while the reference is not finished.
+    p_holm is corrected over the rows of one class. `note` says where there are too few slides: patches of
+    one slide are not independent, so p then says nothing about other slides. Empty while the reference is not
+    finished.
     """
     rows = []
     mine = patches[patches["metric"] == metric]
@@ -301,7 +317,9 @@ def tests_against_reference(patches: pd.DataFrame, metric: str = METRIC) -> pd.D
         tested.insert(0, "class", name)
         tested.insert(1, "method", methods)
         tested.insert(2, "labels", labels)
-        rows.append(tested.assign(metric=metric))
+        slides = of_class["slide"].nunique()
+        note = TOO_FEW_SLIDES if slides < FEWEST_SLIDES else ""
+        rows.append(tested.assign(metric=metric, slides=slides, note=note))
     return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=["class", "method", "labels"])
 
 
@@ -326,7 +344,8 @@ def markdown(
     tools = _tools(study, plan, found)
     notes = _notes(study, plan, row, reference, len(found), n_cells)
     parts = ["# Measured", notes, _table_1(scored, tests, columns, tools)]
-    parts += ["## 95 % intervals, whole slides drawn again", _intervals(scored, columns)]
+    parts += [f"## 95 % intervals over slides, and the slides where there are fewer than {FEWEST_SLIDES}"]
+    parts += [_intervals(scored, columns)]
     parts += ["## How each row was trained", _training_rows(study, plan, found, tools)]
     parts += [
         "# Published (Li et al. 2025, Table 1), on the authors' own slides: not to be mixed in",
@@ -360,7 +379,8 @@ def _notes(
         f"seeds, then over patches. Average: over all patches. Scored against: {reference}.",
         "p: two-sided Wilcoxon test, paired over all test patches, against All-in-SAM by the expert; "
         "corrected by Holm over the rows of the column. Patches of one slide are not independent: read it "
-        "with the intervals below.",
+        f"with the intervals below; of fewer than {FEWEST_SLIDES} slides ({TOO_FEW_SLIDES}) p says nothing "
+        "about other slides.",
         "Both annotators' models are scored on the same patches. They may have learnt from different ones: "
         "see the last of these tables.",
     ]
@@ -404,7 +424,8 @@ def _p_value(tests: pd.DataFrame, method: str, labels: str, name: str) -> str:
     if mine["method_of_p"].iloc[0] == TOO_FEW:
         return TOO_FEW
     p = mine["p_holm"].iloc[0]
-    return "<0.001" if p < 0.001 else f"{p:.3f}"
+    few = f" ({TOO_FEW_SLIDES})" if mine["note"].iloc[0] else ""
+    return ("<0.001" if p < 0.001 else f"{p:.3f}") + few
 
 
 def _digits(value: float | None) -> str:
@@ -412,14 +433,14 @@ def _digits(value: float | None) -> str:
 
 
 def _intervals(scored: pd.DataFrame, columns: Sequence[tuple[str, str]]) -> str:
-    ends = scored.set_index(["method", "labels", "condition", "class"])[["low", "high"]]
+    keys = ["method", "labels", "condition", "class"]
+    ends = scored.set_index(keys)[["low", "high", "by_slide"]].apply(tuple, axis=1).to_dict()
     rows = []
     for method, labels in scored[["method", "labels"]].drop_duplicates().itertuples(index=False):
         cells = [METHODS[method].title, ANNOTATORS.get(labels, labels)]
         for condition, name in columns:
-            key = (method, labels, condition, name)
-            low, high = ends.loc[key] if key in ends.index else (float("nan"),) * 2
-            cells.append("one slide" if pd.isna(low) else f"{low:.3f} to {high:.3f}")
+            found = ends.get((method, labels, condition, name))
+            cells.append(interval_in_words(*found, "{:.3f}") if found else "–")
         rows.append(cells)
     return markdown_table(["Method", "Annotator", *(f"{c.capitalize()} {n}" for c, n in columns)], rows)
 

@@ -8,17 +8,26 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from allinsam.comparison import cluster_bootstrap, equivalence_test, holm, paired_test
+from allinsam.comparison import (
+    FEWEST_SLIDES,
+    TOO_FEW_SLIDES,
+    cluster_interval,
+    cluster_means,
+    equivalence_test,
+    holm,
+    paired_test,
+)
 from allinsam.errors import InputError, NotFoundError
 from allinsam.store import Study, runs
-from allinsam.store import study as study_store
 from allinsam.training.networks import NETWORKS
+from allinsam.workflow.analysis_plan import margin as margin_of
 from allinsam.workflow.annotating import read_patch
 from allinsam.workflow.export_columns import COLUMNS
 from allinsam.workflow.labels import LabelRecipe, read_labels, split_sentence
 from allinsam.workflow.learning import START_SETTINGS, read_prediction
 
 SCORE_COLUMNS = list(COLUMNS["scores"])
+MEAN_COLUMNS = ["mean", "low", "high", "by_slide", "patches", "slides", "nuclei"]
 KIND_ID = {"model": "run_id", "people": "label_set_id"}
 USUAL_NETWORK = "adapter"
 
@@ -148,20 +157,25 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
 
 
 def means(scores: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Mean over patches with its 95 % interval over slides, and the patches, slides and nuclei behind it."""
+    """Mean over patches with its 95 % interval over slides, and the patches, slides and nuclei behind it.
+
+    Of too few slides `low` and `high` are NaN and `by_slide` has the mean of each; else it is empty.
+    """
     rows = []
     for keys, group in scores.groupby(list(by), dropna=False, sort=True):
-        low, high = cluster_bootstrap(group["value"].to_numpy(dtype=float), group["slide"].to_numpy(), seed=0)
+        values, slides = group["value"].to_numpy(dtype=float), group["slide"].to_numpy()
+        low, high = cluster_interval(values, slides, bounds=(0, 1))
         figures = {
             "mean": group["value"].mean(),
             "low": low,
             "high": high,
+            "by_slide": cluster_means(values, slides) if np.isnan(low) else [],
             "patches": group["patch"].nunique(),
             "slides": group["slide"].nunique(),
             "nuclei": int(group["n"].sum()),
         }
         rows.append({**dict(zip(by, keys, strict=True)), **figures})
-    return pd.DataFrame(rows, columns=[*by, "mean", "low", "high", "patches", "slides", "nuclei"])
+    return pd.DataFrame(rows, columns=[*by, *MEAN_COLUMNS])
 
 
 def mean_scores(study: Study) -> pd.DataFrame:
@@ -190,37 +204,55 @@ def paper_table(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
 def compare(study: Study, a: str, b: str, metric: str = "f1_instance", kind: str = "model") -> pd.DataFrame:
     """Paired test of a against b over the test patches, per class and condition ("all" first).
 
-    `a` and `b` are labels of `scores_table` (expert, students, untrained, ...) or run ids. `low` and `high`
-    are the 90 % interval, over slides, of the mean difference, and `equivalent` says whether it lies within
-    the study's margin (both one-sided tests reject); `p_holm` is corrected over the rows of this table.
+    `a` and `b` are labels of `scores_table` (expert, students, untrained, ...) or run ids. `p_holm` is
+    corrected over the rows of this table, and so is `p_equivalence_holm`, of two one-sided tests against the
+    study's margin; `margin_set_at` and `after_results` say whether that margin was chosen before there were
+    scores. `low` and `high` are the 90 % interval, over slides, of the mean difference. Of too few slides
+    there is none: `note` says so, `by_slide` has the mean difference of each, and whether a is as good as b
+    is not known (`equivalent` None), for patches of one slide are not independent.
     """
-    with study.science.read() as db:
-        margin = float(study_store.get_study(db)["plan"]["equivalence_margin"])
+    margin = margin_of(study)
     first, second = paired_scores(scores_table(study), a, b, metric, kind)
+    slide_of = first.drop_duplicates("patch").set_index("patch")["slide"]
     rows = []
     for name in sorted(set(first["class_name"]) & set(second["class_name"])):
         for condition in ["all", *sorted(set(first["condition"]))]:
             x, y = (_by_patch(table, name, condition) for table in (first, second))
             if x.empty or y.empty:
                 continue
-            slides = first.drop_duplicates("patch").set_index("patch")["slide"]
-            same = equivalence_test(x, y, margin, slides)
+            same = equivalence_test(x, y, margin.value, slide_of)
+            difference = (x - y).dropna()
+            slides = slide_of.loc[difference.index]
+            few = slides.nunique() < FEWEST_SLIDES
             rows.append(
                 {
                     "class_name": name,
                     "condition": condition,
+                    "slides": slides.nunique(),
                     "mean_a": x.mean(),
                     "mean_b": y.mean(),
                     **asdict(paired_test(x, y)),
                     "low": same.low,
                     "high": same.high,
-                    "margin": margin,
-                    "equivalent": same.equivalent,
+                    "by_slide": cluster_means(difference, slides) if few else [],
+                    "margin": margin.value,
+                    "margin_set_at": margin.set_at,
+                    "after_results": margin.after_results,
+                    "p_equivalence": same.p_value,
+                    "note": TOO_FEW_SLIDES if few else "",
                 }
             )
     table = pd.DataFrame(rows)
     if not table.empty:
         table["p_holm"] = holm(table["p_value"].tolist())
+        table["p_equivalence_holm"] = holm(table["p_equivalence"].tolist())
+        table["equivalent"] = pd.Series(
+            [
+                None if note or np.isnan(p) else bool(p < 0.05)
+                for note, p in zip(table["note"], table["p_equivalence_holm"], strict=True)
+            ],
+            dtype=object,
+        )
     return table
 
 

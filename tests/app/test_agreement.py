@@ -21,7 +21,7 @@ def test_raters_groups_classes_and_times(open_page: OpenPage, study: Study) -> N
     groups, classes, times = (app.dataframe[i].value for i in range(3))
     row = groups.set_index(["Class", "Who"]).loc[("podocyte", "two students")]
     assert (row["F1 (95 % interval)"], row["n"], row["Patches"], row["Slides"]) == (
-        "0.86 (0.86 to 0.86)",
+        "0.86 (too few slides: 0.86, 0.86, 0.86, 0.86)",
         8,
         8,
         4,

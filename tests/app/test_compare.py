@@ -3,11 +3,12 @@ from pathlib import Path
 import pytest
 
 from allinsam.store import Study, create_study
+from allinsam.workflow.analysis_plan import margin
 from allinsam.workflow.labels import LabelRecipe
 from tests.app.conftest import OpenPage
 from tests.app.finished_pages import button, texts
 from tests.finished import MESANGIAL_ID, PODOCYTE, add_scored_run, finished_study
-from tests.studies import MESANGIAL, PODOCYTES
+from tests.studies import LEAD, MESANGIAL, PODOCYTES
 from webapp.page_parts import truth_name
 
 
@@ -26,8 +27,48 @@ def test_students_and_expert_are_compared_patch_by_patch(open_page: OpenPage, st
     assert len(app.get("plotly_chart")) == 2
     tests = app.dataframe[0].value.set_index(["Class", "Condition"])
     assert tests.loc[("podocyte", "all"), "p"] == "0.0078"
-    assert tests.loc[("podocyte", "injured"), ["Effect", "p", "As good"]].tolist() == ["too few pairs"] * 3
+    assert tests.loc[("podocyte", "injured"), ["Effect", "p"]].tolist() == ["too few pairs"] * 2
     assert tests.loc[("podocyte", "all"), "Difference"] == "-0.333"
+
+
+def test_too_few_slides_are_said_and_shown_one_by_one(open_page: OpenPage, study: Study) -> None:
+    app = open_page("compare")
+    row = app.dataframe[0].value.set_index(["Class", "Condition"]).loc[("podocyte", "all")]
+    assert row["Slides"] == 4 and row["As good"] == "too few slides"
+    assert row["90 % interval"] == "too few slides: -0.333, -0.333, -0.333, -0.333"
+    notes = [caption.value for caption in app.caption]
+    assert any("too few slides for an interval (fewer than 6)" in note for note in notes)
+    assert any("says nothing about other slides" in note for note in notes)
+    assert not any("Lines: 95 % interval" in note for note in notes)
+
+
+def test_enough_slides_have_intervals(open_page: OpenPage, study: Study) -> None:
+    with study.science.write() as db:
+        for patch_id, name in ((2, "slide-5"), (4, "slide-6")):
+            slide_id = db["slide"].insert({"name": name, "condition": "normal"}).last_pk
+            db["patch"].update(patch_id, {"slide_id": slide_id})
+    app = open_page("compare")
+    tests = app.dataframe[0].value.set_index(["Class", "Condition"])
+    assert tests.loc[("podocyte", "all"), "90 % interval"] == "-0.333 to -0.333"
+    assert tests.loc[("podocyte", "all"), "As good"] == "not shown"
+    assert tests.loc[("podocyte", "normal"), "As good"] == "too few slides"
+    assert any("Lines: 95 % interval over slides" in caption.value for caption in app.caption)
+
+
+def test_the_page_says_when_the_margin_was_set_and_the_lead_sets_it(
+    open_page: OpenPage, study: Study
+) -> None:
+    app = open_page("compare")
+    assert "the one every study starts with" in texts(app)
+    assert not [w for w in app.warning if "margin" in w.value]
+    next(w for w in app.number_input if w.label == "Margin").set_value(0.1).run()
+    button(app, "Set margin").click().run()
+    assert not app.exception and margin(study).value == 0.1 and margin(study).set_by == LEAD
+    assert app.success[0].value == "The margin is set."
+    (told,) = [w.value for w in app.warning if "margin" in w.value]
+    assert "after the first scores were made" in told
+    reviewer = open_page("compare", role="reviewer")
+    assert [w for w in reviewer.warning if "margin" in w.value] and not reviewer.number_input
 
 
 def test_the_papers_table_prints_its_weights(open_page: OpenPage, study: Study) -> None:
@@ -79,6 +120,13 @@ class TestWithoutScores:
         app = open_page("compare")
         assert not app.exception
         assert "Nothing has been scored yet" in texts(app) and button(app, "Go to Train")
+
+    def test_the_margin_is_set_before_there_are_scores(self, open_page: OpenPage, study: Study) -> None:
+        app = open_page("compare")
+        next(w for w in app.number_input if w.label == "Margin").set_value(0.03).run()
+        button(app, "Set margin").click().run()
+        assert not app.exception and margin(study).value == 0.03
+        assert "nothing is scored yet" in texts(app) and not app.warning
 
 
 @pytest.mark.parametrize(("simulated", "name"), [(True, "the simulated truth"), (False, "the imported gold")])
