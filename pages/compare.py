@@ -12,6 +12,7 @@ from allinsam.errors import AllinsamError
 from allinsam.store import Study
 from allinsam.workflow import scored
 from webapp import charts
+from webapp.curve_parts import show_curves
 from webapp.page_parts import (
     METRIC_NAMES,
     class_colours,
@@ -200,7 +201,9 @@ def main() -> None:
         if may(person, "export"):
             download_link("scores.csv", "Download CSV")
     show_means(study, newest, metric)
-    tabs = st.tabs(["Patch by patch", "Injured and normal", "Worst patches", "People's labels"])
+    tabs = st.tabs(
+        ["Patch by patch", "Injured and normal", "Worst patches", "People's labels", "Minutes and size"]
+    )
     with tabs[0]:
         if len(models) > 1:
             show_pairs(study, scores, newest, models, metric)
@@ -212,6 +215,8 @@ def main() -> None:
         show_worst(study, scores, models, metric)
     with tabs[3]:
         show_people(study, scores, metric)
+    with tabs[4]:
+        show_curves(study, person, metric)
 
 
 def nothing_yet(person: SignedIn) -> None:

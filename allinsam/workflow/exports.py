@@ -17,6 +17,8 @@ from allinsam.store import acts as act_store
 from allinsam.tables import to_csv
 from allinsam.workflow.agreed import consensus_table, reliability_table
 from allinsam.workflow.export_columns import COLUMNS
+from allinsam.workflow.label_costs import minutes_and_scores
+from allinsam.workflow.paces import learning_curve_table
 from allinsam.workflow.rated import ratings
 from allinsam.workflow.reviewed import decisions_table, reviews_table
 from allinsam.workflow.scored import scores_table
@@ -80,6 +82,7 @@ EXPORTS: dict[str, Callable[[Study], pd.DataFrame]] = {
     "objects": objects_table,
     "acts": acts_table,
     "times": times_by_assignment,
+    "learning_curve": learning_curve_table,
     "agreement": lambda study: pairwise_agreement(ratings(study)),
     "classes": lambda study: class_agreement(ratings(study)),
     "consensus": lambda study: consensus_table(study, ratings(study)),
@@ -90,6 +93,7 @@ EXPORTS: dict[str, Callable[[Study], pd.DataFrame]] = {
     "decisions": decisions_table,
     "settled": settled_table,
     "scores": scores_table,
+    "minutes_and_scores": minutes_and_scores,
     "suggestions": suggestions_table,
     "automation_bias": automation_bias_table,
 }
