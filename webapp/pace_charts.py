@@ -132,6 +132,8 @@ def getting_quicker(curve: pd.DataFrame, arms: Mapping[str, str]) -> go.Figure:
         mine = curve[curve["group"] == group]
         at = mine.groupby("order").agg(median_s=("median_s", "median"), people=("person_id", "nunique"))
         at = at[at["people"] >= 2]
+        if at.empty:
+            continue
         figure.add_scatter(
             x=at.index,
             y=at["median_s"],
@@ -144,7 +146,9 @@ def getting_quicker(curve: pd.DataFrame, arms: Mapping[str, str]) -> go.Figure:
         mark = {"symbol": symbols[arm], "size": 8, "color": "white", "line": {"color": INK, "width": 1}}
         figure.add_scatter(x=[None], y=[None], mode="markers", marker=mark, name=arms.get(arm, arm))
     base(figure, 320)
-    figure.update_xaxes(title="a person's patches in the order in which they were opened")
+    last = int(curve["order"].max()) if len(curve) else 1
+    title = "a person's patches in the order in which they were opened"
+    figure.update_xaxes(title=title, range=[0.5, last + 0.5], dtick=1 if last <= 20 else None)
     _time_axis(figure, curve["median_s"], "median seconds per nucleus")
     return figure
 

@@ -1,6 +1,7 @@
 """The Time tab: how fast people work, with the idle cut-off as a dial, who gets quicker, and what became of
 the nuclei."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -24,9 +25,10 @@ from allinsam.workflow import paces, suggesting
 from allinsam.workflow.work_times import study_work
 from webapp import charts, pace_charts
 from webapp.forms import GUIDANCE_NAMES, TOOL_NAMES, arm_name
-from webapp.page_parts import annotation_state, download_link, figure_note
+from webapp.page_parts import annotation_state, as_typed, download_link, figure_note
 
 TOO_FEW = "too few"
+GROUP_NAMES = {"expert": "experts", "student": "students"}
 BY_NAMES = {"person_id": "Person", "group": "Group", "arm": "Arm"}
 UNITS = {"s_per_nucleus": "active seconds per nucleus", "min_per_patch": "active minutes per patch"}
 MEASURE_NAMES = {"s_per_nucleus": "Seconds per nucleus", "min_per_patch": "Minutes per patch"}
@@ -96,7 +98,7 @@ def _dials(study: Study, person: SignedIn) -> tuple[float, str, str]:
     )
     if may(person, "export"):
         with last:
-            download_link("times.csv", "Download CSV")
+            download_link("times.csv", "Download times")
     return cutoff_s, measure, by
 
 
@@ -115,8 +117,10 @@ def cutoff_dial(study: Study, key: str) -> float:
     )
 
 
-def names_of(keys: list[str], by: str) -> dict[str, str]:
-    return {key: arm_name(key) if by == "arm" and key in ARMS else key for key in keys}
+def names_of(keys: Sequence[str], by: str) -> dict[str, str]:
+    """What a person, group or arm is called on this page."""
+    words = {"group": GROUP_NAMES, "arm": {arm: arm_name(arm) for arm in ARMS}}.get(by, {})
+    return {key: words.get(key, key) for key in keys}
 
 
 # ------------------------------------------------------------------------------- medians and boxes
@@ -130,7 +134,7 @@ def _show_spread(
     measure: str,
     by: str,
 ) -> None:
-    names = names_of(list(patches[by].unique()), by)
+    names = names_of(patches[by].unique(), by)
     left, right = st.columns(2)
     shown = nuclei if measure == "s_per_nucleus" else patches
     figure = pace_charts.boxes(shown, measure, by, names, UNITS[measure])
@@ -222,7 +226,8 @@ def _show_ratio(study: Study, patches: pd.DataFrame, cutoff_s: float, measure: s
         others = [key for key in keys if key != a]
         b = second.selectbox("with", others, format_func=names.get, key=f"time-b-{by}")
         found = ratios_of(str(study.folder), annotation_state(study), by, a, b, measure)
-        st.markdown(conclusion(found, names[a], names[b], UNITS[measure]))
+        takes = "take" if by == "group" else "takes"
+        st.markdown(conclusion(found, as_typed(names[a]), as_typed(names[b]), takes, UNITS[measure]))
         st.dataframe(ratio_rows(found, names[a], names[b]), hide_index=True)
     if not all(pd.isna(one.ratio) for one in found.values()):
         figure = pace_charts.ratios(found, cutoff_s, names[a], names[b])
@@ -261,20 +266,19 @@ def verdict(one: Ratio) -> str:
     return "longer" if one.low > 1 else "less time" if one.high < 1 else "no difference shown"
 
 
-def conclusion(found: dict[float, Ratio], a: str, b: str, unit: str) -> str:
-    """Whether the answer is the same wherever the dial stands."""
+def conclusion(found: dict[float, Ratio], a: str, b: str, takes: str, unit: str) -> str:
+    """Whether the answer is the same wherever the dial stands. takes: the verb, as a is one or several."""
     verdicts = {cutoff_s: verdict(one) for cutoff_s, one in found.items()}
     if set(verdicts.values()) == {TOO_FEW}:
         return f"{TOO_FEW.capitalize()} patches to say who takes longer."
     words = {
-        "longer": f"{a} takes longer than {b}",
-        "less time": f"{a} takes less time than {b}",
-        "no difference shown": f"no difference between {a} and {b} is shown",
+        "longer": f"{a} {takes} longer than {b}",
+        "less time": f"{a} {takes} less time than {b}",
+        "no difference shown": f"no difference is shown between {a} and {b}",
         TOO_FEW: f"{TOO_FEW} patches",
     }
     if len(set(verdicts.values())) == 1:
-        said = words[next(iter(verdicts.values()))]
-        return f"**{said[0].upper()}{said[1:]}, at every cut-off** ({unit})."
+        return f"**At every cut-off** {words[next(iter(verdicts.values()))]} ({unit})."
     parts = [
         f"{words[kind]} at {' and '.join(f'{s:g} s' for s, v in verdicts.items() if v == kind)}"
         for kind in dict.fromkeys(verdicts.values())
@@ -307,14 +311,19 @@ def doubling_sentence(patches: pd.DataFrame) -> str:
             if pd.notna(change := change_per_doubling(mine["order"], mine["median_s"]))
         ]
         if changes:
-            spread = f", {min(changes):+.0%} to {max(changes):+.0%}" if len(changes) > 1 else ""
+            spread = f", {percent(min(changes))} to {percent(max(changes))}" if len(changes) > 1 else ""
             people = f"{len(changes)} {'person' if len(changes) == 1 else 'people'}"
-            said.append(f"{group} {pd.Series(changes).median():+.0%} ({people}{spread})")
+            name = GROUP_NAMES.get(group, group)
+            said.append(f"{name} {percent(pd.Series(changes).median())} ({people}{spread})")
     if not said:
         return f"Nobody has {FEWEST_IN_ORDER} patches yet: {TOO_FEW} to say who gets quicker."
     return (
         f"Seconds per nucleus each time a person has done twice as many patches, median: {'; '.join(said)}."
     )
+
+
+def percent(change: float) -> str:
+    return f"{round(100 * change):+d} %"
 
 
 # ----------------------------------------------------------------- what became of the nuclei
@@ -340,7 +349,7 @@ def fate_rows(shares: pd.DataFrame, by: str) -> pd.DataFrame:
     arm = shares["arm"].str.split("/")
     table = pd.DataFrame()
     if by != "arm":
-        table[BY_NAMES[by]] = shares[by]
+        table[BY_NAMES[by]] = shares[by].map(names_of(shares[by].unique(), by))
     table["Shown"] = arm.str[0].map(lambda name: GUIDANCE_NAMES.get(name, name))
     table["Tool"] = arm.str[1].map(lambda name: TOOL_NAMES.get(name, name))
     table["Patches"], table["Nuclei"] = shares["patches"], shares["nuclei"]
