@@ -17,7 +17,7 @@ from allinsam.errors import InputError
 FEWEST_PATCHES = 3  # below these a figure says "too few"
 FEWEST_NUCLEI = 10
 FEWEST_IN_ORDER = 6  # patches of one person, to say whether they got quicker
-RESAMPLES = 2000
+RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -127,15 +127,17 @@ def _by_cluster(logs: pd.Series, clusters: pd.Series, names: Sequence) -> tuple[
     return total, count
 
 
-def change_per_doubling(order: Sequence[int], seconds: Sequence[float]) -> float:
+def change_per_doubling(order: Sequence[int], seconds: Sequence[float], arm: Sequence[str]) -> float:
     """How much quicker a person gets each time they have done twice as many patches: -0.1 is 10 % less time.
 
-    A straight line through the logarithms (the power law of practice). NaN for fewer than FEWEST_IN_ORDER
-    patches. order: from 1.
+    Straight lines of one slope through the logarithms (the power law of practice), one for each arm: an arm
+    may be slower than another. NaN for fewer than FEWEST_IN_ORDER patches. order: from 1.
     """
-    order, seconds = np.asarray(order, float), np.asarray(seconds, float)
-    usable = np.isfinite(seconds) & (seconds > 0)
-    if usable.sum() < FEWEST_IN_ORDER:
+    table = pd.DataFrame({"x": np.asarray(order, float), "s": np.asarray(seconds, float), "arm": list(arm)})
+    table = table[np.isfinite(table["s"]) & (table["s"] > 0)]
+    if len(table) < FEWEST_IN_ORDER:
         return float("nan")
-    slope = np.polyfit(np.log2(order[usable]), np.log(seconds[usable]), 1)[0]
-    return float(np.expm1(slope))
+    logs = pd.DataFrame({"x": np.log2(table["x"]), "y": np.log(table["s"])})
+    logs -= logs.groupby(table["arm"]).transform("mean")
+    spread = float((logs["x"] ** 2).sum())
+    return float(np.expm1((logs["x"] * logs["y"]).sum() / spread)) if spread else float("nan")

@@ -6,7 +6,14 @@ from hypothesis import strategies as st
 
 from allinsam.comparison import cluster_bootstrap
 from allinsam.errors import InputError
-from allinsam.pace import change_per_doubling, cluster_unit, geometric_ratio, median_interval, medians
+from allinsam.pace import (
+    RESAMPLES,
+    change_per_doubling,
+    cluster_unit,
+    geometric_ratio,
+    median_interval,
+    medians,
+)
 
 
 @given(
@@ -15,7 +22,7 @@ from allinsam.pace import change_per_doubling, cluster_unit, geometric_ratio, me
 )
 def test_the_quick_interval_of_a_median_is_the_bootstraps(rows: list[tuple[int, float]], seed: int) -> None:
     clusters, values = [row[0] for row in rows], [row[1] for row in rows]
-    slow = cluster_bootstrap(values, clusters, seed, statistic=np.median)
+    slow = cluster_bootstrap(values, clusters, seed, RESAMPLES, statistic=np.median)
     assert median_interval(values, clusters, seed) == pytest.approx(slow, nan_ok=True)
 
 
@@ -86,7 +93,19 @@ def test_two_patches_are_too_few() -> None:
 
 def test_a_tenth_quicker_with_every_doubling() -> None:
     order = np.arange(1, 9)
-    assert change_per_doubling(order, 20 * 0.9 ** np.log2(order)) == pytest.approx(-0.1)
-    assert change_per_doubling(order, np.full(8, 5.0)) == pytest.approx(0.0)
+    quicker = 20 * 0.9 ** np.log2(order)
+    assert change_per_doubling(order, quicker, ["a"] * 8) == pytest.approx(-0.1)
+    assert change_per_doubling(order, np.full(8, 5.0), ["a"] * 8) == pytest.approx(0.0)
+    # An arm that takes three times as long, and comes late, is not taken for getting slower.
+    late = np.where(order > 4, 3.0, 1.0)
+    arms = np.where(order > 4, "slow", "usual")
+    assert change_per_doubling(order, late * quicker, arms) == pytest.approx(-0.1)
+    assert change_per_doubling(order, late * quicker, ["a"] * 8) > 0.3
+
+
+def test_too_few_patches_say_nothing_about_getting_quicker() -> None:
     # A patch without a nucleus has no seconds, and five are too few.
-    assert np.isnan(change_per_doubling(order, [5, 4, 3, 3, 3, np.nan, 0, np.nan]))
+    seconds = [5, 4, 3, 3, 3, np.nan, 0, np.nan]
+    assert np.isnan(change_per_doubling(range(1, 9), seconds, ["a"] * 8))
+    # Nor does one patch of each arm.
+    assert np.isnan(change_per_doubling(range(1, 7), [3.0] * 6, list("abcdef")))

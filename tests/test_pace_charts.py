@@ -55,20 +55,23 @@ def curve(*rows: tuple[str, str, str, int, float]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).assign(patch="p", nuclei=5)
 
 
-def test_getting_quicker_marks_arms_and_draws_the_median_of_a_group() -> None:
+def test_getting_quicker_has_a_line_for_each_arm_and_the_median_of_a_group() -> None:
     table = curve(
         ("e1", "expert", "a", 1, 5.0),
         ("s1", "student", "a", 1, 8.0),
         ("s1", "student", "b", 2, 6.0),
-        ("s2", "student", "b", 1, 12.0),
+        ("s1", "student", "a", 3, 7.0),
+        ("s2", "student", "a", 1, 12.0),
         ("s2", "student", "a", 2, float("nan")),
     )
-    traces = {trace.name: trace for trace in pace_charts.getting_quicker(table, {"a": "Arm A"}).data}
-    assert list(traces["s1"].marker.symbol) == ["circle", "diamond"]
-    assert list(traces["s2"].x) == [1]  # a patch without a nucleus has no point
-    middle = traces["student: median of people"]
-    assert list(middle.x) == [1] and list(middle.y) == [10.0]  # only one person has a second patch
-    assert {"Arm A", "b"} <= traces.keys() and "expert: median of people" not in traces
+    figure = pace_charts.getting_quicker(table, {"a": "Arm A"})
+    named = [(trace.name, list(trace.x)) for trace in figure.data]
+    assert named[:4] == [("e1", [1]), ("s1", [1, 3]), ("s1", [2]), ("s2", [1])]  # no nucleus, no point
+    # One expert has no median of people; of the students two have a first patch of arm A.
+    assert named[4:] == [("students, median", [1]), ("Arm A", [None]), ("b", [None])]
+    assert list(figure.data[4].y) == [10.0]
+    assert figure.data[1].line.dash != figure.data[2].line.dash
+    assert figure.data[1].marker.symbol == "circle" != figure.data[2].marker.symbol
 
 
 def test_a_score_curve_goes_through_the_mean_of_each_size() -> None:

@@ -12,6 +12,7 @@ from webapp.charts import GRID, INK, MUTED, base, colour_of, is_skewed, log_tick
 
 MOST_POINTS = 400  # in a box; of more its five numbers are sent
 MOST_IN_LEGEND = 8
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "x", "star", "hexagon")
 
 
@@ -100,36 +101,31 @@ RATIO_TICKS = (0.1, 0.2, 0.33, 0.5, 0.67, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 10
 
 
 def getting_quicker(curve: pd.DataFrame, arms: Mapping[str, str]) -> go.Figure:
-    """Median seconds per nucleus over a person's patches in their order: a line each, a mark for each arm.
+    """Median seconds per nucleus over a person's patches in their order: a line for each arm of each person.
 
-    curve: person_id, group, arm, order, patch, nuclei, median_s. With more than two people in a group its
-    median is drawn thick.
+    curve: person_id, group, arm, order, patch, nuclei, median_s. With more than two people the median of
+    those in a group is drawn thick, for each arm. arms: what an arm is called.
     """
     figure, curve = go.Figure(), curve[curve["median_s"] > 0]
-    groups = sorted(curve["group"].unique())
-    several = curve["person_id"].nunique() > 2
-    known = sorted(curve["arm"].unique())
-    symbols = {arm: SYMBOLS[place % len(SYMBOLS)] for place, arm in enumerate(known)}
-    for person in in_order(curve, "person_id"):
-        mine = curve[curve["person_id"] == person].sort_values("order")
+    groups, known = sorted(curve["group"].unique()), sorted(curve["arm"].unique())
+    several, names = curve["person_id"].nunique() > 2, {arm: arms.get(arm, arm) for arm in known}
+    looks = {arm: (SYMBOLS[n % len(SYMBOLS)], DASHES[n % len(DASHES)]) for n, arm in enumerate(known)}
+    for (person, arm), mine in curve.sort_values("order").groupby(["person_id", "arm"]):
         group = str(mine["group"].iloc[0])
+        told = [f"{person}, {row.patch}<br>{row.nuclei} nuclei" for row in mine.itertuples()]
         figure.add_scatter(
             x=mine["order"],
             y=mine["median_s"],
             name=person,
             mode="lines+markers",
-            line={"color": colour_of(group, groups), "width": 1},
-            marker={"size": 6, "symbol": [symbols[arm] for arm in mine["arm"]]},
+            line={"color": colour_of(group, groups), "width": 1, "dash": looks[arm][1]},
+            marker={"size": 6, "symbol": looks[arm][0]},
             opacity=0.45 if several else 1.0,
             showlegend=False,
-            customdata=[
-                f"{person}, {row.patch}<br>{arms.get(row.arm, row.arm)}<br>{row.nuclei} nuclei"
-                for row in mine.itertuples()
-            ],
-            hovertemplate="patch %{x}: %{y:.1f} s per nucleus<br>%{customdata}<extra></extra>",
+            customdata=told,
+            hovertemplate=f"patch %{{x}}: %{{y:.1f}} s<br>%{{customdata}}<br>{names[arm]}<extra></extra>",
         )
-    for group in groups if several else ():
-        mine = curve[curve["group"] == group]
+    for (group, arm), mine in curve.groupby(["group", "arm"]) if several else ():
         at = mine.groupby("order").agg(median_s=("median_s", "median"), people=("person_id", "nunique"))
         at = at[at["people"] >= 2]
         if at.empty:
@@ -137,14 +133,18 @@ def getting_quicker(curve: pd.DataFrame, arms: Mapping[str, str]) -> go.Figure:
         figure.add_scatter(
             x=at.index,
             y=at["median_s"],
-            name=f"{group}: median of people",
+            name=f"{group}s, median",
             mode="lines",
-            line={"color": colour_of(group, groups), "width": 3.5},
-            hovertemplate="patch %{x}: %{y:.1f} s, median of people<extra></extra>",
+            line={"color": colour_of(group, groups), "width": 3.5, "dash": looks[arm][1]},
+            legendgroup=group,
+            showlegend=not any(trace.legendgroup == group for trace in figure.data),
+            hovertemplate=f"patch %{{x}}: %{{y:.1f}} s, median of people<br>{names[arm]}<extra></extra>",
         )
     for arm in known if len(known) > 1 else ():
-        mark = {"symbol": symbols[arm], "size": 8, "color": "white", "line": {"color": INK, "width": 1}}
-        figure.add_scatter(x=[None], y=[None], mode="markers", marker=mark, name=arms.get(arm, arm))
+        symbol, dash = looks[arm]
+        mark = {"symbol": symbol, "size": 8, "color": "white", "line": {"color": INK, "width": 1}}
+        line = {"color": MUTED, "width": 1.5, "dash": dash}
+        figure.add_scatter(x=[None], y=[None], mode="lines+markers", marker=mark, line=line, name=names[arm])
     base(figure, 320)
     last = int(curve["order"].max()) if len(curve) else 1
     title = "a person's patches in the order in which they were opened"
@@ -200,7 +200,8 @@ def score_curve(table: pd.DataFrame, x: str, unit: str, metric: str, title: str 
             )
     base(panels, 360, title)
     panels.update_layout(margin={"t": 70 if title else 48}, legend={"y": 1.09})
-    panels.update_xaxes(title=unit, rangemode="tozero")
+    most = float(table[x].max()) or 1.0
+    panels.update_xaxes(title=unit, range=[-0.04 * most, 1.06 * most])  # room for the whole mark at 0
     panels.update_yaxes(range=[-0.03, 1.03])
     panels.update_yaxes(title=metric, row=1, col=1)
     return panels
@@ -225,11 +226,11 @@ def colour_by(table: pd.DataFrame, by: str, key: str) -> str:
 
 def dash_of(table: pd.DataFrame, by: str) -> dict[str, str]:
     """People of one group are told apart by their lines' dashes."""
-    dashes, used = ("solid", "dash", "dot", "dashdot", "longdash"), {}
+    used: dict[str, int] = {}
     found = {}
     for key in in_order(table, by):
         group = str(table.loc[table[by] == key, "group"].iloc[0]) if by == "person_id" else key
-        found[key] = dashes[used.get(group, 0) % len(dashes)]
+        found[key] = DASHES[used.get(group, 0) % len(DASHES)]
         used[group] = used.get(group, 0) + 1
     return found
 

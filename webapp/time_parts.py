@@ -280,10 +280,15 @@ def conclusion(found: dict[float, Ratio], a: str, b: str, takes: str, unit: str)
     if len(set(verdicts.values())) == 1:
         return f"**At every cut-off** {words[next(iter(verdicts.values()))]} ({unit})."
     parts = [
-        f"{words[kind]} at {' and '.join(f'{s:g} s' for s, v in verdicts.items() if v == kind)}"
+        f"{words[kind]} at {listed([f'{s:g}' for s, v in verdicts.items() if v == kind])} s"
         for kind in dict.fromkeys(verdicts.values())
     ]
     return f"**It depends on the cut-off** ({unit}): {'; '.join(parts)}."
+
+
+def listed(words: list[str]) -> str:
+    """15, 30 and 60"""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 # ------------------------------------------------------------------------------- getting quicker
@@ -296,8 +301,9 @@ def _show_learning(study: Study, patches: pd.DataFrame) -> None:
     st.plotly_chart(figure, config=charts.CONFIG, key="time-learning")
     figure_note(
         study,
-        f"{doubling_sentence(patches)} Each point: one patch of one person, the median over its nuclei. "
-        "A patch with few nuclei, or a hard one, moves a point too: point at it to see which it is.",
+        f"{doubling_sentence(patches)} Each point: one patch of one person, the median over its nuclei; a "
+        "line joins patches of one arm. A patch with few nuclei, or a hard one, moves a point too: point at it to "
+        "see which it is.",
     )
 
 
@@ -308,7 +314,7 @@ def doubling_sentence(patches: pd.DataFrame) -> str:
         changes = [
             change
             for _, mine in part.groupby("person_id")
-            if pd.notna(change := change_per_doubling(mine["order"], mine["median_s"]))
+            if pd.notna(change := change_per_doubling(mine["order"], mine["median_s"], mine["arm"]))
         ]
         if changes:
             spread = f", {percent(min(changes))} to {percent(max(changes))}" if len(changes) > 1 else ""
@@ -394,7 +400,7 @@ def bias_rows(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "Of": table["by"].map(kinds),
-            "Who or what": table["of"].map(lambda name: PLANTED_NAMES.get(name, name)),
+            "Who or what": table["of"].map(lambda name: {**PLANTED_NAMES, **GROUP_NAMES}.get(name, name)),
             "Wrong on purpose": table["planted"],
             "Kept": table["planted_kept"],
             "Share kept (95 % interval)": pd.Series(shares, table.index).where(~few, TOO_FEW),

@@ -153,7 +153,7 @@ def test_a_share_of_planted_mistakes_with_its_interval() -> None:
     row |= {"low": 0.018, "high": 0.404, "real": 0, "real_kept": 0, "real_kept_share": None}
     shown = time_parts.bias_rows(pd.DataFrame([row])).iloc[0]
     assert shown["Share kept (95 % interval)"] == "10% (2% to 40%)" and shown["Meant and kept"] == ""
-    assert (shown["Of"], shown["Who or what"]) == ("Group", "student")
+    assert (shown["Of"], shown["Who or what"]) == ("Group", "students")
 
 
 def ratio(low: float, high: float) -> Ratio:
@@ -167,7 +167,7 @@ def ratio(low: float, high: float) -> Ratio:
         ({15.0: ratio(0.9, 2), 60.0: ratio(0.8, 2)}, "**At every cut-off** no difference is shown"),
         (
             {15.0: ratio(0.5, 0.9), 30.0: ratio(0.5, 0.9), 60.0: ratio(0.8, 2)},
-            "**It depends on the cut-off** (s): a takes less time than b at 15 s and 30 s; no difference is",
+            "**It depends on the cut-off** (s): a takes less time than b at 15 and 30 s; no difference is",
         ),
         ({15.0: ratio(float("nan"), float("nan"))}, "Too few patches"),
     ],
