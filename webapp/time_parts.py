@@ -302,8 +302,8 @@ def _show_learning(study: Study, patches: pd.DataFrame) -> None:
     figure_note(
         study,
         f"{doubling_sentence(patches)} Each point: one patch of one person, the median over its nuclei; a "
-        "line joins patches of one arm. A patch with few nuclei, or a hard one, moves a point too: point at it to "
-        "see which it is.",
+        "line joins patches of one arm. A patch with few nuclei, or a hard one, moves a point too: point at "
+        "it to see which it is.",
     )
 
 
