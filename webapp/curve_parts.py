@@ -42,7 +42,7 @@ def show_curves(study: Study, person: SignedIn, metric: str = "f1_instance") -> 
 
 
 def _show(study: Study, person: SignedIn, metric: str) -> None:
-    left, middle, right = st.columns([2.3, 4, 1.3], vertical_alignment="bottom")
+    left, middle, right = st.columns([2.3, 3.8, 1.5], vertical_alignment="bottom")
     x = left.segmented_control(
         "Score against",
         list(AGAINST),
@@ -55,7 +55,7 @@ def _show(study: Study, person: SignedIn, metric: str) -> None:
         cutoff_s = cutoff_dial(study, "curve-cutoff")
     if may(person, "export"):
         with right:
-            download_link("minutes_and_scores.csv", "Download CSV")
+            download_link("minutes_and_scores.csv", "Download minutes")
     table = costs_of(str(study.folder), score_state(study), cutoff_s)
     group = _ask_group(table)
     if group is None:
