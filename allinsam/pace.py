@@ -16,6 +16,7 @@ from allinsam.errors import InputError
 
 FEWEST_PATCHES = 3  # below these a figure says "too few"
 FEWEST_NUCLEI = 10
+FEWEST_CLUSTERS = 6  # slides: an interval of fewer is too narrow to conclude from
 FEWEST_IN_ORDER = 6  # patches of one person, to say whether they got quicker
 RESAMPLES = 1000
 

@@ -9,6 +9,7 @@ import streamlit as st
 
 from allinsam.accounts import SignedIn, may
 from allinsam.pace import (
+    FEWEST_CLUSTERS,
     FEWEST_IN_ORDER,
     FEWEST_NUCLEI,
     FEWEST_PATCHES,
@@ -151,7 +152,7 @@ def _show_spread(
         f"Active time: gaps between acts, each counted up to {cutoff_s:g} s, without pauses and without "
         "waiting for masks, on patches handed in as work. Boxes: median and quartiles; right: the median at "
         "every cut-off. n: nuclei (deleted ones too) or patches. Intervals: 95 %, whole "
-        f"{units_of(patches)} drawn again. Fewer than "
+        f"{units_of(patches)} drawn again, too narrow for few of them. Fewer than "
         f"{FEWEST_PATCHES} patches or {FEWEST_NUCLEI} nuclei: {TOO_FEW}.",
     )
 
@@ -236,7 +237,8 @@ def _show_ratio(study: Study, patches: pd.DataFrame, cutoff_s: float, measure: s
         study,
         f"Ratio of geometric means over patches of {UNITS[measure]}; 1 is no difference. "
         f"On the patches that both finished where there are at least {FEWEST_PATCHES}, else on all of each. "
-        f"95 % interval: whole {units_of(patches)} drawn again.",
+        f"95 % interval: whole {units_of(patches)} drawn again; of fewer than {FEWEST_CLUSTERS} it is too "
+        "narrow, and nothing is concluded from it.",
     )
 
 
@@ -261,7 +263,7 @@ def on_words(one: Ratio) -> str:
 
 
 def verdict(one: Ratio) -> str:
-    if pd.isna(one.low):
+    if pd.isna(one.low) or one.clusters < FEWEST_CLUSTERS:
         return TOO_FEW
     return "longer" if one.low > 1 else "less time" if one.high < 1 else "no difference shown"
 
@@ -270,12 +272,12 @@ def conclusion(found: dict[float, Ratio], a: str, b: str, takes: str, unit: str)
     """Whether the answer is the same wherever the dial stands. takes: the verb, as a is one or several."""
     verdicts = {cutoff_s: verdict(one) for cutoff_s, one in found.items()}
     if set(verdicts.values()) == {TOO_FEW}:
-        return f"{TOO_FEW.capitalize()} patches to say who takes longer."
+        return f"{TOO_FEW.capitalize()} slides or patches to say who takes longer."
     words = {
         "longer": f"{a} {takes} longer than {b}",
         "less time": f"{a} {takes} less time than {b}",
         "no difference shown": f"no difference is shown between {a} and {b}",
-        TOO_FEW: f"{TOO_FEW} patches",
+        TOO_FEW: f"{TOO_FEW} slides or patches",
     }
     if len(set(verdicts.values())) == 1:
         return f"**At every cut-off** {words[next(iter(verdicts.values()))]} ({unit})."

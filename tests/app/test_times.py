@@ -80,7 +80,8 @@ def test_groups_and_minutes_and_who_takes_longer(open_page: OpenPage, study: Stu
     # A student takes 31 s where the expert takes 36 s.
     assert rows[ratio].unique().tolist() == ["0.86 (0.86 to 0.86)"]
     assert rows["On"].unique().tolist() == ["8 shared patches"]
-    assert "**At every cut-off** students take less time than experts" in texts(app)
+    # Of four slides nothing is concluded.
+    assert "Too few slides or patches to say who takes longer" in texts(app)
     fates = table_with(app, "Drawn by hand").set_index("Group")
     assert fates.loc["students", ["Nuclei", "Drawn by hand", "Kept as shown"]].tolist() == [96, "100%", "0%"]
 
@@ -111,7 +112,10 @@ class TestTooFew:
         rows = table_with(app, "Median s per nucleus")
         assert set(rows["Median s per nucleus"]) == set(rows["Median min per patch"]) == {"too few"}
         written = texts(app)
-        assert "too few for a median" in written and "Too few patches to say who takes longer" in written
+        assert (
+            "too few for a median" in written
+            and "Too few slides or patches to say who takes longer" in written
+        )
         assert "Nobody has 6 patches yet" in written
         assert table_with(app, "Drawn by hand")["Drawn by hand"].tolist() == ["too few", "too few"]
 
@@ -156,8 +160,8 @@ def test_a_share_of_planted_mistakes_with_its_interval() -> None:
     assert (shown["Of"], shown["Who or what"]) == ("Group", "students")
 
 
-def ratio(low: float, high: float) -> Ratio:
-    return Ratio((low + high) / 2, low, high, 8, 8, True, 4)
+def ratio(low: float, high: float, slides: int = 6) -> Ratio:
+    return Ratio((low + high) / 2, low, high, 8, 8, True, slides)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +173,7 @@ def ratio(low: float, high: float) -> Ratio:
             {15.0: ratio(0.5, 0.9), 30.0: ratio(0.5, 0.9), 60.0: ratio(0.8, 2)},
             "**It depends on the cut-off** (s): a takes less time than b at 15 and 30 s; no difference is",
         ),
-        ({15.0: ratio(float("nan"), float("nan"))}, "Too few patches"),
+        ({15.0: ratio(float("nan"), float("nan")), 60.0: ratio(1.1, 2, slides=5)}, "Too few slides"),
     ],
 )
 def test_the_conclusion_says_whether_it_hangs_on_the_dial(found: dict[float, Ratio], said: str) -> None:
