@@ -238,6 +238,15 @@ def embed(args: argparse.Namespace) -> Result:
         return embed_patches(open_study(args.study), progress.report, progress.should_stop)
 
 
+def first_masks(args: argparse.Namespace) -> Result:
+    """SAM's masks of first boxes that nothing answered, so that people's boxes and masks can be compared."""
+    from allinsam.store import open_study
+    from allinsam.workflow.caused import make_first_masks
+
+    with progress_of(args) as progress:
+        return dict(make_first_masks(open_study(args.study), progress.report, progress.should_stop))
+
+
 def weights(args: argparse.Namespace) -> Result:
     """Download a published SAM's weights, or go on with a download that was cut off; compile its encoder."""
     from allinsam.sam import openvino_encoder
@@ -311,7 +320,7 @@ def experiment(args: argparse.Namespace) -> Result:
     from allinsam.workflow import labels, learning, scored
 
     study = open_study(args.study)
-    recipes = [labels.recipe_of(group, masks=args.masks, **_rule(args)) for group in args.labels]
+    recipes = [labels.recipe_of(group, masks=_masks(args), **_rule(args)) for group in args.labels]
     with progress_of(args) as progress:
         done = learning.one_click(
             study, _settings(args), recipes, args.split_seed, progress.report, progress.should_stop
@@ -369,6 +378,20 @@ def export(args: argparse.Namespace) -> Result:
     study = open_study(args.study)
     folder = args.out or study.folder / "exports"
     return {"files": exports.write_exports(study, folder, args.table)}
+
+
+def data_card(args: argparse.Namespace) -> Result:
+    """What a paper has to say about the study: a methods paragraph, and the facts behind it."""
+    from allinsam.files import write_file
+    from allinsam.store import open_study
+    from allinsam.workflow.data_card import card_markdown, methods_paragraph
+    from allinsam.workflow.data_card import data_card as card_of
+
+    study = open_study(args.study)
+    card = card_of(study)
+    out = args.out or study.folder / "exports" / "data_card.md"
+    write_file(out, card_markdown(card).encode())
+    return {"methods": methods_paragraph(card), "file": str(out), "card": card}
 
 
 def export_annotations(args: argparse.Namespace) -> Result:
@@ -531,7 +554,18 @@ def verify(args: argparse.Namespace) -> Result:
 
 
 # Verbs that run a model, and so decide how many threads it may use.
-MODEL_VERBS = ("demo", "embed", "segment", "train", "evaluate", "experiment", "predict", "monuseg", "noise")
+MODEL_VERBS = (
+    "demo",
+    "embed",
+    "first-masks",
+    "segment",
+    "train",
+    "evaluate",
+    "experiment",
+    "predict",
+    "monuseg",
+    "noise",
+)
 
 VERBS: dict[str, Callable[[argparse.Namespace], Result]] = {
     "demo": demo,
@@ -541,6 +575,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], Result]] = {
     "register": register,
     "threshold": threshold,
     "embed": embed,
+    "first-masks": first_masks,
     "weights": weights,
     "segment": segment,
     "train": train,
@@ -553,6 +588,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], Result]] = {
     "predict": predict,
     "export": export,
     "export-annotations": export_annotations,
+    "data-card": data_card,
     "people": people,
     "plan": plan,
     "practice": practice,
@@ -592,6 +628,7 @@ def build_parser() -> argparse.ArgumentParser:
         "predict": _predict_arguments,
         "export": _export_arguments,
         "export-annotations": _export_annotations_arguments,
+        "data-card": _data_card_arguments,
         "people": _people_arguments,
         "plan": _plan_arguments,
         "practice": _practice_arguments,
@@ -682,6 +719,10 @@ def _import_annotations_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--complete", action="append", default=[], metavar="CLASS", help="looked for, even if none is there"
     )
+
+
+def _data_card_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--out", type=Path, default=None, help="the study's exports/data_card.md by default")
 
 
 def _export_annotations_arguments(sub: argparse.ArgumentParser) -> None:
@@ -810,7 +851,12 @@ def _practice_arguments(sub: argparse.ArgumentParser) -> None:
 
 
 def _add_label_options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--masks", choices=("edited", "weak", "tight", "random"), default="edited")
+    sub.add_argument(
+        "--masks",
+        choices=("edited", "weak", "tight", "random"),
+        default=None,
+        help="edited (by default): as people left them; the others: SAM's, from their boxes",
+    )
     sub.add_argument(
         "--rule",
         choices=("pooled", "consensus", "adjudicated"),
@@ -859,14 +905,27 @@ def _bundle_arguments(sub: argparse.ArgumentParser) -> None:
 
 
 def _add_settings(sub: argparse.ArgumentParser) -> None:
-    from allinsam.training.settings import TrainingSettings
+    from allinsam.training.methods import METHODS
+    from allinsam.training.settings import PRESETS, TrainingSettings
 
     sub.add_argument("--split-seed", type=int, default=1)
-    _add_fields(sub, TrainingSettings, {})
+    sub.add_argument("--preset", choices=tuple(PRESETS), default=None, help="to begin with")
+    sub.add_argument(
+        "--as", dest="as_method", choices=tuple(METHODS), default=None, help="one of the paper's methods"
+    )
+    _add_fields(sub, TrainingSettings, {}, given_only=True)
 
 
-def _add_fields(sub: argparse.ArgumentParser, settings: type, choices: Mapping[str, Sequence[str]]) -> None:
-    """A flag for every field of settings, with its unit and source in the help."""
+def _add_fields(
+    sub: argparse.ArgumentParser,
+    settings: type,
+    choices: Mapping[str, Sequence[str]],
+    given_only: bool = False,
+) -> None:
+    """A flag for every field of settings, with its unit and source in the help.
+
+    given_only: leave out what was not given, instead of filling in the settings' own defaults.
+    """
     for setting in fields(settings):
         if setting.name == "settings_version":
             continue
@@ -880,8 +939,9 @@ def _add_fields(sub: argparse.ArgumentParser, settings: type, choices: Mapping[s
         elif "None" in str(setting.type):
             kind = {"type": _number_or_none(int if "int" in str(setting.type) else float)}
         flag = "--" + setting.name.replace("_", "-")
+        filled = argparse.SUPPRESS if given_only else default
         sub.add_argument(
-            flag, dest=f"set_{setting.name}", default=default, help=notes.replace("%", "%%"), **kind
+            flag, dest=f"set_{setting.name}", default=filled, help=notes.replace("%", "%%"), **kind
         )
 
 
@@ -909,12 +969,16 @@ def _use_free_cores() -> None:
 
 
 def _settings(args: argparse.Namespace) -> Any:
-    from allinsam.training.settings import TrainingSettings
+    from allinsam.training.methods import preset_of, settings_of
+    from allinsam.training.settings import PRESETS, TrainingSettings
 
-    given = _given_settings(args)
-    if given.get("adapter_width") is not None:
-        given["adapter_width"] = int(given["adapter_width"])
-    return TrainingSettings.from_dict(given)
+    if args.preset and args.as_method:
+        begun = preset_of(args.preset, args.as_method)
+    elif args.as_method:
+        begun = settings_of(args.as_method, TrainingSettings())
+    else:
+        begun = PRESETS[args.preset] if args.preset else TrainingSettings()
+    return replace(begun, **_given_settings(args))
 
 
 def _given_settings(args: argparse.Namespace) -> dict[str, Any]:
@@ -924,7 +988,14 @@ def _given_settings(args: argparse.Namespace) -> dict[str, Any]:
 def _recipe(args: argparse.Namespace) -> Any:
     from allinsam.workflow.labels import recipe_of
 
-    return recipe_of(args.labels, masks=args.masks, shuffle_classes=args.shuffle_classes, **_rule(args))
+    return recipe_of(args.labels, masks=_masks(args), shuffle_classes=args.shuffle_classes, **_rule(args))
+
+
+def _masks(args: argparse.Namespace) -> str:
+    """How the labels' masks are made: as asked for, else as the paper's method has it."""
+    from allinsam.training.methods import METHODS
+
+    return args.masks or (METHODS[args.as_method].masks if args.as_method else "edited")
 
 
 def _rule(args: argparse.Namespace) -> dict[str, Any]:

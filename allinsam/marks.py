@@ -74,7 +74,7 @@ def rated_patch(
     looked = {rater: frozenset(classes) for rater, classes in looked.items()}
     instances = []
     for rater, class_name, mask, key in marked:
-        shape, pixels = _places(mask)
+        shape, pixels = mask_places(mask)
         if shape != tuple(size_hw):
             raise InputError(f"A mask of {shape} px is not of this patch of {tuple(size_hw)} px.")
         if class_name not in looked.get(rater, ()):
@@ -84,7 +84,7 @@ def rated_patch(
     return RatedPatch(tuple(size_hw), looked, tuple(instances))
 
 
-def _places(mask: np.ndarray | Mapping[str, Any]) -> tuple[tuple[int, ...], np.ndarray]:
+def mask_places(mask: np.ndarray | Mapping[str, Any]) -> tuple[tuple[int, ...], np.ndarray]:
     """Size of a mask or run-length code, and its ascending places in the flattened patch."""
     if not isinstance(mask, Mapping):
         mask = as_mask(mask)

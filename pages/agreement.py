@@ -7,6 +7,7 @@ from allinsam.accounts import may
 from allinsam.agreement import matrix
 from allinsam.store import Study
 from webapp import charts
+from webapp.causes_parts import show_causes
 from webapp.page_parts import (
     agreement_of,
     annotation_state,
@@ -180,7 +181,8 @@ def main() -> None:
     if may(person, "export"):
         with right:
             download_link("agreement.csv", "Download CSV")
-    tabs = st.tabs(["Nuclei and outlines", "Class", "Time", "Each person"], key="tab", on_change="rerun")
+    names = ["Nuclei and outlines", "Class", "Time", "Each person", "Why"]
+    tabs = st.tabs(names, key="tab", on_change="rerun")
     with tabs[0]:
         show_nuclei(study, tables)
     with tabs[1]:
@@ -191,6 +193,9 @@ def main() -> None:
     if tabs[3].open:  # takes seconds
         with tabs[3]:
             show_reliability(study, reliability_of(str(study.folder), state))
+    if tabs[4].open:
+        with tabs[4]:
+            show_causes(study, person)
 
 
 main()

@@ -8,6 +8,7 @@ from allinsam.store import Study, reviews
 from allinsam.workflow.export_columns import COLUMNS, TITLES
 from allinsam.workflow.exports import consents_table
 from allinsam.workflow.taught import learning_table
+from webapp.causes_parts import cause_counts
 from webapp.page_parts import (
     agreement_of,
     annotation_state,
@@ -37,6 +38,7 @@ def rows_of(study: Study) -> dict[str, int]:
         "agreement": len(agreement["pairwise"]),
         "classes": len(agreement["classes"]),
         **consensus_counts(folder, state),
+        **cause_counts(folder, state),
         **review_counts(study),
         **suggestion_counts(folder, state),
         "learning": len(learning_table(study)),
@@ -49,6 +51,21 @@ def rows_of(study: Study) -> dict[str, int]:
 def review_counts(study: Study) -> dict[str, int]:
     with study.science.read() as db:
         return {"reviews": len(reviews.list_reviews(db)), "decisions": len(reviews.list_decisions(db))}
+
+
+def show_card() -> None:
+    """The methods of a paper, and every fact behind them."""
+    st.subheader("For the paper", anchor=False)
+    with st.container(border=True):
+        left, middle, right = st.columns([5.6, 1.6, 1.6], vertical_alignment="center")
+        left.markdown(
+            "**Data card**  \n:gray[A methods paragraph written from the record, and every fact behind it: "
+            "images, thresholds, people, arms, time, labels, runs, what was left out, versions.]"
+        )
+        with middle:
+            download_link("data_card.md", "Download text")
+        with right:
+            download_link("data_card.json", "Download JSON")
 
 
 def show_formats(objects: int) -> None:
@@ -85,6 +102,7 @@ def main() -> None:
             with right:
                 download_link(f"{table}.csv", f"Download {table}")
     show_formats(counts["objects"])
+    show_card()
     with st.expander("What the columns mean"):
         for tab, table in zip(st.tabs(list(COLUMNS)), COLUMNS, strict=True):
             meanings = pd.DataFrame(COLUMNS[table].items(), columns=["Column", "Meaning"])

@@ -117,3 +117,21 @@ def test_dashes_cover_their_share_of_an_outline_and_stay_on_it() -> None:
     points = np.concatenate(dashes)
     on_an_edge = np.isclose(points, 0) | np.isclose(points, 40)
     assert on_an_edge.any(axis=1).all()
+
+
+def test_stacked_shares_fill_the_bar_or_say_that_there_are_too_few() -> None:
+    table = pd.DataFrame({"who": ["many", "few"], "seen": [30, 1], "class": [10, 2]})
+    parts = {"seen": ("not seen", "#56B4E9"), "class": ("other class", "#961EFF")}
+    figure = charts.stacked_shares(table, "who", parts, few=10)
+    assert [trace.name for trace in figure.data] == ["not seen", "other class"]
+    assert [trace.x[0] for trace in figure.data] == [0.75, 0.25]
+    assert all(np.isnan(trace.x[1]) for trace in figure.data)
+    assert [note.text for note in figure.layout.annotations] == ["too few"]
+    assert list(figure.data[0].y) == ["many<br>n = 40", "few<br>n = 3"]
+
+
+@pytest.mark.parametrize(
+    ("colour", "ink"), [("#F0E442", charts.INK), ("#961EFF", "#ffffff"), ("#964B0F", "#ffffff")]
+)
+def test_text_on_a_bar_can_be_read(colour: str, ink: str) -> None:
+    assert charts.ink_on(colour) == ink

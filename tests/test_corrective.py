@@ -1,8 +1,10 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+from allinsam.sam.adapter import AdapterOutput
 from allinsam.training.corrective import (
     MOCL_MODES,
     CorrectiveSettings,
@@ -14,9 +16,13 @@ from allinsam.training.corrective import (
     corrective_weights,
     grid_k,
     similarity,
+    trusted_elsewhere,
     weighted_bce,
     weighted_dice,
 )
+from allinsam.training.dataset import FrameBatch
+from allinsam.training.settings import TrainingSettings
+from allinsam.training.train import batch_loss
 
 LN3 = math.log(3.0)
 
@@ -229,3 +235,37 @@ def test_typical_weights_of_two_processes_are_those_of_one():
     two = TypicalWeights(2)
     two.follow([weights[:2]], annotated[:2], classes[:2], lambda _: sums[0] + sums[1])
     assert torch.allclose(one.means, two.means)
+
+
+def test_a_doubted_nucleus_is_less_surely_background_of_the_other_class():
+    annotated = torch.zeros(4, 2, 2, dtype=torch.bool)
+    annotated[0, 0, 0] = annotated[1, 1, 1] = annotated[2, 0, 1] = True
+    annotated[1, 0, 0] = annotated[3, 0, 0] = True  # a cell with both labels, and a frame of its own
+    weights = [torch.full((4, 2, 2), 0.2), torch.full((4, 2, 2), 0.4)]
+    weights[0][2] = weights[1][2] = 1.7  # more than usual is no reason to unlearn less
+    frame = torch.tensor([0, 0, 0, 1])
+    found = trusted_elsewhere(weights, annotated, frame)
+    expected = torch.ones(4, 2, 2)
+    expected[0, 1, 1] = expected[2, 1, 1] = 0.3  # as the second row's label is doubted
+    expected[2, 0, 0] = 0.3 * 0.3  # two labels there, both doubted
+    assert torch.allclose(found, expected)
+
+
+def test_shared_doubt_changes_the_loss_of_the_other_class_only_under_doubted_nuclei():
+    torch.manual_seed(0)
+    targets = torch.zeros(1, 2, 8, 8)
+    targets[0, 0, :3, :3] = 1.0
+    logits = torch.randn(1, 2, 8, 8, requires_grad=True)
+    output = AdapterOutput(logits, torch.randn(1, 4, 8, 8))
+    known, seen = torch.ones(1, 2, dtype=torch.bool), torch.ones(1, 1, 8, 8)
+    batch = FrameBatch(torch.zeros(1), targets, known, seen, pairs=2.0)
+
+    def gradient(shared: bool) -> torch.Tensor:
+        settings = replace(TrainingSettings(), shared_doubt=shared, relative_weights=False)
+        (found,) = torch.autograd.grad(batch_loss(output, batch, "corrective", settings, 1.0), logits)
+        return found[0]
+
+    apart, together = gradient(False), gradient(True)
+    assert torch.equal(apart[0], together[0])  # the labelled class itself
+    less = (together[1].abs() < apart[1].abs())[:3, :3]
+    assert less.float().mean() > 0.9

@@ -24,6 +24,8 @@ from webapp.gate import Gate
 from webapp.outlines import HALO, REFERENCE, found_and_reference
 
 PICTURE = "/api/runs/2/patches/1/podocyte.png"
+# Nobody was shown suggestions, and nobody drew a box.
+EMPTY = ("suggestions", "automation_bias", "boxes_and_masks")
 PEOPLE = {"lead": LEAD, "annotator": PERSON, "reviewer": None}
 
 
@@ -72,7 +74,18 @@ def test_every_table_comes_as_a_file(client: TestClient, tokens: dict[str, str],
     assert "no-store" in answer.headers["cache-control"]
     table = pd.read_csv(io.BytesIO(answer.content))
     assert list(table.columns) == list(COLUMNS[name])
-    assert bool(len(table)) == (name not in ("suggestions", "automation_bias"))  # nobody was shown any
+    assert bool(len(table)) == (name not in EMPTY)
+
+
+def test_the_data_card_comes_as_text_and_as_json(client: TestClient, tokens: dict[str, str]) -> None:
+    sign_in(client, tokens, "lead")
+    text, facts = (client.get(f"/api/export/data_card.{suffix}") for suffix in ("md", "json"))
+    assert text.headers["content-type"].startswith("text/markdown") and "_data_card_" in str(text.headers)
+    assert facts.json()["images"]["patches"] and text.text.startswith(f"# {facts.json()['study']['name']}")
+    assert client.get("/api/export/data_card.exe").status_code == 404
+    for role, status in (("reviewer", 403), ("annotator", 403), ("stranger", 401)):
+        sign_in(client, tokens, role)
+        assert client.get("/api/export/data_card.md").status_code == status
 
 
 @pytest.mark.parametrize("format", [name for name, row in FORMATS.items() if row.write is not None])

@@ -1,10 +1,11 @@
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 
-from allinsam.__main__ import _settings, build_parser
+from allinsam.__main__ import _recipe, _settings, build_parser
 from allinsam.errors import InputError
 from allinsam.jobs import _flags
+from allinsam.training.methods import preset_of
 from allinsam.training.settings import PRESETS, TrainingSettings
 from webapp.forms import CHOICES, FIRST, help_of, label_of, settings_arguments
 
@@ -58,3 +59,26 @@ def test_every_setting_says_where_its_default_comes_from(setting) -> None:
 
 def test_the_settings_that_stand_first_exist() -> None:
     assert set(FIRST) <= {setting.name for setting in fields(TrainingSettings)}
+
+
+def test_a_preset_and_a_method_by_name_are_what_the_other_flags_change() -> None:
+    def asked(*flags: str) -> TrainingSettings:
+        return _settings(build_parser().parse_args(["train", *flags]))
+
+    assert asked("--preset", "quick") == PRESETS["quick"]
+    assert asked("--as", "nnunet") == replace(TrainingSettings(), network="dynunet", mocl=False)
+    changed = asked("--preset", "best", "--as", "sam_l_random", "--budget-minutes", "4", "--no-calibrate")
+    expected = replace(preset_of("best", "sam_l_random"), budget_minutes=4.0, calibrate=False)
+    assert changed == expected and changed.network == "unet"
+
+
+@pytest.mark.parametrize(
+    ("flags", "masks"),
+    [
+        ([], "edited"),
+        (["--as", "sam_l_random"], "random"),
+        (["--as", "sam_l_tight", "--masks", "weak"], "weak"),
+    ],
+)
+def test_a_method_says_how_its_masks_are_made_unless_told(flags: list[str], masks: str) -> None:
+    assert _recipe(build_parser().parse_args(["train", *flags])).masks == masks

@@ -26,11 +26,13 @@ from allinsam.training.augmentation import nnunet_frame
 from allinsam.training.calibration import starting_instances
 from allinsam.training.checkpoints import STATE_FILE
 from allinsam.training.dataset import (
+    VARIETIES,
     TrainingPatch,
     augment_frame,
     class_names_of,
     prepare_patch,
     random_batches,
+    shift_stain,
 )
 from allinsam.training.losses import LOSSES
 from allinsam.training.settings import AUTHORS, TrainingSettings
@@ -124,6 +126,18 @@ def test_frames_hold_what_was_labelled_and_learn_nothing_else():
             if augment is None:
                 assert batch.seen.flatten(1).sum(1).mul(4).tolist() == [30.0 * 22.0] * 4
             assert batch.seen.flatten(1).any(dim=1).all() and not batch.seen.all()
+
+
+def test_hospitals_differ_more_than_the_slides_of_a_study():
+    image = np.full((32, 32, 3), (170, 90, 160), np.uint8)
+    rng = np.random.default_rng(0)
+    colours = {
+        name: np.array([shift_stain(image, rng, variety).mean((0, 1)) for _ in range(100)])
+        for name, variety in VARIETIES.items()
+    }
+    assert (colours["hospitals"].std(0) > 1.2 * colours["study"].std(0)).all()
+    with pytest.raises(InputError, match="Unknown variety 'moon'. Choose one of study, hospitals"):
+        TrainingSettings(variety="moon")
 
 
 def test_where_two_nuclei_touch_the_target_has_a_gap():
@@ -312,6 +326,7 @@ def test_the_authors_recipe_differs_from_the_default_where_it_should():
         "backbone", "adapter_width", "adapter_epochs", "corrective_epochs", "learning_rate",
         "decoder_learning_rate", "weight_decay", "batch_size", "patience", "moving_average", "augmentation",
         "separate_touching", "calibrate", "precision", "mocl_mode", "whole_nuclei", "relative_weights",
+        "shared_doubt",
     }  # fmt: skip
     assert (AUTHORS.mocl_mode, AUTHORS.k, AUTHORS.mocl_base, AUTHORS.batch_size) == ("average", 100, 1.5, 1)
 

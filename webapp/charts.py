@@ -293,6 +293,56 @@ def paired(
     return figure
 
 
+def stacked_shares(
+    table: pd.DataFrame, by: str, parts: Mapping[str, tuple[str, str]], few: int, title: str = ""
+) -> go.Figure:
+    """A bar per row, cut into the shares of its parts; a row whose parts add up to fewer than `few` says so.
+
+    parts: column of counts -> what it is called and its colour.
+    """
+    figure = go.Figure()
+    totals = table[list(parts)].sum(axis=1)
+    names = [f"{name}<br>n = {total:,.0f}" for name, total in zip(table[by], totals, strict=True)]
+    for column, (label, colour) in parts.items():
+        shares = (table[column] / totals).where(totals >= few)
+        counts = [f"{count:,.0f} of {total:,.0f}" for count, total in zip(table[column], totals, strict=True)]
+        figure.add_bar(
+            y=names,
+            x=shares,
+            orientation="h",
+            name=label,
+            marker={"color": colour, "line": {"color": INK, "width": 0.6}},
+            text=["" if np.isnan(share) or share < 0.05 else f"{share:.0%}" for share in shares],
+            textposition="inside",
+            insidetextanchor="middle",
+            insidetextfont={"color": ink_on(colour)},
+            textangle=0,
+            hovertext=counts,
+            hovertemplate=f"{label}: %{{x:.1%}} (%{{hovertext}})<extra></extra>",
+        )
+    for name, total in zip(names, totals, strict=True):
+        if total < few:
+            note = {"showarrow": False, "xanchor": "left", "font": {"color": MUTED}}
+            figure.add_annotation(x=0.01, y=name, text="too few", **note)
+    bars_px = 46 * max(1, len(table))
+    base(figure, bars_px + 116, title)
+    figure.update_layout(
+        barmode="stack",
+        bargap=0.35,
+        legend={"y": -34 / bars_px, "yanchor": "top", "x": 0, "xanchor": "left", "traceorder": "normal"},
+        margin={"r": 26, "b": 64},
+    )
+    figure.update_xaxes(range=[0, 1.001], tickformat=".0%", showgrid=True)
+    figure.update_yaxes(autorange="reversed", showgrid=False, ticks="", showline=False)
+    return figure
+
+
+def ink_on(colour: str) -> str:
+    """Dark or white text, whichever is read on this colour."""
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return INK if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "#ffffff"
+
+
 def _faint(colour: str) -> str:
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red}, {green}, {blue}, 0.25)"

@@ -1,20 +1,23 @@
 """Downloads of tables and annotations, and pictures of what a model found. By URL, not with a page."""
 
+import json
 import re
 import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from allinsam.accounts import demand
-from allinsam.errors import AllinsamError
+from allinsam.errors import AllinsamError, NotFoundError
 from allinsam.store import Study, runs
 from allinsam.store.study import get_study, list_classes
 from allinsam.tables import csv_parts
+from allinsam.workflow.data_card import card_markdown, data_card
 from allinsam.workflow.exports import export_table
 from allinsam.workflow.interchange_export import write_annotations_zip
 from allinsam.workflow.scored import scored_patch
@@ -23,6 +26,11 @@ from webapp.outlines import found_and_reference
 from webapp.session import study_from_environment
 
 KEPT_IN_MEMORY_BYTES = 16_000_000
+# Ending of a data card's file -> its media type, and what writes it.
+CARD_FORMS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    "md": ("text/markdown", card_markdown),
+    "json": ("application/json", lambda card: json.dumps(card, indent=1, ensure_ascii=False)),
+}
 
 Answer = Callable[[Request], Response]
 
@@ -67,6 +75,18 @@ def annotations_route(request: Request) -> Response:
 
 
 @answering_errors
+def card_route(request: Request) -> Response:
+    """GET /api/export/data_card.md or .json: what a paper has to say about the study."""
+    demand(request.state.person, "export")
+    study, suffix = study_from_environment(), request.path_params["suffix"]
+    if suffix not in CARD_FORMS:
+        raise NotFoundError(f"There is no data card as {suffix!r}. Ask for one of {', '.join(CARD_FORMS)}.")
+    kind, write = CARD_FORMS[suffix]
+    headers = {"Content-Disposition": f'attachment; filename="{file_name(study, "data_card", suffix)}"'}
+    return Response(write(data_card(study)), media_type=f"{kind}; charset=utf-8", headers=headers)
+
+
+@answering_errors
 def picture_route(request: Request) -> Response:
     """GET /api/runs/{run}/patches/{patch}/{class}.png: found solid, reference dashed."""
     demand(request.state.person, "compare")
@@ -81,6 +101,7 @@ def picture_route(request: Request) -> Response:
 
 routes: list[Route] = [
     Route("/api/export/{table}.csv", table_route),
+    Route("/api/export/data_card.{suffix}", card_route),
     Route("/api/export/annotations/{format}.zip", annotations_route),
     Route("/api/runs/{run:int}/patches/{patch:int}/{class_name}.png", picture_route),
 ]

@@ -10,6 +10,7 @@ import streamlit as st
 from allinsam.planning import ARMS
 from allinsam.sam.backbones import BACKBONES
 from allinsam.training.corrective import MOCL_MODES
+from allinsam.training.dataset import VARIETIES
 from allinsam.training.networks import NETWORKS
 from allinsam.training.settings import PRECISIONS, TrainingSettings
 
@@ -23,6 +24,7 @@ LABELS = {
     "corrective_epochs": "Corrective epochs",
     "budget_minutes": "Budget, minutes per run",
     "seed": "Seed",
+    "variety": "Augment as slides of one",
     "k": "Top-k of MOCL, px",
     "overlap": "People per patch",
     "gold": "Hidden gold, share",
@@ -46,6 +48,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "mocl_mode": tuple(MOCL_MODES),
     "device": ("auto", "cpu", "cuda"),
     "precision": tuple(PRECISIONS),
+    "variety": tuple(VARIETIES),
     "arms": ARMS,
 }
 

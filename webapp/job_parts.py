@@ -27,6 +27,7 @@ TITLES = {
     "train": "Train",
     "evaluate": "Score",
     "embed": "Prepare patches",
+    "first-masks": "Masks of first boxes",
     "register": "Register the IF",
     "import": "Import images",
     "import-slide": "Import a slide",
@@ -44,6 +45,7 @@ NOT_RESUMED = ("import", "import-slide")
 RESUMES_FROM = {
     "register": "the patch it was at",
     "embed": "the patch it was at",
+    "first-masks": "the patch it was at",
     "evaluate": "the first run",
 }
 

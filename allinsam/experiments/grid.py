@@ -33,6 +33,8 @@ SHARES = {"all": 1.0, "4%": 0.04, "0.5%": 0.005}
 LABELS = ("complete", "weak")
 # Frames of an epoch at least: a few labelled squares are drawn again, for validation costs as much as ever.
 LEAST_FRAMES = 100
+# What suits the adapter on images of many hospitals; chosen on validation images.
+ADAPTER_CHANGES = {"variety": "hospitals", "learning_rate": 2e-3, "decoder_learning_rate": 7e-4}
 SCORE_COLUMNS = (
     "dice", "auc", "recall", "precision", "best_f1", "iou", "adj", "aji", "pq", "f1_instance",
 )  # fmt: skip
@@ -130,6 +132,7 @@ def _check_same(
     about = {
         "grid": {name: value for name, value in dataclasses.asdict(grid).items() if name not in growing},
         "settings": settings.to_dict(),
+        "adapter": ADAPTER_CHANGES,
         "images": [field.name for field in fields],
         "weak_labels_by": segmenter.loaded.weights_sha256,
     }
@@ -160,6 +163,8 @@ def _run_cell(
         if parts[field.name] != "test"
     ]
     changes = {"seed": cell.seed, "least_frames": LEAST_FRAMES}
+    if METHODS[cell.method].network == "adapter":
+        changes |= ADAPTER_CHANGES
     chosen = settings_of(cell.method, settings, changes)
     result = train(chosen, patches, folder, report, should_stop)
     if result.state != "done":

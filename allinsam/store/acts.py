@@ -98,6 +98,13 @@ def act_summary(db: Database, assignment_id: int) -> tuple[int, str | None]:
     return int(row[0]), row[1]
 
 
+def span_of_acts(db: Database) -> tuple[str | None, str | None, int]:
+    """When the first and the last act of people was received, and how many there are."""
+    query = f"""SELECT min(received_at), max(received_at), count(*) FROM act
+        WHERE surface NOT IN {NOBODYS_SURFACES}"""
+    return db.execute(query).fetchone()
+
+
 def has_acted(db: Database, person_id: str) -> bool:
     """Whether a person has drawn anything in this study yet."""
     query = """SELECT 1 FROM act x JOIN assignment a ON a.id = x.assignment_id

@@ -46,6 +46,11 @@ def not_begun(db: Database) -> list[int]:
     return [row["id"] for row in rows]
 
 
+def list_withdrawn(db: Database) -> list[dict[str, Any]]:
+    """Assignments that were taken back before anybody began them."""
+    return list(db["withdrawn_assignment"].rows_where(order_by="id"))
+
+
 def withdraw_assignments(db: Database, assignment_ids: Iterable[int], by: str | None) -> int:
     """Take assignments back that nobody has begun; what they were is kept. Returns how many."""
     taken = 0

@@ -36,6 +36,7 @@ class CorrectiveSettings:
     dice_weights_denominator: bool = False  # False: weights enter Dice's numerator only (released code)
     whole_nuclei: bool = False  # True (ours): a nucleus is trusted as a whole, not more in its middle
     relative: bool = False  # True (ours): weights are divided by the class's typical one, so that 1 is usual
+    shared: bool = False  # True (ours): what is doubted as one class is less sure to be none of the others
 
 
 def grid_k(k: int, stride_px: float) -> int:
@@ -204,6 +205,19 @@ def corrective_weights(
     weights = list(MOCL_MODES[settings.mode](*maps, settings.base))
     annotated = annotated_cells(targets)
     return [by_nucleus(one, annotated) for one in weights] if settings.whole_nuclei else weights
+
+
+def trusted_elsewhere(weights: Sequence[Tensor], annotated: Tensor, frame: Tensor) -> Tensor:
+    """(N, h, w), 0..1: how far the other classes' labels of the same frame are to be believed.
+
+    A nucleus labelled as one class teaches every other class that it is background. Where its label is
+    doubted, weight below 1, that lesson is doubted as much; where a class has a label of its own, it counts.
+    frame: (N,), whose rows these are.
+    """
+    doubted = torch.where(annotated, torch.stack(list(weights)).mean(0).clamp(max=1.0), 1.0)
+    row = torch.arange(len(frame), device=frame.device)
+    others = [doubted[(frame == of) & (row != number)].prod(0) for number, of in enumerate(frame.tolist())]
+    return torch.where(annotated, 1.0, torch.stack(others)) if others else doubted
 
 
 def corrective_loss(

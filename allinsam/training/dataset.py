@@ -17,14 +17,30 @@ from allinsam.sam.frames import frame_starts
 PARTS = ("train", "val")
 # Optical density of grey levels: Beer-Lambert, so a factor on it is more or less of the same stain.
 LIGHT = 255.0
-# How far augmentation goes: the size of a nucleus, the amount of stain; and how often an image is out of
-# focus, has one stain only, has another contrast, is noisy.
-SCALES = (0.7, 1.4)
-STAIN_STRENGTHS = (0.6, 1.6)
-BLUR_SHARE = 0.15
-RESTAIN_SHARE = 0.15
-CONTRAST_SHARE = 0.3
-NOISE_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class Variety:
+    """How far augmentation goes: ranges are drawn from evenly, shares are of the frames."""
+
+    scale: tuple[float, float]  # size of the nuclei, on a log scale
+    strength: tuple[float, float]  # amount of stain, on a log scale
+    channel: float  # of each colour channel's density beside the others, +-
+    hue: float  # standard deviation of how much of each colour's density is seen in the others
+    glass: tuple[float, float]  # brightness
+    tint: float  # of the light, per channel, +-
+    one_stain: float = 0.0  # share: one stain only, of any colour
+    contrast: float = 0.0  # share: density raised to a power of 0.8 to 1.25
+    noise: float = 0.0  # share: noise of 1 to 8 grey levels
+    blur: float = 0.15  # share: out of focus
+
+
+VARIETIES: dict[str, Variety] = {
+    # As the slides of one study differ.
+    "study": Variety((0.8, 1.25), (0.75, 1.3), 0.15, 0.06, (0.94, 1.05), 0.03),
+    # As slides of several hospitals, organs and scanners do: slower to learn.
+    "hospitals": Variety((0.7, 1.4), (0.6, 1.6), 0.25, 0.15, (0.9, 1.08), 0.05, 0.15, 0.3, 0.2),
+}
 
 
 # (image uint8 (H, W, 3), bool layers (n, H, W), corner (x, y) of the frame, its side, rng) -> the frame's
@@ -257,9 +273,10 @@ def augment_frame(
     corner_xy: tuple[int, int],
     frame_px: int,
     rng: np.random.Generator,
+    variety: Variety = VARIETIES["study"],
 ) -> tuple[np.ndarray, np.ndarray]:
     """The frame turned by any angle, mirrored, larger or smaller, stained otherwise, at times blurred."""
-    turn, times = rng.uniform(0, 2 * np.pi), np.exp(rng.uniform(*np.log(SCALES)))
+    turn, times = rng.uniform(0, 2 * np.pi), np.exp(rng.uniform(*np.log(variety.scale)))
     mirror = 1.0 if rng.integers(2) else -1.0
     cosine, sine = np.cos(turn) / times, np.sin(turn) / times
     to_patch = np.array([[mirror * cosine, -sine], [mirror * sine, cosine]])
@@ -273,28 +290,26 @@ def augment_frame(
         return cv2.warpAffine(layer, matrix, size, flags=flags, borderMode=cv2.BORDER_REFLECT_101)
 
     layers = np.stack([warp(layer.astype(np.uint8) * 255) >= 128 for layer in layers])
-    image = shift_stain(warp(image), rng)
-    if rng.random() < BLUR_SHARE:
+    image = shift_stain(warp(image), rng, variety)
+    if rng.random() < variety.blur:
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.5, 1.5))
     return image, layers
 
 
-def shift_stain(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Other amounts of stain, of another hue, on other glass: more than two slides of one laboratory differ.
-
-    Colours are what changes most between hospitals, and the few slides of a study do not show how much.
-    """
-    strength = np.exp(rng.uniform(*np.log(STAIN_STRENGTHS))) * rng.uniform(0.75, 1.25, 3)
+def shift_stain(image: np.ndarray, rng: np.random.Generator, variety: Variety) -> np.ndarray:
+    """More or less stain per colour channel, of another hue, lighter or darker glass."""
+    strength = np.exp(rng.uniform(*np.log(variety.strength)))
+    strength = strength * rng.uniform(1 - variety.channel, 1 + variety.channel, 3)
     # A little of each colour's density is seen in the others: stains of another hue.
-    mixed = np.diag(strength) + rng.normal(0, 0.15, (3, 3))
-    glass = rng.uniform(0.9, 1.08) * rng.uniform(0.95, 1.05, 3)
+    mixed = np.diag(strength) + rng.normal(0, variety.hue, (3, 3))
+    glass = rng.uniform(*variety.glass) * rng.uniform(1 - variety.tint, 1 + variety.tint, 3)
     density = -np.log((np.arange(256, dtype=np.float32) + 1.0) / (LIGHT + 1.0))[image]
-    if rng.random() < RESTAIN_SHARE:
+    if rng.random() < variety.one_stain:
         density = density.mean(-1, keepdims=True) * rng.uniform(0.5, 1.5, 3).astype(np.float32)
-    if rng.random() < CONTRAST_SHARE:
+    if rng.random() < variety.contrast:
         density = density ** rng.uniform(0.8, 1.25)
-    transmitted = np.exp(-np.maximum(density @ mixed.astype(np.float32).T, 0.0))
+    transmitted = np.exp(-(density @ mixed.astype(np.float32).T))
     shifted = (transmitted * (LIGHT + 1.0) - 1.0) * glass.astype(np.float32)
-    if rng.random() < NOISE_SHARE:
+    if rng.random() < variety.noise:
         shifted = shifted + rng.normal(0, rng.uniform(1, 8), shifted.shape)
     return shifted.round().clip(0, 255).astype(np.uint8)

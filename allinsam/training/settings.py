@@ -7,6 +7,7 @@ from typing import Any
 from allinsam.errors import InputError
 from allinsam.records import setting
 from allinsam.training.corrective import MOCL_MODES, CorrectiveSettings
+from allinsam.training.dataset import VARIETIES
 from allinsam.training.networks import NETWORKS
 
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -47,6 +48,9 @@ class TrainingSettings:
     relative_weights: bool = setting(
         True, "", "ours: weights are divided by the class's typical one; released code: not"
     )
+    shared_doubt: bool = setting(
+        True, "", "ours: what is doubted as one class is less surely none of the others; paper: one by one"
+    )
     dice_weights_denominator: bool = setting(False, "", "released code: weights in Dice's numerator only")
     learning_rate: float | None = setting(
         None, "per step, None = the network's own", "ours: 5e-3 for the compact adapter; authors: 2e-4"
@@ -69,6 +73,9 @@ class TrainingSettings:
     least_frames: int = setting(0, "frames per epoch: few labels are drawn again", "ours; authors: 0")
     augmentation: bool = setting(
         True, "", "ours: turned, mirrored, scaled, stained otherwise, at times blurred; the authors have none"
+    )
+    variety: str = setting(
+        "study", "study | hospitals", "ours: how much stain, hue and size are varied; nnU-Net has its own"
     )
     separate_touching: bool = setting(
         True, "", "ours: a gap in the targets where two nuclei touch; authors: none"
@@ -115,6 +122,8 @@ class TrainingSettings:
             raise InputError(f"moving_average is {self.moving_average!r}. It must be at least 0, below 1.")
         if self.network not in NETWORKS:
             raise InputError(f"Unknown network {self.network!r}. Choose one of {', '.join(NETWORKS)}.")
+        if self.variety not in VARIETIES:
+            raise InputError(f"Unknown variety {self.variety!r}. Choose one of {', '.join(VARIETIES)}.")
         if self.precision not in PRECISIONS:
             raise InputError(f"Unknown precision {self.precision!r}. Choose one of {PRECISIONS}.")
         if self.mocl_mode not in MOCL_MODES:
@@ -146,6 +155,7 @@ class TrainingSettings:
             self.dice_weights_denominator,
             self.whole_nuclei,
             self.relative_weights,
+            self.shared_doubt,
         )
 
 
@@ -165,6 +175,7 @@ AUTHORS = TrainingSettings(
     mocl_mode="average",
     whole_nuclei=False,
     relative_weights=False,
+    shared_doubt=False,
     augmentation=False,
     separate_touching=False,
     calibrate=False,

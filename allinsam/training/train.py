@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,8 +54,10 @@ from allinsam.training.corrective import (
     annotated_cells,
     corrective_loss,
     corrective_weights,
+    trusted_elsewhere,
 )
 from allinsam.training.dataset import (
+    VARIETIES,
     FrameBatch,
     TrainingPatch,
     augment_frame,
@@ -208,6 +211,8 @@ def batch_loss(
             typical.follow(weights, annotated_cells(targets), classes, add_up)
             usual = typical.of(classes).to(device=logits.device, dtype=logits.dtype)
             weights = [one / usual[:, term, None, None] for term, one in enumerate(weights)]
+        if settings.corrective.shared:
+            seen = seen * trusted_elsewhere(weights, annotated_cells(targets), frame)
         losses = corrective_loss(logits, features, targets, cell_px, settings.corrective, seen, weights)
     # Where nothing was labelled, the sum still reaches every parameter: processes wait for each other's.
     return losses.sum() / max(batch.pairs, 1.0) + 0.0 * output.logits.float().sum()
@@ -257,7 +262,8 @@ class _Run:
             prepare_patch(patch, self.class_names, self.network.frame_px, zoom, settings.separate_touching)
             for patch, zoom in zip(self.learnt, zooms, strict=True)
         ]
-        self.augment = (row.augment or augment_frame) if settings.augmentation else None
+        own = partial(augment_frame, variety=VARIETIES[settings.variety])
+        self.augment = (row.augment or own) if settings.augmentation else None
         self.instances = starting_instances(self.learnt) if settings.calibrate else InstanceSettings()
         # Width of a cell of the network's grid in the patches' own pixels, for MOCL's k.
         self.cell_px = self.network.frame_px / self.network.grid_px / float(np.median(zooms))

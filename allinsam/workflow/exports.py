@@ -16,6 +16,7 @@ from allinsam.store import Study, images, learning, settled
 from allinsam.store import acts as act_store
 from allinsam.tables import to_csv
 from allinsam.workflow.agreed import consensus_table, reliability_table
+from allinsam.workflow.caused import boxes_and_masks_table, causes_table
 from allinsam.workflow.export_columns import COLUMNS
 from allinsam.workflow.label_costs import minutes_and_scores
 from allinsam.workflow.paces import learning_curve_table
@@ -87,6 +88,8 @@ EXPORTS: dict[str, Callable[[Study], pd.DataFrame]] = {
     "classes": lambda study: class_agreement(ratings(study)),
     "consensus": lambda study: consensus_table(study, ratings(study)),
     "reliability": lambda study: reliability_table(study, ratings(study)),
+    "causes": causes_table,
+    "boxes_and_masks": boxes_and_masks_table,
     "learning": learning_table,
     "consents": consents_table,
     "reviews": reviews_table,

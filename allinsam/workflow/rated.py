@@ -1,5 +1,8 @@
 """Who marked what, and how far people agree: the tables behind the Agreement page."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -15,19 +18,22 @@ from allinsam.workflow.work_times import times_by_person
 PEOPLES_PURPOSES = ("production",)
 
 
+def is_rating(claim: Mapping[str, Any]) -> bool:
+    """Whether a row of `finished_classes` is production of a person who was shown nobody's outlines."""
+    return (
+        claim["purpose"] in PEOPLES_PURPOSES
+        and claim["guidance"] in UNPROMPTED_GUIDANCES
+        and claim["group"] != "truth"
+    )
+
+
 def ratings(study: Study) -> dict[str, dict[str, dict[str, np.ndarray]]]:
     """patch -> person -> class -> label image of finished production work; the truth is nobody's rating.
 
     Work that began from suggestions is left out: people who were shown the same outlines agree by them.
     """
     with study.science.read() as db:
-        claims = [
-            row
-            for row in queue.finished_classes(db)
-            if row["purpose"] in PEOPLES_PURPOSES
-            and row["guidance"] in UNPROMPTED_GUIDANCES
-            and row["group"] != "truth"
-        ]
+        claims = [row for row in queue.finished_classes(db) if is_rating(row)]
         objects = act_store.current_annotations(db)
         patches = {patch["id"]: patch for patch in images.list_patches(db)}
     masks: dict[tuple[int, int], list[np.ndarray]] = {}
