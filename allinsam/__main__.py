@@ -284,6 +284,9 @@ def train(args: argparse.Namespace) -> Result:
     learning.check_seeds(seeds)
     with progress_of(args) as progress:
         split_id = labels.make_split(study, args.split_seed)
+        if args.limit_patches is not None or args.limit_minutes is not None:
+            limit = {"patches": args.limit_patches, "minutes": args.limit_minutes}
+            recipe = replace(recipe, **limit, split=split_id)
         cache = learning.study_cache(study) if recipe.masks != "edited" else None
         label_set_id = labels.freeze_labels(study, recipe, cache)
         trained = learning.train_seeds(
@@ -773,6 +776,12 @@ def _train_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--labels", default="expert", help="expert, student, adjudicated, or a person's id")
     _add_label_options(sub)
     sub.add_argument("--shuffle-classes", action="store_true", help="control: deal the classes at random")
+    sub.add_argument(
+        "--limit-patches", type=int, default=None, help="only so many patches of the train part, by the seed"
+    )
+    sub.add_argument(
+        "--limit-minutes", type=float, default=None, help="only what took people so many active minutes"
+    )
     sub.add_argument("--name", default=None)
     sub.add_argument("--seeds", type=int, nargs="+", default=None, help="several runs, one for each seed")
     _add_settings(sub)

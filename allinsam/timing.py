@@ -12,13 +12,68 @@ Active time is the sum of the gaps between one act and the next, where
   its own.
 
 The cut-off is a choice, so report a result at several (15, 30, 60, 120 s): the acts are kept, not their sum.
+`Gaps` holds an assignment's gaps before the cut, so that every cut-off is a sum over a few numbers.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
 
 from allinsam.errors import InputError
 
 IDLE_CUTOFF_S = 60.0
+IDLE_CUTOFFS_S = (15.0, 30.0, 60.0, 120.0)
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """The gaps of one assignment, one for each act, in their order.
+
+    `seconds` are without the wait for the model and without pauses, as long as they were; `owner` is the
+    place in `object_ids` of the nucleus that the gap was for, -1 for none (see `seconds_per_object`).
+    """
+
+    seconds: np.ndarray  # float64 (n,)
+    owner: np.ndarray  # int32 (n,)
+    object_ids: tuple[str, ...]
+    model_wait_s: float
+
+    def active_s(self, idle_cutoff_s: float, acts: int | None = None) -> float:
+        """As `active_seconds`; acts: of the first so many only."""
+        check_cutoff(idle_cutoff_s)
+        return float(np.minimum(self.seconds[:acts], idle_cutoff_s).sum())
+
+    def object_s(self, idle_cutoff_s: float) -> np.ndarray:
+        """Seconds of each nucleus in the order of `object_ids`, as `seconds_per_object`."""
+        check_cutoff(idle_cutoff_s)
+        mine = self.owner >= 0
+        capped = np.minimum(self.seconds[mine], idle_cutoff_s)
+        return np.bincount(self.owner[mine], capped, minlength=len(self.object_ids))
+
+
+def gaps_of(acts: Sequence[Mapping]) -> Gaps:
+    """The gaps of one assignment; acts in order, each with kind, client_ms, payload, object_id, client."""
+    seconds, owner = np.zeros(len(acts)), np.full(len(acts), -1, np.int32)
+    place_of: dict[str, int] = {}
+    pending: list[int] = []
+    for number, (act, gap_s) in enumerate(_whole_gaps(acts)):
+        seconds[number] = gap_s
+        if act["kind"] == "load":
+            pending.clear()
+        pending.append(number)
+        if (object_id := act.get("object_id")) is not None:
+            owner[pending] = place_of.setdefault(object_id, len(place_of))
+            pending.clear()
+    return Gaps(seconds, owner, tuple(place_of), model_wait_seconds(acts))
+
+
+def check_cutoff(idle_cutoff_s: float) -> None:
+    """Raises InputError unless it is above 0."""
+    if not idle_cutoff_s > 0:
+        raise InputError(
+            f"An idle cut-off of {idle_cutoff_s} s is not usable. Give seconds above 0, such as 60."
+        )
 
 
 def active_seconds(acts: Sequence[Mapping], idle_cutoff_s: float = IDLE_CUTOFF_S) -> float:
@@ -63,10 +118,13 @@ def model_wait_seconds(acts: Sequence[Mapping]) -> float:
 
 def _counted_gaps(acts: Sequence[Mapping], idle_cutoff_s: float) -> Iterator[tuple[Mapping, float]]:
     """Each act with the seconds of work that led to it."""
-    if not idle_cutoff_s > 0:
-        raise InputError(
-            f"An idle cut-off of {idle_cutoff_s} s is not usable. Give seconds above 0, such as 60."
-        )
+    check_cutoff(idle_cutoff_s)
+    for act, seconds in _whole_gaps(acts):
+        yield act, min(seconds, idle_cutoff_s)
+
+
+def _whole_gaps(acts: Sequence[Mapping]) -> Iterator[tuple[Mapping, float]]:
+    """The same before the cut."""
     before_ms: float | None = None
     client: object = None
     paused, away = False, False
@@ -92,7 +150,7 @@ def _counted_gaps(acts: Sequence[Mapping], idle_cutoff_s: float) -> Iterator[tup
                 gap_ms, held_ms = 0.0, gap_ms
             else:
                 away = False
-        yield act, min(gap_ms / 1000, idle_cutoff_s)
+        yield act, gap_ms / 1000
         paused = kind == "pause" or (paused and kind != "resume")
         away = away or kind == "blur"
 

@@ -7,7 +7,6 @@ from allinsam.accounts import may
 from allinsam.agreement import matrix
 from allinsam.comparison import interval_in_words
 from allinsam.store import Study
-from allinsam.workflow.work_times import without_training
 from webapp import charts
 from webapp.causes_parts import show_causes
 from webapp.page_parts import (
@@ -19,9 +18,9 @@ from webapp.page_parts import (
     figure_suffix,
     page_head,
     reliability_of,
-    times_of,
 )
 from webapp.session import current_study, require
+from webapp.time_parts import show_times
 
 FEWEST_PATCHES = 3
 FEWEST_NUCLEI = 10
@@ -165,53 +164,13 @@ def in_words(figures: pd.Series, form: str) -> pd.Series:
     return figures.map(form.format).where(figures.notna(), TOO_FEW)
 
 
-def show_times(study: Study, times: dict[str, pd.DataFrame]) -> None:
-    by_patch, by_object = (without_training(times[name]) for name in ("by_patch", "by_object"))
-    done = by_patch[by_patch["state"] == "submitted"]
-    if by_object.empty:
-        st.info("Nobody has drawn anything yet.")
-        return
-    cutoff = float(by_patch["idle_cutoff_s"].iloc[0])
-    left, right = st.columns(2)
-    title = f"Seconds per nucleus{figure_suffix(study)}"
-    figure = charts.spread_by(by_object, "seconds", "person_id", "group", "active seconds", title)
-    left.plotly_chart(figure, config=charts.CONFIG, key="seconds")
-    if done.empty:
-        right.info("No patch has been submitted yet.")
-    else:
-        minutes = done.assign(minutes=done["active_s"] / 60.0)
-        title = f"Active minutes per patch{figure_suffix(study)}"
-        figure = charts.spread_by(minutes, "minutes", "person_id", "group", "active minutes", title)
-        right.plotly_chart(figure, config=charts.CONFIG, key="minutes")
-    names = {
-        "person_id": "Person",
-        "group": "Group",
-        "patches": "Patches",
-        "objects": "Nuclei kept",
-        "median_s_per_object": "Median seconds per nucleus",
-        "median_min_per_patch": "Median minutes per patch",
-    }
-    table = times["by_person"].rename(columns=names)
-    digits = st.column_config.NumberColumn(format="%.1f")
-    st.dataframe(
-        table,
-        hide_index=True,
-        column_config={names["median_s_per_object"]: digits, names["median_min_per_patch"]: digits},
-    )
-    figure_note(
-        study,
-        f"Active time: gaps between acts, each counted up to {cutoff:g} s, without pauses and without "
-        "waiting for masks. Boxes: median and quartiles; n: nuclei (deleted ones too) or submitted patches.",
-    )
-
-
 def main() -> None:
     person, study = require("lead", "reviewer"), current_study()
     left, right = st.columns([6, 1], vertical_alignment="bottom")
     with left:
         page_head("Agreement", "People who worked on the same patches without seeing each other's work.")
     state = annotation_state(study)
-    tables, times = agreement_of(str(study.folder), state), times_of(str(study.folder), state)
+    tables = agreement_of(str(study.folder), state)
     if tables["pairwise"].empty:
         empty_state(
             "**No patch has been finished by two people without suggestions yet.** Assign the same patches "
@@ -220,8 +179,7 @@ def main() -> None:
             "people" if may(person, "manage_people") else None,
             "Assign patches",
         )
-        if not times["by_object"].empty:
-            show_times(study, times)
+        show_times(study, person)
         return
     if may(person, "export"):
         with right:
@@ -232,8 +190,9 @@ def main() -> None:
         show_nuclei(study, tables)
     with tabs[1]:
         show_classes(study, tables["classes"])
-    with tabs[2]:
-        show_times(study, times)
+    if tabs[2].open:
+        with tabs[2]:
+            show_times(study, person)
     if tabs[3].open:  # takes seconds
         with tabs[3]:
             show_reliability(study, reliability_of(str(study.folder), state))

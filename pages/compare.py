@@ -12,6 +12,7 @@ from allinsam.errors import AllinsamError
 from allinsam.store import Study
 from allinsam.workflow import analysis_plan, scored
 from webapp import charts
+from webapp.curve_parts import show_curves
 from webapp.page_parts import (
     METRIC_NAMES,
     attempt,
@@ -250,7 +251,9 @@ def main() -> None:
         if may(person, "export"):
             download_link("scores.csv", "Download CSV")
     show_means(study, newest, metric)
-    tabs = st.tabs(["Patch by patch", "Injured and normal", "Worst patches", "People's labels"])
+    tabs = st.tabs(
+        ["Patch by patch", "Injured and normal", "Worst patches", "People's labels", "Minutes and size"]
+    )
     with tabs[0]:
         if len(models) > 1:
             show_pairs(study, scores, newest, models, metric)
@@ -263,6 +266,8 @@ def main() -> None:
         show_worst(study, scores, models, metric)
     with tabs[3]:
         show_people(study, scores, metric)
+    with tabs[4]:
+        show_curves(study, person, metric)
 
 
 def nothing_yet(person: SignedIn) -> None:

@@ -13,6 +13,7 @@ from webapp.page_parts import (
     agreement_of,
     annotation_state,
     consensus_counts,
+    curve_counts,
     download_link,
     page_head,
     row_counts,
@@ -33,6 +34,7 @@ def rows_of(study: Study) -> dict[str, int]:
     return {
         **row_counts(folder, state),
         "times": len(times_of(folder, state)["by_patch"]),
+        **curve_counts(folder, state, score_state(study)),
         "agreement": len(agreement["pairwise"]),
         "classes": len(agreement["classes"]),
         **consensus_counts(folder, state),

@@ -13,7 +13,7 @@ from allinsam.__main__ import main
 from allinsam.masks import decode_rle
 from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
-from allinsam.store import images, open_study, thresholds
+from allinsam.store import images, open_study, runs, thresholds
 from allinsam.store import study as study_store
 from allinsam.workflow.annotating import marker_evidence
 from allinsam.workflow.checking import verify
@@ -140,11 +140,35 @@ def test_the_whole_way_on_the_command_line(study, tmp_path):
     assert verify(study)["problems"] == []
 
 
+def test_a_point_of_the_size_curve_on_the_command_line(tmp_path, capsys):
+    study = tiny_demo(tmp_path / "study")
+    words = [
+        "train",
+        "--study",
+        str(study.folder),
+        "--labels",
+        "student",
+        "--limit-patches",
+        "1",
+        "--no-mocl",
+    ]
+    assert main([*words, "--adapter-epochs", "1", "--device", "cpu", "--json"]) == 0
+    done = json.loads(capsys.readouterr().out)
+    assert done["labels"] == "students, 1 patch"
+    with study.science.read() as db:
+        recipe = runs.get_label_set(db, done["label_set"])["recipe"]
+        assert runs.get_run(db, done["run"])["name"] == "students, 1 patch"
+    assert (recipe["patches"], recipe["split"]) == (1, done["split"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (("verify", "--study", "nowhere"), "No study in"),
         (("train", "--labels", "nobody"), "'nobody'"),
+        (("train", "--labels", "expert", "--limit-patches", "99"), "99 patches are asked for"),
+        (("train", "--labels", "expert", "--limit-minutes", "0"), "A limit of 0.0"),
+        (("train", "--labels", "expert", "--limit-patches", "1", "--limit-minutes", "5"), "both given"),
         (("compare", "--a", "martians"), "'martians'"),
         (("evaluate", "--run", "99"), "99"),
         (("export", "--table", "secrets"), "'secrets'"),

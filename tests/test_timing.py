@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from allinsam.errors import InputError
-from allinsam.timing import active_seconds, model_wait_seconds, seconds_per_object
+from allinsam.timing import active_seconds, gaps_of, model_wait_seconds, seconds_per_object
 
 
 def acts(*rows: tuple) -> list[dict]:
@@ -191,3 +191,41 @@ def test_answers_of_the_server_are_no_acts_of_the_page():
     assert active_seconds(rows) == pytest.approx(10 - 0.8)
     assert model_wait_seconds(rows) == pytest.approx(0.8)
     assert seconds_per_object(rows) == pytest.approx({"a": 4, "b": 2 - 0.5 + 4 - 0.3})
+
+
+KINDS = ("load", "box", "mask_shown", "accept", "blur", "focus", "pause", "resume", "submit")
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(KINDS),
+            st.sampled_from([None, "a", "b", "c"]),
+            st.floats(0, 200),
+            st.sampled_from(["page", "server"]),
+        ),
+        max_size=25,
+    ),
+    st.sampled_from([1.0, 15.0, 60.0, 120.0]),
+)
+def test_gaps_give_every_cut_off_what_the_acts_give(rows: list[tuple], cutoff_s: float) -> None:
+    now, some = 0.0, []
+    for kind, object_id, gap_s, client in rows:
+        now += 1000 * gap_s
+        payload = {"model_ms": 300.0} if kind == "mask_shown" else {}
+        act = {"kind": kind, "object_id": object_id, "client_ms": now, "payload": payload, "client": client}
+        some.append(act)
+    gaps = gaps_of(some)
+    assert gaps.active_s(cutoff_s) == pytest.approx(active_seconds(some, cutoff_s))
+    per_object = dict(zip(gaps.object_ids, gaps.object_s(cutoff_s), strict=True))
+    assert per_object == pytest.approx(seconds_per_object(some, cutoff_s))
+    assert list(per_object) == list(seconds_per_object(some, cutoff_s))
+    assert gaps.model_wait_s == pytest.approx(model_wait_seconds(some))
+    assert gaps.active_s(cutoff_s, 3) == pytest.approx(active_seconds(some[:3], cutoff_s))
+
+
+def test_a_cut_off_of_nothing_is_refused_by_gaps_too() -> None:
+    gaps = gaps_of(TWO_NUCLEI)
+    for refused in (lambda: gaps.active_s(0), lambda: gaps.object_s(-1.0)):
+        with pytest.raises(InputError, match="is not usable"):
+            refused()

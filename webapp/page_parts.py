@@ -170,6 +170,13 @@ def suggestion_counts(folder: str, state: tuple[int, ...]) -> dict[str, int]:
     return {name: len(exports.export_table(study, name)) for name in ("suggestions", "automation_bias")}
 
 
+@st.cache_data(max_entries=4, show_spinner="Adding up what labels took ...")
+def curve_counts(folder: str, annotated: tuple[int, ...], scored_by_now: tuple[int, ...]) -> dict[str, int]:
+    """Rows of the tables of getting quicker and of minutes and scores."""
+    study = open_study(Path(folder))
+    return {name: len(exports.export_table(study, name)) for name in ("learning_curve", "minutes_and_scores")}
+
+
 @st.cache_data(max_entries=4, show_spinner="Adding up the time ...")
 def times_of(folder: str, state: tuple[int, ...]) -> dict[str, pd.DataFrame]:
     """by_patch, by_object and by_person."""

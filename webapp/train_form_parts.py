@@ -15,7 +15,8 @@ from allinsam.store import Study
 from allinsam.training.methods import METHODS, preset_of
 from allinsam.training.networks import NETWORKS
 from allinsam.training.settings import PRESET_REASONS, TrainingSettings
-from allinsam.workflow.labels import LABEL_RULES, MASK_SOURCES, preview_split, recipe_of
+from allinsam.workflow.label_limits import even_sizes
+from allinsam.workflow.labels import LABEL_RULES, MASK_SOURCES, preview_split, recipe_of, train_order
 from allinsam.workflow.learning import MOST_SEEDS, check_seeds
 from allinsam.workflow.progress import estimate_training, labelled_patches, study_progress
 from webapp.forms import FIRST, settings_arguments, settings_form
@@ -25,6 +26,11 @@ GROUPS = ("expert", "student")
 SPLIT_SEED = 1
 FIRST_PRESET, FIRST_METHOD = "best", "all_in_sam_mocl"
 PRESET_NAMES = {"quick": "Quick look", "best": "Best here", "faithful": "Faithful"}
+CURVE_HELP = (
+    "An eighth, a quarter, half and all of the training patches: drawn by seed, the smaller within the "
+    "larger, the same patches for every kind of label. The result is on the Compare page, under Minutes and "
+    "size."
+)
 MASK_NAMES = {
     "edited": "as accepted and edited",
     "weak": "boxes as drawn: SAM makes the masks again",
@@ -103,7 +109,7 @@ def _form(study: Study, person: SignedIn) -> None:
         show_split(study, int(split_seed))
     first = tuple(name for name in FIRST if name != "seed")
     values = settings_form(f"train-{preset}-{method}", first=first, start=start, leave_out=("seed",))
-    lacking, words = "", ""
+    lacking, words, sizes, curve_words = "", "", [], ""
     arguments = {**label_arguments, "split_seed": int(split_seed)}
     try:
         seeds = seeds_of(seeds_text)
@@ -114,6 +120,8 @@ def _form(study: Study, person: SignedIn) -> None:
             arguments = {name: arguments[name] for name in arguments if name != "seed"} | {"seeds": seeds}
         arguments |= {"shuffle_classes": True} if shuffle else {}
         lacking, words = what_is_lacking(settings), _estimate_words(study, settings, patches, len(seeds))
+        sizes = curve_sizes(study, label_arguments, int(split_seed))
+        curve_words = _curve_words(study, settings, patches, sizes, len(seeds))
         if not lacking and (note := gpu_note(settings)):
             st.warning(note)
     except AllinsamError as error:
@@ -128,6 +136,15 @@ def _form(study: Study, person: SignedIn) -> None:
         if score:
             submit(study, person, "evaluate", {})
         st.rerun()
+    left, right = st.columns([1, 4], vertical_alignment="center")
+    usable = bool(sizes) and not lacking
+    if left.button("Size curve", width="stretch", disabled=not usable, help=CURVE_HELP):
+        for size in sizes[:-1]:
+            submit(study, person, "train", {**arguments, "limit_patches": size})
+        submit(study, person, "train", arguments)
+        submit(study, person, "evaluate", {})
+        st.rerun()
+    right.markdown(curve_words)
 
 
 def _ask_labels(study: Study) -> tuple[str, str, dict[str, Any]]:
@@ -203,6 +220,26 @@ def _estimate_words(study: Study, settings: TrainingSettings, patches: int, coun
         basis = "a guess for a machine without a GPU: much less on this one"
     several = f"{count} runs, one after the other. " if count > 1 else ""
     return f"{several}**{_about(estimate.minutes)}** with scoring ({basis}). You may close the page."
+
+
+def curve_sizes(study: Study, label_arguments: dict[str, Any], split_seed: int) -> list[int]:
+    """Numbers of training patches for a curve, all of them last; fewer than two make none."""
+    arguments = dict(label_arguments)
+    recipe = recipe_of(arguments.pop("labels"), **arguments)
+    count = len(train_order(study, recipe, preview_split(study, split_seed).parts))
+    return [*even_sizes(count), count] if count > 1 else []
+
+
+def _curve_words(study: Study, settings: TrainingSettings, patches: int, sizes: list[int], count: int) -> str:
+    if not sizes:
+        return "A size curve needs at least two patches of these labels in the train part of the split."
+    parts = [patches * size / sizes[-1] for size in sizes for _ in range(count)]
+    about = _about(estimate_training(study, settings, parts).minutes)
+    several = f" with {count} seeds each" if count > 1 else ""
+    return (
+        f"Trains on {', '.join(map(str, sizes[:-1]))} and all {sizes[-1]} training patches{several}, one "
+        f"after the other, and scores them: what more patches, and people's minutes, buy. **{about}.**"
+    )
 
 
 def seeds_of(text: str) -> list[int]:

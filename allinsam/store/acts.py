@@ -212,6 +212,34 @@ def last_change(db: Database) -> tuple[int, int, int]:
     return int(row[0]), int(row[1]), int(row[2])
 
 
+def act_marks(db: Database) -> dict[int, tuple[int, int, str, int]]:
+    """Assignment -> its number of acts, and id, client and seq of the last: others as soon as acts are."""
+    query = """SELECT g.assignment_id, g.n, x.id, x.client, x.seq FROM (
+            SELECT assignment_id, count(*) AS n, max(id) AS last FROM act GROUP BY assignment_id
+        ) g JOIN act x ON x.id = g.last"""
+    return {row[0]: tuple(row[1:]) for row in db.execute(query).fetchall()}
+
+
+def timed_acts(db: Database, assignment_id: int) -> list[dict[str, Any]]:
+    """What time is worked out from, without outlines: the acts of one assignment that people made, in order.
+
+    Each has client, kind, object_id, client_ms, received_at, and of its payload the model's time alone.
+    """
+    query = f"""SELECT client, kind, object_id, client_ms, received_at,
+            CASE kind WHEN 'mask_shown' THEN json_extract(payload, '$.model_ms') END AS model_ms
+        FROM act WHERE assignment_id = ? AND surface NOT IN ({", ".join("?" * len(NOBODYS_SURFACES))})
+        ORDER BY id"""
+    rows = db.query(query, [assignment_id, *NOBODYS_SURFACES])
+    return [{**row, "payload": {"model_ms": row["model_ms"]}} for row in rows]
+
+
+def newest_of_objects(db: Database) -> dict[tuple[int, str], dict[str, Any]]:
+    """(assignment, object) -> state, origin and whether points were given, of all that was ever accepted."""
+    query = f"""SELECT n.assignment_id, n.object_id, n.state, n.origin, n.prompts <> '[]' AS prompted
+        FROM annotation n WHERE {NEWEST}"""
+    return {(row["assignment_id"], row["object_id"]): row for row in db.query(query)}
+
+
 def object_counts(db: Database) -> dict[tuple[int, int], int]:
     """(assignment, class) -> how many objects stand there now."""
     query = f"SELECT assignment_id, class_id, count(*) FROM ({CURRENT_QUERY}) GROUP BY 1, 2"

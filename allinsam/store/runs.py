@@ -81,6 +81,16 @@ def label_set_people(db: Database, label_set_id: int) -> set[str]:
     return {row["person_id"] for row in db.query(query, {"labels": label_set_id})}
 
 
+def label_set_assignments(db: Database, label_set_id: int) -> dict[int, list[int]]:
+    """Patch -> the assignments whose work is in a label set."""
+    query = """SELECT DISTINCT patch_id, assignment_id FROM label_set_member WHERE label_set_id = ?
+        ORDER BY patch_id, assignment_id"""
+    found: dict[int, list[int]] = {}
+    for row in db.query(query, [label_set_id]):
+        found.setdefault(row["patch_id"], []).append(row["assignment_id"])
+    return found
+
+
 def label_set_tools(db: Database, label_set_id: int) -> list[str]:
     """The tools with which the work in a label set was done, by name."""
     query = """SELECT DISTINCT a.tool FROM label_set_member m JOIN assignment a ON a.id = m.assignment_id

@@ -4,6 +4,8 @@ annotating   acts in, masks from boxes, molecular evidence, the next patch
 learning     splits, frozen label sets, training runs, evaluation, prediction
 rated        who marked what, and how far people agree
 work_times   how long the work took
+paces        how fast each person, group and arm works, and what became of the nuclei
+label_costs  people's minutes behind a run's labels, beside its scores
 scored       scores of models and of labels, and what may fairly be compared
 exports      every table that leaves as CSV
 assigning    patches into people's queues

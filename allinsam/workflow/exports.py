@@ -18,6 +18,8 @@ from allinsam.tables import to_csv
 from allinsam.workflow.agreed import consensus_table, reliability_table
 from allinsam.workflow.caused import boxes_and_masks_table, causes_table
 from allinsam.workflow.export_columns import COLUMNS
+from allinsam.workflow.label_costs import minutes_and_scores
+from allinsam.workflow.paces import learning_curve_table
 from allinsam.workflow.rated import ratings
 from allinsam.workflow.reviewed import decisions_table, reviews_table
 from allinsam.workflow.scored import scores_table
@@ -81,6 +83,7 @@ EXPORTS: dict[str, Callable[[Study], pd.DataFrame]] = {
     "objects": objects_table,
     "acts": acts_table,
     "times": times_by_assignment,
+    "learning_curve": learning_curve_table,
     "agreement": lambda study: pairwise_agreement(ratings(study)),
     "classes": lambda study: class_agreement(ratings(study)),
     "consensus": lambda study: consensus_table(study, ratings(study)),
@@ -93,6 +96,7 @@ EXPORTS: dict[str, Callable[[Study], pd.DataFrame]] = {
     "decisions": decisions_table,
     "settled": settled_table,
     "scores": scores_table,
+    "minutes_and_scores": minutes_and_scores,
     "suggestions": suggestions_table,
     "automation_bias": automation_bias_table,
 }

@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
 from allinsam.training.methods import RANDOM_BOX_PX
 from allinsam.workflow.annotating import read_patch
+from allinsam.workflow.label_limits import behind_patches, first_patches, training_order, within_minutes
 from allinsam.workflow.label_rules import (
     Labelled,
     Lines,
@@ -44,11 +46,13 @@ from allinsam.workflow.label_rules import (
     key_of,
     pooled_lines,
 )
+from allinsam.workflow.work_times import worked_on
 
 SHARES = {"train": 6, "val": 1, "test": 3}
 MASK_SOURCES = ("edited", "weak", "tight", "random")
 MASKS_IN_TITLES = {"weak": ", weak", "tight": ", tight boxes", "random": ", random boxes"}
 OF_CONSENSUS = ("method", "quorum")
+OF_LIMIT = ("patches", "minutes", "split")
 # Who saw the marker and no model's outlines: what teaches unless a recipe says otherwise.
 LABEL_GUIDANCES = ("if", "threshold")
 
@@ -196,6 +200,9 @@ class LabelRecipe:
     agree on (rule "consensus"): by `method` of `allinsam.consensus.RULES`, nuclei that `quorum` of those who
     looked have marked; None is more than half. Rule "adjudicated" takes finished reviews, whoever drew there.
     purposes: in order of preference, where a patch has several.
+    A limit takes only so many of the patches in the train part of `split`, or as many as took people so many
+    active `minutes`: drawn by `seed`, so that the smaller choice is in every larger one, and every class that
+    is labelled comes early. Labels of its validation part stay, those of its test part are left out.
     """
 
     group: str | None = None
@@ -208,6 +215,9 @@ class LabelRecipe:
     seed: int = 1
     method: str = "majority"
     quorum: int | None = None
+    patches: int | None = None  # a limit: patches of the train part
+    minutes: float | None = None  # or: active minutes that they took, at the study's idle cut-off
+    split: int | None = None  # the split whose train part a limit is about
 
     def __post_init__(self) -> None:
         if self.masks not in MASK_SOURCES:
@@ -229,10 +239,35 @@ class LabelRecipe:
                 )
         elif (self.group is None) == (self.people is None):
             raise InputError("A label recipe names either a group or people, not both.")
+        self._check_limit()
+
+    def _check_limit(self) -> None:
+        limits = [limit for limit in (self.patches, self.minutes) if limit is not None]
+        if len(limits) > 1:
+            raise InputError(
+                f"{self.patches} patches and {self.minutes:g} minutes are both given. Give one limit."
+            )
+        if limits and not (0 < limits[0] < math.inf):
+            raise InputError(f"A limit of {limits[0]} is not usable. Give at least 1 patch, or some minutes.")
+        if bool(limits) != (self.split is not None):
+            raise InputError("A limit goes with the split whose train part it is about. Give both or none.")
+
+    @property
+    def is_limited(self) -> bool:
+        return self.split is not None
+
+    @property
+    def unlimited(self) -> "LabelRecipe":
+        """The same labels, all of them."""
+        return replace(self, patches=None, minutes=None, split=None)
 
     @property
     def title(self) -> str:
         """How pages call labels made by this recipe."""
+        if self.patches is not None:
+            return f"{self.unlimited.title}, {self.patches} {'patch' if self.patches == 1 else 'patches'}"
+        if self.minutes is not None:
+            return f"{self.unlimited.title}, {self.minutes:g} min"
         if self.rule == "adjudicated":
             return "adjudicated" + (", shuffled" if self.shuffle_classes else "")
         who = self.group if self.group else ", ".join(self.people or ())
@@ -249,10 +284,10 @@ class LabelRecipe:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """What is frozen. A recipe without a consensus says nothing of it, as before there was one: the same
-        labels keep their hash."""
-        values = asdict(self)
-        return values if self.rule == "consensus" else {k: values[k] for k in values if k not in OF_CONSENSUS}
+        """What is frozen. A recipe without a consensus, or a limit, says nothing of it, as before there was
+        one: the same labels keep their hash."""
+        unsaid = (() if self.rule == "consensus" else OF_CONSENSUS) + (() if self.is_limited else OF_LIMIT)
+        return {name: value for name, value in asdict(self).items() if name not in unsaid}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "LabelRecipe":
@@ -289,8 +324,11 @@ def freeze_labels(study: Study, recipe: LabelRecipe, cache: EmbeddingCache | Non
     """
     # One read: a patch that is reopened meanwhile is in as it was, or not at all.
     with study.science.read() as db:
-        settled = _settled_reviews(db) if recipe.rule == "adjudicated" else []
-        chosen = [] if recipe.rule == "adjudicated" else _choose_assignments(db, recipe)
+        settled, chosen = _whole_choice(db, recipe)
+        if recipe.is_limited and (settled or chosen):
+            left = _within_limit(db, study, recipe, settled, chosen)
+            settled = [one for one in settled if one.review["patch_id"] in left]
+            chosen = [claim for claim in chosen if claim["patch_id"] in left]
         gold_of = {row["gold_assignment_id"]: row["id"] for row in reviews.list_reviews(db) if row["is_gold"]}
         looked_at = [source for key in gold_of.values() for source in reviews.review_sources(db, key)]
         names = {c["id"]: c["name"] for c in study_store.list_classes(db)}
@@ -322,6 +360,44 @@ def freeze_labels(study: Study, recipe: LabelRecipe, cache: EmbeddingCache | Non
     write_file(study.labels_path(sha256), text.encode())
     with study.science.write() as db:
         return runs.add_label_set(db, recipe.to_dict(), sha256, members)
+
+
+def _whole_choice(db: Database, recipe: LabelRecipe) -> tuple[list[Reviewed], list[dict[str, Any]]]:
+    """The reviews or the claims a recipe takes, whatever its limit."""
+    if recipe.rule == "adjudicated":
+        return _settled_reviews(db), []
+    return [], _choose_assignments(db, recipe)
+
+
+def train_order(study: Study, recipe: LabelRecipe, parts: Mapping[int, str]) -> list[int]:
+    """The labelled patches of a split's train part, in the order in which a limit takes them."""
+    with study.science.read() as db:
+        classes, _ = behind_patches(*_whole_choice(db, recipe))
+    return training_order(parts, classes, recipe.seed)
+
+
+def _within_limit(
+    db: Database,
+    study: Study,
+    recipe: LabelRecipe,
+    settled: Sequence[Reviewed],
+    chosen: Sequence[Mapping[str, Any]],
+) -> set[int]:
+    """The patches that a limited recipe keeps."""
+    classes, assignments = behind_patches(settled, chosen)
+    parts, whole = runs.split_parts(db, recipe.split), recipe.unlimited.title
+    order = training_order(parts, classes, recipe.seed)
+    if recipe.patches is not None:
+        taken = first_patches(order, recipe.patches, whole)
+    else:
+        cutoff = float(study_store.get_study(db)["plan"]["idle_cutoff_s"])
+        worked = worked_on(db, study.folder, sorted(set().union(*assignments.values())))
+        minutes = {
+            patch_id: sum(worked[a].active_s(cutoff) for a in behind if a in worked) / 60.0
+            for patch_id, behind in assignments.items()
+        }
+        taken = within_minutes(order, minutes, recipe.minutes, whole)
+    return {*taken, *(patch_id for patch_id, part in parts.items() if part == "val")}
 
 
 def _settled_reviews(db: Database) -> list[Reviewed]:

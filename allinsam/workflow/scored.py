@@ -101,12 +101,14 @@ def scored_models(scores: pd.DataFrame) -> list[dict[str, Any]]:
 
 def newest_experiment(study: Study, scores: pd.DataFrame) -> pd.DataFrame:
     """The scores of the newest runs that may fairly stand side by side: one per label, the same split,
-    settings and reference, and the untrained model of that split. Runs of the adapter come first."""
+    settings and reference, and the untrained model of that split. Runs of the adapter come first, and runs on
+    all labels: those on some of them belong to a curve."""
     models = newest_reference(scores[scores["kind"] == "model"])
     with study.science.read() as db:
         known = [run for run in runs.list_runs(db) if run["id"] in set(models["run_id"])]
     trained = [run for run in known if run["kind"] != "untrained"]
     trained = [run for run in trained if network_of(run) == USUAL_NETWORK] or trained
+    trained = [run for run in trained if not LabelRecipe.from_dict(run["recipe"]).is_limited] or trained
     groups: list[list[dict[str, Any]]] = []
     for run in reversed(trained):
         same = next((g for g in groups if not differences(g[0], run)), None)

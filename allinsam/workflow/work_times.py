@@ -1,19 +1,109 @@
-"""How long the work took: per assignment, per object, per person."""
+"""How long the work took: per assignment, per object, per person.
 
-from collections import Counter
+The acts of an assignment are read once: what is remembered are the gaps between them, of which every idle
+cut-off is a sum.
+"""
 
+from collections import Counter, OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
 import pandas as pd
+from sqlite_utils import Database
 
 from allinsam.records import LEARNING_PURPOSES
 from allinsam.store import Study
 from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
-from allinsam.timing import active_seconds, model_wait_seconds, seconds_per_object
+from allinsam.timing import Gaps, check_cutoff, gaps_of
 from allinsam.workflow.export_columns import COLUMNS
 
 TIME_COLUMNS = list(COLUMNS["times"])
 OBJECT_TIME_COLUMNS = ["person_id", "group", "patch", "purpose", "object_id", "seconds"]
+ASSIGNMENTS_REMEMBERED = 20_000
+
+
+@dataclass(frozen=True)
+class Worked:
+    """What people did on one assignment, as far as time goes."""
+
+    gaps: Gaps
+    received_at: np.ndarray  # bytes (n,), UTC as the store writes it, sortable
+    asked_again: frozenset[str]  # objects whose box was drawn anew
+
+    @property
+    def began_at(self) -> str:
+        return self.received_at[0].decode()
+
+    def active_s(self, idle_cutoff_s: float, until: str | None = None) -> float:
+        """Active seconds, up to a moment (UTC as the store writes it)."""
+        acts = None if until is None else int(np.searchsorted(self.received_at, until.encode(), "right"))
+        return self.gaps.active_s(idle_cutoff_s, acts)
+
+
+_remembered: OrderedDict[tuple[Path, int], tuple[tuple, Worked | None]] = OrderedDict()
+_lock = Lock()
+
+
+def worked_on(db: Database, folder: Path, assignment_ids: Sequence[int]) -> dict[int, Worked]:
+    """What people did on each of these assignments; one that nobody has worked on is left out."""
+    found: dict[int, Worked] = {}
+    marks = act_store.act_marks(db)
+    for assignment_id in assignment_ids:
+        if assignment_id not in marks:
+            continue
+        key, mark = (folder, assignment_id), marks[assignment_id]
+        with _lock:
+            known = _remembered.get(key)
+        if known is None or known[0] != mark:
+            known = mark, _read(db, assignment_id)
+        with _lock:
+            _remembered[key] = known
+            _remembered.move_to_end(key)
+            while len(_remembered) > ASSIGNMENTS_REMEMBERED:
+                _remembered.popitem(last=False)
+        if known[1] is not None:
+            found[assignment_id] = known[1]
+    return found
+
+
+def _read(db: Database, assignment_id: int) -> Worked | None:
+    """None where all acts came as a file or from a model: that took nobody's time."""
+    acts = act_store.timed_acts(db, assignment_id)
+    if not acts:
+        return None
+    return Worked(
+        gaps_of(acts),
+        np.array([act["received_at"].encode() for act in acts]),
+        frozenset(act["object_id"] for act in acts if act["kind"] == "move"),
+    )
+
+
+@dataclass(frozen=True)
+class StudyWork:
+    """Everything that people have worked on, before any idle cut-off is chosen."""
+
+    assignments: list[dict[str, Any]]  # with the acts of people, in queue order, person by person
+    worked: Mapping[int, Worked]
+    kept: Mapping[int, int]  # assignment -> objects kept
+    idle_cutoff_s: float  # of the study's plan
+
+
+def study_work(study: Study, person_id: str | None = None) -> StudyWork:
+    """What people (not the truth) have worked on, read once."""
+    with study.science.read() as db:
+        cutoff = float(study_store.get_study(db)["plan"]["idle_cutoff_s"])
+        assignments = [a for a in queue.list_assignments(db, person_id) if a["group"] != "truth"]
+        worked = worked_on(db, study.folder, [a["id"] for a in assignments])
+        kept: Counter[int] = Counter()
+        for (assignment_id, _), count in act_store.object_counts(db).items():
+            kept[assignment_id] += count
+    return StudyWork([a for a in assignments if a["id"] in worked], worked, kept, cutoff)
 
 
 def work_times(
@@ -24,39 +114,35 @@ def work_times(
     The first table has active seconds, model wait and objects kept; the second active seconds of each
     object, deleted ones included. `idle_cutoff_s`: the study's plan by default.
     """
-    with study.science.read() as db:
-        cutoff = idle_cutoff_s or float(study_store.get_study(db)["plan"]["idle_cutoff_s"])
-        assignments = [a for a in queue.list_assignments(db, person_id) if a["group"] != "truth"]
-        # What came as a file or from a model took nobody's time.
-        acts = {
-            a["id"]: [
-                vars(act)
-                for act in act_store.list_acts(db, a["id"])
-                if act.surface not in act_store.NOBODYS_SURFACES
-            ]
-            for a in assignments
-        }
-        kept: Counter[int] = Counter()
-        for (assignment_id, _), count in act_store.object_counts(db).items():
-            kept[assignment_id] += count
-    by_patch, by_object = [], []
-    for assignment in assignments:
-        mine = acts[assignment["id"]]
-        if not mine:
-            continue
-        figures = {
-            "objects": kept[assignment["id"]],
-            "active_s": active_seconds(mine, cutoff),
-            "model_wait_s": model_wait_seconds(mine),
-            "idle_cutoff_s": cutoff,
-        }
-        by_patch.append({key: assignment[key] for key in TIME_COLUMNS if key not in figures} | figures)
-        who = {key: assignment[key] for key in ("person_id", "group", "patch", "purpose")}
-        by_object += [
-            {**who, "object_id": object_id, "seconds": seconds}
-            for object_id, seconds in seconds_per_object(mine, cutoff).items()
-        ]
-    return pd.DataFrame(by_patch, columns=TIME_COLUMNS), pd.DataFrame(by_object, columns=OBJECT_TIME_COLUMNS)
+    work = study_work(study, person_id)
+    return times_at(work, idle_cutoff_s or work.idle_cutoff_s)
+
+
+def times_at(work: StudyWork, idle_cutoff_s: float) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The tables of `work_times` at one idle cut-off."""
+    check_cutoff(idle_cutoff_s)
+    rows, worked = work.assignments, [work.worked[a["id"]] for a in work.assignments]
+    figures = {
+        "objects": [work.kept.get(a["id"], 0) for a in rows],
+        "active_s": [one.active_s(idle_cutoff_s) for one in worked],
+        "model_wait_s": [one.gaps.model_wait_s for one in worked],
+        "idle_cutoff_s": [idle_cutoff_s] * len(rows),
+    }
+    named = {key: [a[key] for a in rows] for key in TIME_COLUMNS if key not in figures}
+    by_patch = pd.DataFrame({**named, **figures}, columns=TIME_COLUMNS)
+    if by_patch.empty:
+        return pd.DataFrame(columns=TIME_COLUMNS), pd.DataFrame(columns=OBJECT_TIME_COLUMNS)
+    touched = [len(one.gaps.object_ids) for one in worked]
+    who = {k: np.repeat(np.array([a[k] for a in rows], object), touched) for k in OBJECT_TIME_COLUMNS[:4]}
+    by_object = pd.DataFrame(
+        {
+            **who,
+            "object_id": [name for one in worked for name in one.gaps.object_ids],
+            "seconds": np.concatenate([one.gaps.object_s(idle_cutoff_s) for one in worked]),
+        },
+        columns=OBJECT_TIME_COLUMNS,
+    )
+    return by_patch, by_object
 
 
 def times_by_assignment(study: Study) -> pd.DataFrame:

@@ -14,11 +14,11 @@ def study(tmp_path: Path) -> Study:
     return finished_study(tmp_path / "study", scored=False)
 
 
-def test_raters_groups_classes_and_times(open_page: OpenPage, study: Study) -> None:
+def test_raters_groups_and_classes(open_page: OpenPage, study: Study) -> None:
     app = open_page("agreement")
     assert not app.exception
-    assert len(app.get("plotly_chart")) == 3
-    groups, classes, times = (app.dataframe[i].value for i in range(3))
+    assert len(app.get("plotly_chart")) == 1
+    groups, classes = (app.dataframe[i].value for i in range(2))
     row = groups.set_index(["Class", "Who"]).loc[("podocyte", "two students")]
     assert (row["F1 (95 % interval)"], row["n"], row["Patches"], row["Slides"]) == (
         "0.86 (too few slides: 0.86, 0.86, 0.86, 0.86)",
@@ -28,7 +28,6 @@ def test_raters_groups_classes_and_times(open_page: OpenPage, study: Study) -> N
     )
     assert classes["Same class"].unique().tolist() == ["100.0%"]
     assert classes["Nuclei both found"].tolist() == [48, 48, 40]
-    assert times.set_index("Person").loc["s1", "Median seconds per nucleus"] == 5.0
     written = texts(app)
     assert "Simulated tissue: no evidence for real tissue" in written
     assert 'href="/api/export/agreement.csv"' in written

@@ -1,14 +1,18 @@
+import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from streamlit.testing.v1 import AppTest
 
-from allinsam.store import Study, create_study
+from allinsam.store import Study, create_study, runs
 from allinsam.workflow.analysis_plan import margin
 from allinsam.workflow.labels import LabelRecipe
 from tests.app.conftest import OpenPage
 from tests.app.finished_pages import button, texts
 from tests.finished import MESANGIAL_ID, PODOCYTE, add_scored_run, finished_study
 from tests.studies import LEAD, MESANGIAL, PODOCYTES
+from webapp.curve_parts import spans
 from webapp.page_parts import truth_name
 
 
@@ -24,7 +28,7 @@ def test_students_and_expert_are_compared_patch_by_patch(open_page: OpenPage, st
     assert "against the simulated truth" in written
     assert "Simulated tissue: no evidence for real tissue" in written
     assert 'href="/api/export/scores.csv"' in written
-    assert len(app.get("plotly_chart")) == 2
+    assert len(app.get("plotly_chart")) == 3
     tests = app.dataframe[0].value.set_index(["Class", "Condition"])
     assert tests.loc[("podocyte", "all"), "p"] == "0.0078"
     assert tests.loc[("podocyte", "injured"), ["Effect", "p"]].tolist() == ["too few pairs"] * 2
@@ -138,5 +142,88 @@ def test_the_truth_of_real_tissue_is_not_called_simulated(tmp_path: Path, simula
 def test_the_split_stands_under_every_figure_of_models(open_page: OpenPage, study: Study) -> None:
     notes = [caption.value for caption in open_page("compare").caption]
     told = [note for note in notes if "Split " in note]
-    assert len(told) == 4  # means, pairs, the paper's table, worst patches
+    assert len(told) == 5  # means, pairs, the paper's table, worst patches, minutes and size
     assert all("tested slide" in note and "seed 1" in note for note in told)
+
+
+# ---------------------------------------------------------------- minutes and size
+
+
+def curve_table(app: AppTest) -> pd.DataFrame:
+    return next(frame.value for frame in app.dataframe if "Minutes" in frame.value.columns)
+
+
+def test_single_sizes_say_what_to_press(open_page: OpenPage, study: Study) -> None:
+    app = open_page("compare")
+    assert not app.exception
+    written = texts(app)
+    assert "**Each line is a single size so far.**" in written and "**Size curve**" in written
+    assert button(app, "Go to Train")
+    rows = curve_table(app).set_index("Labels")
+    # Two training patches: 36 s each of the expert, 31 s of a student.
+    assert rows["Minutes"].to_dict() == {"expert": "1.2", "students": "1.0", "untrained": "0.0"}
+    assert rows.loc["students", ["Training patches", "Nuclei", "podocyte"]].tolist() == [
+        2,
+        12,
+        "0.667 (0.667 to 0.667)",
+    ]
+    assert "gaps up to 60 s, until the labels were frozen" in written
+    assert 'href="/api/export/minutes_and_scores.csv"' in written
+
+
+def test_a_curve_over_minutes_patches_and_nuclei(open_page: OpenPage, study: Study) -> None:
+    for group, found in (("student", PODOCYTES[:1]), ("expert", PODOCYTES[:2])):
+        few = {PODOCYTE: found, MESANGIAL_ID: ()}
+        add_scored_run(study, LabelRecipe(group=group, patches=1, split=1), few)
+    app = open_page("compare")
+    assert not app.exception
+    written = texts(app)
+    assert "single size" not in written
+    # At the students' 62 s the expert's line is a fraction of the way from 36 s (0.67) to 72 s (1).
+    share = (62 - 36) / (72 - 36)
+    assert f"expert {2 / 3 + share / 3:.2f}, students 0.67" in written
+    assert "**At 1.03 min**" in written
+    against = next(group for group in app.button_group if group.label == "Score against")
+    against.set_value("train_patches").run()
+    assert not app.exception
+    assert "**At 2 patches**, read off the lines" in texts(app)
+    assert "expert 1.00, students 0.67" in texts(app)
+    cutoff = next(group for group in app.button_group if group.label.startswith("A gap between"))
+    assert len(curve_table(app)) == 5
+    cutoff.set_value(15.0).run()
+    assert not app.exception
+
+
+def test_runs_with_other_settings_are_another_curve(open_page: OpenPage, study: Study) -> None:
+    found = {PODOCYTE: PODOCYTES, MESANGIAL_ID: MESANGIAL}
+    run_id = add_scored_run(study, LabelRecipe(group="expert"), found)
+    with study.science.write() as db:
+        settings = runs.get_run(db, run_id)["settings"]
+        runs.update_run(db, run_id, settings=json.dumps({**settings, "k": 3}))
+    app = open_page("compare")
+    assert not app.exception
+    ask = next(w for w in app.selectbox if w.label.startswith("Runs that differ"))
+    assert [option.split(":")[0] for option in ask.options] == [f"Run {run_id}", "Runs 1 to 2"]
+    assert curve_table(app)["Run"].tolist() == [run_id, 3]
+    ask.set_value(1).run()
+    assert curve_table(app)["Run"].tolist() == [1, 2, 3]
+
+
+def test_labels_that_nobody_drew_have_no_minutes(open_page: OpenPage, study: Study) -> None:
+    found = {PODOCYTE: PODOCYTES, MESANGIAL_ID: MESANGIAL}
+    add_scored_run(study, LabelRecipe(group="truth", purposes=("gold",)), found)
+    app = open_page("compare")
+    assert not app.exception
+    assert "Without minutes, as nobody drew them: truth." in texts(app)
+    assert "truth" not in set(curve_table(app)["Labels"])
+
+
+def test_a_reviewer_reads_curves_and_is_not_sent_to_train(open_page: OpenPage, study: Study) -> None:
+    app = open_page("compare", role="reviewer")
+    assert not app.exception
+    assert "single size" in texts(app) and not app.button
+
+
+@pytest.mark.parametrize(("ids", "said"), [([1], "1"), ([1, 2, 3, 7], "1 to 3, 7"), ([4, 9], "4, 9")])
+def test_run_numbers_in_words(ids: list[int], said: str) -> None:
+    assert spans(ids) == said

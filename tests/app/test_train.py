@@ -75,6 +75,31 @@ def test_the_single_steps_queue_training_and_scoring(open_page: OpenPage, study:
     ]
 
 
+def test_a_size_curve_queues_a_training_for_each_size(open_page: OpenPage, study: Study) -> None:
+    app = open_page("train")
+    assert "Trains on 1 and all 2 training patches, one after the other" in texts(app)
+    {widget.label: widget for widget in app.selectbox}["Labels of"].set_value("student").run()
+    {widget.label: widget for widget in app.text_input}["Seeds"].set_value("1 2").run()
+    assert "with 2 seeds each" in texts(app)
+    button(app, "Size curve").click().run()
+    assert not app.exception
+    jobs_queued = queued(study)
+    assert [verb for verb, _ in jobs_queued] == ["train", "train", "evaluate"]
+    small, whole = (arguments for verb, arguments in jobs_queued if verb == "train")
+    assert small == {**whole, "limit_patches": 1} and "limit_patches" not in whole
+    assert whole.items() >= {"labels": "student", "seeds": [1, 2], "split_seed": 1}.items()
+
+
+def test_one_training_patch_makes_no_curve(open_page: OpenPage, study: Study) -> None:
+    app = open_page("train")
+    # One review is finished, on a patch of the train part.
+    box = {widget.label: widget for widget in app.selectbox}
+    box["Where several finished a patch"].set_value("adjudicated").run()
+    assert not app.exception
+    assert button(app, "Size curve").disabled and not button(app, "Train").disabled
+    assert "A size curve needs at least two patches" in texts(app)
+
+
 def test_a_consensus_can_be_trained_on(open_page: OpenPage, study: Study) -> None:
     app = open_page("train")
     box = {widget.label: widget for widget in app.selectbox}

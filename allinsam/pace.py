@@ -1,0 +1,144 @@
+"""How fast people work, from the tables of time: medians, ratios of groups or arms, getting quicker.
+
+Times have a long upper tail, so that nothing here is a plain mean of seconds: a group's figure is a median,
+and two groups are compared by the ratio of geometric means over patches. Intervals draw whole slides again,
+or patches where there is one slide only: the nuclei of a patch, and the patches of a slide, are not
+independent.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from allinsam.errors import InputError
+
+FEWEST_PATCHES = 3  # below these a figure says "too few"
+FEWEST_NUCLEI = 10
+FEWEST_CLUSTERS = 6  # slides: an interval of fewer is too narrow to conclude from
+FEWEST_IN_ORDER = 6  # patches of one person, to say whether they got quicker
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times as long one side takes as the other, per patch; NaN where there are too few patches."""
+
+    ratio: float  # geometric mean of a over that of b
+    low: float  # 95 % interval; NaN with one slide's worth of data
+    high: float
+    patches_a: int
+    patches_b: int
+    paired: bool  # both sides on the same patches
+    clusters: int  # slides (or patches) drawn again for the interval
+
+
+def median_interval(
+    values: Sequence[float], clusters: Sequence, seed: int = 0, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Percentile interval of the median when whole clusters are drawn again; (NaN, NaN) for fewer than 2.
+
+    The same as `comparison.cluster_bootstrap` with np.median, quick enough for tens of thousands of values.
+    """
+    values = np.asarray(values, dtype=float)
+    member, names = pd.factorize(np.asarray(clusters))
+    if values.shape != member.shape:
+        raise InputError(f"{values.size} values and {member.size} clusters. Give one cluster for each value.")
+    if len(names) < 2:
+        return float("nan"), float("nan")
+    order = np.argsort(values, kind="stable")
+    values, member = values[order], member[order]
+    # How many of each cluster's values are among the first k, for k = 0 ... n.
+    up_to = np.zeros((len(names), values.size + 1), np.int64)
+    up_to[member, np.arange(1, values.size + 1)] = 1
+    np.cumsum(up_to, axis=1, out=up_to)
+    drawn = np.random.default_rng(seed).integers(len(names), size=(RESAMPLES, len(names)))
+    total = up_to[drawn, -1].sum(axis=1)
+    middle = [_kth(up_to, drawn, k) for k in ((total + 1) // 2, total // 2 + 1)]
+    medians = (values[middle[0]] + values[middle[1]]) / 2
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(medians, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _kth(up_to: np.ndarray, drawn: np.ndarray, k: np.ndarray) -> np.ndarray:
+    """For each resample the place of its k-th smallest value, by halving."""
+    low, high = np.zeros(len(drawn), np.int64), np.full(len(drawn), up_to.shape[1] - 1)
+    while (low + 1 < high).any():
+        middle = (low + high) // 2
+        enough = up_to[drawn, middle[:, None]].sum(axis=1) >= k
+        high, low = np.where(enough, middle, high), np.where(enough, low, middle)
+    return high - 1
+
+
+def medians(table: pd.DataFrame, by: Sequence[str], value: str, intervals: bool = True) -> pd.DataFrame:
+    """Median of `value` for each `by` with its 95 % interval, n, patches and slides.
+
+    table: a row per nucleus or per patch, with slide and patch. The interval draws slides again, or patches
+    where the table has one slide only.
+    """
+    unit = cluster_unit(table)
+    rows = []
+    for keys, part in table.groupby(list(by), sort=True):
+        low, high = median_interval(part[value], part[unit]) if intervals else (float("nan"),) * 2
+        figures = {"median": part[value].median(), "low": low, "high": high, "n": len(part)}
+        figures |= {"patches": part["patch"].nunique(), "slides": part["slide"].nunique()}
+        rows.append({**dict(zip(by, keys, strict=True)), **figures})
+    return pd.DataFrame(rows, columns=[*by, "median", "low", "high", "n", "patches", "slides"])
+
+
+def cluster_unit(table: pd.DataFrame) -> str:
+    """What an interval draws again: slide, or patch where there is one slide only."""
+    return "slide" if table["slide"].nunique() > 1 else "patch"
+
+
+def geometric_ratio(a: pd.Series, b: pd.Series, clusters: pd.Series, seed: int = 0) -> Ratio:
+    """How many times as large a is as b, both above 0 and by patch.
+
+    On the patches that both have where these are enough, else on all of each. clusters: patch -> slide.
+    """
+    a, b = (side.dropna()[lambda known: known > 0] for side in (a, b))
+    shared = a.index.intersection(b.index)
+    paired = len(shared) >= FEWEST_PATCHES
+    if paired:
+        a, b = a[shared], b[shared]
+    if min(len(a), len(b)) < FEWEST_PATCHES:
+        return Ratio(*[float("nan")] * 3, len(a), len(b), paired, 0)
+    names = sorted(set(clusters[a.index]) | set(clusters[b.index]), key=str)
+    parts = [_by_cluster(np.log(side), clusters[side.index], names) for side in (a, b)]
+    sums, counts = zip(*parts, strict=True)
+    ratio = float(np.exp(sums[0].sum() / counts[0].sum() - sums[1].sum() / counts[1].sum()))
+    low = high = float("nan")
+    if len(names) > 1:
+        drawn = np.random.default_rng(seed).integers(len(names), size=(RESAMPLES, len(names)))
+        n = [count[drawn].sum(axis=1) for count in counts]
+        usable = (n[0] > 0) & (n[1] > 0)
+        means = [s[drawn].sum(axis=1)[usable] / k[usable] for s, k in zip(sums, n, strict=True)]
+        low, high = (float(v) for v in np.exp(np.quantile(means[0] - means[1], [0.025, 0.975])))
+    return Ratio(ratio, low, high, len(a), len(b), paired, len(names))
+
+
+def _by_cluster(logs: pd.Series, clusters: pd.Series, names: Sequence) -> tuple[np.ndarray, np.ndarray]:
+    """Sum and number of the values of each cluster."""
+    grouped = logs.groupby(clusters)
+    total, count = (
+        part.reindex(names, fill_value=0).to_numpy(float) for part in (grouped.sum(), grouped.size())
+    )
+    return total, count
+
+
+def change_per_doubling(order: Sequence[int], seconds: Sequence[float], arm: Sequence[str]) -> float:
+    """How much quicker a person gets each time they have done twice as many patches: -0.1 is 10 % less time.
+
+    Straight lines of one slope through the logarithms (the power law of practice), one for each arm: an arm
+    may be slower than another. NaN for fewer than FEWEST_IN_ORDER patches. order: from 1.
+    """
+    table = pd.DataFrame({"x": np.asarray(order, float), "s": np.asarray(seconds, float), "arm": list(arm)})
+    table = table[np.isfinite(table["s"]) & (table["s"] > 0)]
+    if len(table) < FEWEST_IN_ORDER:
+        return float("nan")
+    logs = pd.DataFrame({"x": np.log2(table["x"]), "y": np.log(table["s"])})
+    logs -= logs.groupby(table["arm"]).transform("mean")
+    spread = float((logs["x"] ** 2).sum())
+    return float(np.expm1((logs["x"] * logs["y"]).sum() / spread)) if spread else float("nan")
