@@ -9,7 +9,7 @@ from allinsam.workflow.export_columns import COLUMNS, TITLES
 from allinsam.workflow.exports import consents_table
 from allinsam.workflow.taught import learning_table
 from webapp.page_parts import (
-    agreement_of,
+    agreement_counts,
     annotation_state,
     consensus_counts,
     download_link,
@@ -28,12 +28,10 @@ from webapp.session import current_study, require
 def rows_of(study: Study) -> dict[str, int]:
     """Table -> number of rows."""
     folder, state = str(study.folder), annotation_state(study)
-    agreement = agreement_of(folder, state)
     return {
         **row_counts(folder, state),
         "times": len(times_of(folder, state)["by_patch"]),
-        "agreement": len(agreement["pairwise"]),
-        "classes": len(agreement["classes"]),
+        **agreement_counts(folder, state),
         **consensus_counts(folder, state),
         **review_counts(study),
         **suggestion_counts(folder, state),

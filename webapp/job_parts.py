@@ -28,6 +28,7 @@ TITLES = {
     "evaluate": "Score",
     "embed": "Prepare patches",
     "register": "Register the IF",
+    "agreement": "Compare outlines",
     "import": "Import images",
     "import-slide": "Import a slide",
 }
@@ -44,6 +45,7 @@ NOT_RESUMED = ("import", "import-slide")
 RESUMES_FROM = {
     "register": "the patch it was at",
     "embed": "the patch it was at",
+    "agreement": "the patch it was at",
     "evaluate": "the first run",
 }
 
