@@ -70,15 +70,16 @@ def gather(patches: Sequence[PatchOverlaps], class_ids: Sequence[int]) -> Overla
         np.zeros((look_of_patch[-1], len(class_ids)), bool),
     )
     finished[finished_rows[:, 0] + each("finished", look_of_patch), number_of[finished_rows[:, 1]]] = True
-    local_look = joined("mark_look", np.int64)
-    mark_look = (local_look + each("mark_look", look_of_patch)).astype(np.int32)
+    mark_look = (joined("mark_look", np.int64) + each("mark_look", look_of_patch)).astype(np.int32)
     mark_class, mark_area = number_of[joined("mark_class", np.int32)], joined("mark_area", np.int64)
-    first = (joined("first", np.int64) + each("first", mark_of_patch)).astype(np.int32)
-    second = (joined("second", np.int64) + each("second", mark_of_patch)).astype(np.int32)
+    first, second, slot = [], [], []
+    for patch, n, mark, place in zip(patches, n_looks, mark_of_patch, slot_of_patch, strict=False):
+        first.append(patch.first + np.int32(mark))
+        second.append(patch.second + np.int32(mark))
+        looks = patch.mark_look[patch.first].astype(np.int64), patch.mark_look[patch.second]
+        slot.append((place + looks[0] * n + looks[1]).astype(np.int32))
+    first, second, slot = (np.concatenate([np.zeros(0, np.int32), *parts]) for parts in (first, second, slot))
     shared = joined("shared", np.int32)
-    slot = (
-        each("first", slot_of_patch) + local_look[first] * each_count(patches, n_looks) + local_look[second]
-    )
     cell, size = mark_look.astype(np.int64) * len(class_ids) + mark_class, finished.size
     begin = np.full(size, len(mark_look), np.int64)
     np.minimum.at(begin, cell, np.arange(len(cell)))
@@ -99,18 +100,13 @@ def gather(patches: Sequence[PatchOverlaps], class_ids: Sequence[int]) -> Overla
         second=second,
         shared=shared,
         iou=shared / (mark_area[first] + mark_area[second] - shared),
-        slot=slot.astype(np.int32),
+        slot=slot,
         slot_of_patch=slot_of_patch,
         look_of_patch=look_of_patch,
         seen=seen,
         joins=joins,
         join_iou=joined("join_iou", np.float64),
     )
-
-
-def each_count(patches: Sequence[PatchOverlaps], n_looks: np.ndarray) -> np.ndarray:
-    """How many looks its patch has, for every two marks that share pixels."""
-    return np.repeat(n_looks, [len(patch.first) for patch in patches])
 
 
 # ---------------------------------------------------------------- the same nuclei, the same outline?

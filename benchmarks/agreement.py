@@ -8,6 +8,7 @@ hover_net does it.
 """
 
 import argparse
+import importlib
 import json
 import os
 import resource
@@ -217,6 +218,7 @@ def views(size: Size) -> Iterator[tuple[str, dict]]:
     yield "iou_75", {"tab": "People", "figure": "f1", "iou": 0.75}
     yield "class", {"tab": "People", "class": "podocyte", "iou": 0.5}
     yield "students", {"tab": "People", "among": "student"}
+    yield "everyone", {"tab": "People", "among": "everyone"}
     yield "cell", {"tab": "People", "a": a, "b": b}
     yield "groups", {"tab": "Groups"}
     yield "classes", {"tab": "Class"}
@@ -224,8 +226,11 @@ def views(size: Size) -> Iterator[tuple[str, dict]]:
 
 
 def measure_views(study: Study, size: Size) -> dict:
-    import plotly.express  # noqa: F401, as the server does before the first visitor
+    from webapp import server
 
+    for module in server.HEAVY:  # as the server does before the first visitor
+        importlib.import_module(module)
+    importlib.import_module("webapp.agreement_parts")
     view = open_page(study)
     page = {name: view(**widgets) for name, widgets in views(size)}
     with study.science.read() as db:

@@ -3,7 +3,6 @@
 import streamlit as st
 
 from allinsam.accounts import may
-from allinsam.workflow.agreeing import some_pair
 from webapp.agreement_parts import (
     has_times,
     show_classes,
@@ -13,7 +12,7 @@ from webapp.agreement_parts import (
     show_same_person,
     show_times,
 )
-from webapp.page_parts import download_link, empty_state, page_head
+from webapp.page_parts import annotation_state, download_link, empty_state, page_head, some_pair
 from webapp.session import current_study, require
 
 # Only the tab that is open is worked out.
@@ -32,7 +31,7 @@ def main() -> None:
     left, right = st.columns([6, 1], vertical_alignment="bottom")
     with left:
         page_head("Agreement", "People who worked on the same patches without seeing each other's work.")
-    if not some_pair(study):
+    if not some_pair(str(study.folder), annotation_state(study)):
         empty_state(
             "**No patch has been finished by two people without suggestions yet.** Assign the same patches "
             "to two people.",

@@ -71,10 +71,14 @@ SIDE_BY_SIDE = 8  # people whose heat map leaves room for a list beside it
 
 def counted(study: Study, person: SignedIn) -> StudyOverlaps | None:
     """The study's overlaps. Where there is much to compare, None and the job that does it."""
+    key = str(study.folder), annotation_state(study)
+    if st.session_state.get("counted") == key:
+        return overlaps_of(*key)
     missing = overlapping.uncounted(overlapping.list_patches(study))
     n_marks = sum(patch.n_marks for patch in missing)
     if n_marks <= AT_ONCE:
-        return overlaps_of(str(study.folder), annotation_state(study))
+        st.session_state["counted"] = key
+        return overlaps_of(*key)
     active = [view for view in jobs.list_views(study, 50) if view.is_active]
     if not any(view.verb == "agreement" for view in active):
         with st.container(border=True):
@@ -256,6 +260,9 @@ def heat_note(value: str, few: int) -> str:
 
 def show_pair(view: View, value: str, people: list[str]) -> None:
     """Two people, the patches behind their figure, worst first, and one of them as a picture."""
+    for side in ("a", "b"):
+        if st.session_state.get(side) not in people:  # filters have left them out
+            st.session_state[side] = None
     left, right = st.columns(2)
     options = {"options": people, "index": None, "placeholder": "Choose, or click a cell"}
     with left:

@@ -147,7 +147,15 @@ def overlaps_of(folder: str, state: tuple[int, ...]) -> StudyOverlaps:
 def figures_at(folder: str, state: tuple[int, ...], purpose: str, iou: float) -> pd.DataFrame:
     """Figures of every two people; nobody changes it."""
     made = overlaps_of(folder, state)
-    return agreeing.figures_of(made, agreeing.peers(made, purpose), iou)
+    table = agreeing.figures_of(made, agreeing.peers(made, purpose), iou)
+    names = ("patch", "class", "rater_a", "rater_b", "slide", "condition", "group_a", "group_b")
+    return table.astype(dict.fromkeys(names, "category"))  # quicker to choose from and to group
+
+
+@st.cache_data(max_entries=4, show_spinner=False)
+def some_pair(folder: str, state: tuple[int, ...]) -> bool:
+    """Whether there is anything to compare."""
+    return agreeing.some_pair(open_study(Path(folder)))
 
 
 @st.cache_resource(max_entries=4, show_spinner="Comparing classes ...")

@@ -144,15 +144,15 @@ def figures_of(made: StudyOverlaps, pairs: Pairs, iou_threshold: float = 0.5) ->
 def chosen_figures(made: StudyOverlaps, table: pd.DataFrame, choice: Choice) -> pd.DataFrame:
     """Rows of `figures_of` that a choice is about."""
     kept = choice.of_place(table) & choice.of_class(table, made) & choice.of_people(table)
-    return table[kept]
+    return table if kept.all() else table[kept]
 
 
 def by_groups(table: pd.DataFrame) -> pd.DataFrame:
     """Rows of `figures_of` summarised per class and kind of pair, such as "expert + student", with the 95 %
     interval of F1 over slides."""
     kinds = [
-        " + ".join(sorted([a, b])) if a else f"{MAJORITY} + {b}"
-        for a, b in zip(table["group_a"].where(table["group_a"].notna(), ""), table["group_b"], strict=True)
+        f"{MAJORITY} + {b}" if pd.isna(a) else " + ".join(sorted([a, b]))
+        for a, b in zip(table["group_a"], table["group_b"], strict=True)
     ]
     slides = dict(zip(table["patch"], table["slide"], strict=True))
     return summarise(table.assign(pair=kinds), ["class", "pair"], slides)
