@@ -45,7 +45,9 @@ def main() -> None:
     if may(person, "export"):
         with right:
             download_link("agreement.csv", "Download CSV")
-    for tab, show in zip(st.tabs(list(TABS), key="tab", on_change="rerun"), TABS.values(), strict=True):
+    for tab, show in zip(
+        st.tabs(list(TABS), key="tab", on_change="rerun", bind="query-params"), TABS.values(), strict=True
+    ):
         if tab.open:
             with tab:
                 show(study, person)

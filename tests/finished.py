@@ -79,7 +79,7 @@ def finish(
         if person_id not in {person["id"] for person in study_rows.list_people(db)}:
             study_rows.add_person(db, person_id, group, simulated=group == "truth")
         assignment_id = queue.add_assignment(db, person_id, patch_id, found, purpose)
-    page = f"{person_id}-{patch_id}" + ("-again" if purpose == "repeat" else "")
+    page = f"{person_id}-{patch_id}" + ("" if purpose in ("production", "gold") else f"-{purpose}")
     log, now_ms = ActLog(page, "test"), 0.0
     acts = [log.act("load", now_ms)]
     for class_id, centres in found.items():

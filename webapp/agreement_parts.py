@@ -282,7 +282,7 @@ def show_pair(view: View, value: str, people: list[str]) -> None:
     picked = st.dataframe(
         shown,
         hide_index=True,
-        height=min(38 + 35 * len(shown), 250),
+        height=38 + 35 * min(len(shown), 5),
         on_select="rerun",
         selection_mode="single-row",
         key=f"patches {a} {b} {value} {view.what} {view.choice.purpose}",
@@ -338,10 +338,10 @@ def show_picture(view: View, value: str, row: pd.Series, names: tuple[str, str])
     url = html.escape(f"/api/agreement/{row['key_a']}/{row['key_b']}.png?{urlencode(query)}")
     name = html.escape(f"{row['patch']} ({row['condition']})")
     legend = "".join(
-        f'<span class="swatch" style="background: {colour}"></span>{html.escape(who)} &ensp;'
-        for who, colour in zip(names, COLOURS, strict=True)
+        f'<span class="swatch" style="background: {colour}"></span>{html.escape(who)} ({line}) &ensp;'
+        for who, colour, line in zip(names, COLOURS, ("solid", "dashed"), strict=True)
     )
-    meaning = "thin: both, thick and filled: only one of them"
+    meaning = "thin: both found it, thick and filled: only one did"
     if value in OF_CLASS:
         meaning = "thin: the same class, thick: not the same; its classes are written beside it"
     st.html(
@@ -540,7 +540,7 @@ def drift_rows(parts: pd.DataFrame) -> pd.DataFrame:
         ]
     )
     table = parts.pivot(index=["person_id", "group"], columns="part", values="text")
-    table = table.reindex(columns=range(1, agreeing.PARTS + 1)).fillna("")
+    table = table.reindex(columns=range(1, agreeing.PARTS + 1)).astype(object).fillna("")
     table.columns = ["First third", "Second third", "Last third"]
     return table.reset_index().rename(columns={"person_id": "Person", "group": "Group"})
 

@@ -1,6 +1,7 @@
 """Pictures of two people's outlines on a patch, behind a figure of agreement. By URL, not with a page."""
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 
 import cv2
@@ -85,20 +86,20 @@ def draw_pair(image_rgb: np.ndarray, sides: tuple[list[DrawnMark], list[DrawnMar
         alone = np.zeros(picture.shape[:2], np.uint8)
         for mark in marks:
             if mark.stands_out and not mark.tag:
-                rings = [_points(ring * scale) for ring in mask_to_polygons(mark.mask)]
+                rings = _lines([ring * scale for ring in mask_to_polygons(mark.mask)])
                 cv2.fillPoly(alone, rings, 255, cv2.LINE_8, FRACTION_BITS)
         inside = alone > 0
         picture[inside] = ((1 - FILL) * picture[inside] + FILL * np.array(colour)).astype(np.uint8)
-    for turn, (marks, colour) in enumerate(zip(sides, map(rgb, COLOURS), strict=True)):
-        for mark in marks:
-            width = THICK_PX if mark.stands_out else THIN_PX
-            rings = [ring * scale for ring in mask_to_polygons(mark.mask)]
-            lines = (
-                [_points(dash) for ring in rings for dash in dashed(ring)] if turn else map(_points, rings)
-            )
-            lines = list(lines)
-            for shade, thick in ((HALO, width + HALO_PX), (colour, width)):
-                cv2.polylines(picture, lines, not turn, shade, thick, cv2.LINE_AA, FRACTION_BITS)
+    drawn = [
+        (mark, [ring * scale for ring in mask_to_polygons(mark.mask)]) for side in sides for mark in side
+    ]
+    for mark, rings in drawn:
+        cv2.polylines(picture, _lines(rings), True, HALO, _width(mark) + HALO_PX, cv2.LINE_AA, FRACTION_BITS)
+    for number, (mark, rings) in enumerate(drawn):
+        second = number >= len(sides[0])  # over the first's line, which shows between its dashes
+        lines = [dash for ring in rings for dash in dashed(ring)] if second else rings
+        look = (not second, rgb(COLOURS[second]), _width(mark), cv2.LINE_AA, FRACTION_BITS)
+        cv2.polylines(picture, _lines(lines), *look)
     for marks in sides:
         for mark in marks:
             if mark.tag:
@@ -106,9 +107,13 @@ def draw_pair(image_rgb: np.ndarray, sides: tuple[list[DrawnMark], list[DrawnMar
     return png(picture)
 
 
-def _points(path: np.ndarray) -> np.ndarray:
+def _lines(paths: Sequence[np.ndarray]) -> list[np.ndarray]:
     """For OpenCV, whose coordinate 0 is the first pixel's centre; ours is its edge."""
-    return np.round((path - 0.5) * 2**FRACTION_BITS).astype(np.int32)[:, None]
+    return [np.round((path - 0.5) * 2**FRACTION_BITS).astype(np.int32)[:, None] for path in paths]
+
+
+def _width(mark: DrawnMark) -> int:
+    return THICK_PX if mark.stands_out else THIN_PX
 
 
 def _write(picture: np.ndarray, mark: DrawnMark, scale: int) -> None:
