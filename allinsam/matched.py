@@ -284,7 +284,7 @@ def find_nuclei(overlaps: Overlaps, circle: int, iou_threshold: float = 0.5) -> 
     firsts, nucleus = np.unique(part[marks], return_index=True, return_inverse=True)[1:]
     n_classes = len(overlaps.class_ids)
     cells = nucleus * n_classes + overlaps.mark_class[marks]
-    chosen = np.bincount(cells, minlength=len(firsts) * n_classes).reshape(-1, n_classes)
+    chosen = np.bincount(cells, minlength=len(firsts) * n_classes).reshape(len(firsts), n_classes)
     patch = overlaps.look_patch[overlaps.mark_look[marks[firsts]]]
     looking = np.bincount(overlaps.look_patch[present], minlength=len(overlaps.look_of_patch))
     return Nuclei(patch, chosen, looking[patch] - chosen.sum(axis=1))

@@ -312,15 +312,16 @@ def label_images(work: Work, names: dict[int, str]) -> dict[str, np.ndarray]:
 # ---------------------------------------------------------------- in children, for a memory of their own
 
 
-def child(*command: str) -> tuple[str, float, float]:
-    """What it printed, its seconds and its peak memory in GB."""
+def child(*command: str) -> tuple[str, float, float, float]:
+    """What it printed, its seconds, those of the processor, and its peak memory in GB."""
     started = time.perf_counter()
     process = subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     printed = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise RuntimeError(f"{' '.join(command)} ended with {status}.")
-    return printed, time.perf_counter() - started, usage.ru_maxrss / 1e6
+    seconds = time.perf_counter() - started
+    return printed, seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1e6
 
 
 def measure(folder: Path, size: Size, quick: bool) -> dict[str, dict]:
@@ -331,9 +332,9 @@ def measure(folder: Path, size: Size, quick: bool) -> dict[str, dict]:
     with study.science.read() as db:
         n_marks = sum(act_store.object_counts(db).values())
     progress(f"{n_marks} nuclei; comparing everybody with everybody")
-    _, first_s, first_gb = child("allinsam", "agreement", "--count", "--study", str(folder))
+    _, first_s, first_cpu_s, first_gb = child("allinsam", "agreement", "--count", "--study", str(folder))
     progress(f"{first_s:.0f} s; the page")
-    printed, _, page_gb = child("benchmarks.agreement", "--views", str(folder), *flags)
+    printed, _, _, page_gb = child("benchmarks.agreement", "--views", str(folder), *flags)
     seen = SimpleNamespace(**json.loads(printed))
     for name, seconds in {**seen.page, **{f"again {k}": v for k, v in seen.again.items()}}.items():
         progress(f"{name}: {seconds:.2f} s")
@@ -342,7 +343,11 @@ def measure(folder: Path, size: Size, quick: bool) -> dict[str, dict]:
     what = f"{size.people} people x {size.patches} patches x {size.nuclei} nuclei, {n_marks} outlines"
     slowest, slowest_again = (max(times, key=times.get) for times in (seen.page, seen.again))
     return {
-        "first_s": figure([first_s], "s", note=f"all pairs, as the job does it; {what}"),
+        "first_s": figure(
+            [first_s],
+            "s",
+            note=f"all pairs, as the job does it; {first_cpu_s:.0f} s of the processor; {what}",
+        ),
         "page_s": figure([seen.page[slowest]], "s", note=f"slowest of {len(seen.page)} views: {slowest}"),
         "again_s": figure(
             [seen.again[slowest_again]], "s", note=f"after one new patch, slowest: {slowest_again}"

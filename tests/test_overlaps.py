@@ -184,7 +184,10 @@ def test_nothing_drawn_is_agreement() -> None:
     assert np.isnan(row["matched_dice"])
     nuclei = find_nuclei(overlaps, EVERYONE)
     assert np.isnan(alphas(nuclei, np.ones(0, bool))["alpha"])
-    assert pair_figures(gather([], BY_NAME), np.zeros((0, 2))).empty
+    for classes in (BY_NAME, []):  # a study without work, and one without classes
+        empty = gather([], classes)
+        assert pair_figures(empty, np.zeros((0, 2))).empty and not len(find_nuclei(empty, EVERYONE).patch)
+        assert not len(class_choices(empty, np.zeros((0, 2)))[0])
 
 
 def test_thresholds_below_what_was_joined_are_refused() -> None:
