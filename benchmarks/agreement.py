@@ -61,9 +61,9 @@ QUICK = Size(people=4, experts=1, patches=6, nuclei=6, slides=2, repeats=1, matc
 # ---------------------------------------------------------------- the study
 
 
-def draw_patch(rng: np.random.Generator, size: Size) -> list[list[tuple[int, str]]]:
-    """Each person's marks (class, run lengths): ellipses round common nuclei, of which they miss some, now
-    and then of the other class. Some touch their neighbours.
+def draw_patch(rng: np.random.Generator, size: Size, looks: int = 1) -> list[list[tuple[int, str]]]:
+    """Each person's marks (class, run lengths), for each of their looks: ellipses round common nuclei, of
+    which they miss some, now and then of the other class. Some touch their neighbours.
     """
     places = rng.permutation(GRID * GRID)[: size.nuclei]
     centres = (np.stack(np.divmod(places, GRID), axis=1) + 0.5) * SPACING_PX + rng.normal(
@@ -71,7 +71,7 @@ def draw_patch(rng: np.random.Generator, size: Size) -> list[list[tuple[int, str
     )
     radii = rng.uniform(9, 15, (len(places), 2))
     found = []
-    for _ in range(size.people):
+    for _ in range(looks * size.people):
         mine = []
         for nucleus, (centre, radius) in enumerate(zip(centres, radii, strict=True)):
             if rng.random() < 0.1:
@@ -127,9 +127,10 @@ def make_study(folder: Path, size: Size) -> Study:
             images.add_registration(db, patch, identity_matrix(), "identity", True, 1.0)
     # The last patch is what is handed in at the end.
     for number, patch in enumerate(patches[:-1]):
-        hand_in(study, patch, draw_patch(rng, size), class_ids, size)
+        drawn = draw_patch(rng, size, looks=1 + (number < size.repeats))
+        hand_in(study, patch, drawn[: size.people], class_ids, size)
         if number < size.repeats:
-            hand_in(study, patch, draw_patch(rng, size), class_ids, size, "repeat")
+            hand_in(study, patch, drawn[size.people :], class_ids, size, "repeat")
         if number % 50 == 49:
             progress(f"drawn: {number + 1} patches")
     return study

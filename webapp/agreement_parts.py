@@ -279,16 +279,19 @@ def show_pair(view: View, value: str, people: list[str]) -> None:
         return
     names = side_names(a, b)
     shown = list_rows(table, value, names)
-    picked = st.dataframe(
+    many = len(people) > SIDE_BY_SIDE  # then there is room beside the list
+    place, beside = st.columns([1.15, 1]) if many else (st.container(), st.container())
+    picked = place.dataframe(
         shown,
         hide_index=True,
-        height=38 + 35 * min(len(shown), 5),
+        height=38 + 35 * min(len(shown), 14 if many else 5),
         on_select="rerun",
         selection_mode="single-row",
         key=f"patches {a} {b} {value} {view.what} {view.choice.purpose}",
     )["selection"]["rows"]
     row = table.iloc[picked[0] if picked and picked[0] < len(table) else 0]
-    show_picture(view, value, row, names)
+    with beside:
+        show_picture(view, value, row, names)
 
 
 def side_names(a: str, b: str) -> tuple[str, str]:
