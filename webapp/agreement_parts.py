@@ -74,11 +74,12 @@ def counted(study: Study, person: SignedIn) -> StudyOverlaps | None:
     key = str(study.folder), annotation_state(study)
     if st.session_state.get("counted") == key:
         return overlaps_of(*key)
-    missing = overlapping.uncounted(overlapping.list_patches(study))
+    patches = overlapping.list_patches(study)
+    missing = overlapping.uncounted(patches)
     n_marks = sum(patch.n_marks for patch in missing)
     if n_marks <= AT_ONCE:
         st.session_state["counted"] = key
-        return overlaps_of(*key)
+        return overlaps_of(*key, patches)
     active = [view for view in jobs.list_views(study, 50) if view.is_active]
     if not any(view.verb == "agreement" for view in active):
         with st.container(border=True):

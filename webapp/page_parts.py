@@ -1,7 +1,7 @@
 """What several pages have in common: heads, empty states, buttons to other pages, cached tables."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from allinsam.store.runs import last_score
 from allinsam.store.study import get_study, list_classes
 from allinsam.workflow import agreeing, exports, rated, scored, work_times
 from allinsam.workflow.agreed import count_rows, reliability_table
-from allinsam.workflow.overlapping import StudyOverlaps, study_overlaps
+from allinsam.workflow.overlapping import Patch, StudyOverlaps, study_overlaps
 from webapp.navigation import PAGES, PAGES_FOLDER
 
 SIMULATED = "Simulated tissue: no evidence for real tissue."
@@ -138,9 +138,11 @@ def score_state(study: Study) -> tuple[int, ...]:
 
 
 @st.cache_resource(max_entries=2, show_spinner="Comparing what people drew ...")
-def overlaps_of(folder: str, state: tuple[int, ...]) -> StudyOverlaps:
+def overlaps_of(
+    folder: str, state: tuple[int, ...], _patches: Sequence[Patch] | None = None
+) -> StudyOverlaps:
     """Everybody's marks against everybody's; `state` stands for the annotations. Nobody changes it."""
-    return study_overlaps(open_study(Path(folder)))
+    return study_overlaps(open_study(Path(folder)), _patches)
 
 
 @st.cache_resource(max_entries=4, show_spinner="Comparing what people drew ...")

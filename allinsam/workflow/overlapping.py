@@ -253,11 +253,11 @@ class StudyOverlaps:
         return [purpose for purpose in PURPOSES if purpose in present]
 
 
-def study_overlaps(study: Study) -> StudyOverlaps:
-    """Read all overlaps, and count those that are missing."""
+def study_overlaps(study: Study, patches: Sequence[Patch] | None = None) -> StudyOverlaps:
+    """Read all overlaps, and count those that are missing. `patches`: where they have just been listed."""
     with study.science.read() as db:
         classes = sorted(study_store.list_classes(db), key=lambda row: row["name"])
-    patches = list_patches(study)
+    patches = list_patches(study) if patches is None else patches
     counted = [read_patch_overlaps(study, patch) for patch in patches]
     rows = []
     for patch, overlaps in zip(patches, counted, strict=True):
