@@ -360,9 +360,14 @@ def compare(args: argparse.Namespace) -> Result:
 def agreement(args: argparse.Namespace) -> Result:
     """Agreement between raters and seconds per object."""
     from allinsam.store import open_study
-    from allinsam.workflow import rated
+    from allinsam.workflow import overlapping, rated
 
-    tables = rated.agreement_tables(open_study(args.study))
+    study = open_study(args.study)
+    with progress_of(args) as progress:
+        counted = overlapping.count_study(study, progress.report, progress.should_stop)
+    if args.count:
+        return counted
+    tables = rated.agreement_tables(study)
     return {name: table.to_dict("records") for name, table in tables.items() if name != "pairwise"}
 
 
@@ -629,6 +634,7 @@ def build_parser() -> argparse.ArgumentParser:
         "monuseg": _monuseg_arguments,
         "noise": _noise_arguments,
         "compare": _compare_arguments,
+        "agreement": _agreement_arguments,
         "predict": _predict_arguments,
         "export": _export_arguments,
         "export-annotations": _export_annotations_arguments,
@@ -807,6 +813,10 @@ def _noise_arguments(sub: argparse.ArgumentParser) -> None:
 
 def _evaluate_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--run", type=int, nargs="*", default=None, help="run ids; all finished runs by default")
+
+
+def _agreement_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--count", action="store_true", help="only compare all marks and keep the result")
 
 
 def _compare_arguments(sub: argparse.ArgumentParser) -> None:

@@ -33,6 +33,7 @@ PAIRWISE_COLUMNS = [
     "f1",
     "dice",
     "matched_dice",
+    "pq",
 ]
 CLASS_COLUMNS = ["rater_a", "rater_b", "n_patches", "n_matched", "agree", "cohen_kappa", "gwet_ac1"]
 
@@ -45,7 +46,8 @@ def pairwise_agreement(ratings: Ratings, iou_threshold: float = 0.5) -> pd.DataF
 
     n_a, n_b: nuclei of each; n_matched: pairs with IoU > threshold. f1: instance F1, needs no truth. dice:
     pixel Dice. Both are 1 where neither found anything and 0 where only one did. matched_dice: mean Dice of
-    the matched nuclei, the outline alone; NaN where none match.
+    the matched nuclei, the outline alone; NaN where none match. pq: panoptic quality, F1 times the mean IoU
+    of the matched nuclei.
     """
     rows = []
     for patch, by_rater in ratings.items():
@@ -66,6 +68,7 @@ def pairwise_agreement(ratings: Ratings, iou_threshold: float = 0.5) -> pd.DataF
                         "f1": matching.f1,
                         **score_overlap(counts, ["dice"]),
                         "matched_dice": _mean(2 * matching.iou / (1 + matching.iou)),
+                        "pq": matching.f1 * (float(matching.iou.mean()) if n_matched else matching.f1),
                     }
                 )
     return pd.DataFrame(rows, columns=PAIRWISE_COLUMNS)
@@ -181,7 +184,7 @@ def class_agreement(
     for by_rater in ratings.values():
         for pair in combinations(sorted(by_rater), 2):
             shared = sorted(set(by_rater[pair[0]]) & set(by_rater[pair[1]]))
-            matched = _matched_nuclei(
+            matched = matched_nuclei(
                 *({name: by_rater[r][name] for name in shared} for r in pair), iou_threshold
             )
             comparable = len(shared) >= 2
@@ -257,6 +260,27 @@ def fleiss_kappa(table: pd.DataFrame, class_names: Sequence[str] | None = None) 
     return float((observed - chance) / (1 - chance))
 
 
+def kappa_of_counts(counts: np.ndarray) -> float:
+    """Cohen's kappa of how often one rater's class (row) met the other's (column); NaN as there."""
+    used = counts.sum(axis=0) + counts.sum(axis=1)
+    if (used > 0).sum() < 2:
+        return float("nan")
+    expected = np.outer(counts.sum(axis=1), counts.sum(axis=0)) / counts.sum()
+    return float(1 - (counts.sum() - np.trace(counts)) / (expected.sum() - np.trace(expected)))
+
+
+def ac1_of_counts(counts: np.ndarray) -> float:
+    """Gwet's AC1 of two raters from the same table, which has a row and a column for every class to choose;
+    NaN as there.
+    """
+    n = counts.sum()
+    if len(counts) < 2 or not n:
+        return float("nan")
+    share = (counts.sum(axis=0) + counts.sum(axis=1)) / (2 * n)
+    chance = (share * (1 - share)).sum() / (len(counts) - 1)
+    return float((np.trace(counts) / n - chance) / (1 - chance))
+
+
 def gwet_ac1(table: pd.DataFrame, class_names: Sequence[str] | None = None) -> float:
     """Gwet's AC1 (2008) of any number of raters (columns) over items (rows); missing ratings allowed.
 
@@ -285,7 +309,11 @@ def krippendorff_alpha(table: pd.DataFrame) -> float:
     1 - observed / expected disagreement over the pairs of ratings of one item. NaN where no item has two
     ratings, or where only one class was ever chosen.
     """
-    counts = _rating_counts(table, None)
+    return alpha_of_counts(_rating_counts(table, None))
+
+
+def alpha_of_counts(counts: np.ndarray) -> float:
+    """The same of how many raters gave each item (row) each class (column)."""
     counts = counts[counts.sum(axis=1) >= 2]
     rated, of_class, n = counts.sum(axis=1), counts.sum(axis=0), counts.sum()
     expected = n * n - (of_class**2).sum()
@@ -313,7 +341,7 @@ def _class_names(ratings: Ratings) -> list[str]:
     return sorted({name for by_rater in ratings.values() for labels in by_rater.values() for name in labels})
 
 
-def _matched_nuclei(
+def matched_nuclei(
     labels_a: Mapping[str, np.ndarray], labels_b: Mapping[str, np.ndarray], iou_threshold: float
 ) -> list[tuple[Nucleus, Nucleus, float]]:
     """Nuclei of two raters matched one to one across all classes: (nucleus of a, nucleus of b, IoU)."""

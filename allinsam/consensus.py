@@ -4,7 +4,7 @@ Marking nothing where one has looked is a vote against; a class that a rater did
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -67,8 +67,13 @@ class ClassChoice:
 
 def find_objects(patch: RatedPatch, iou_threshold: float = 0.5) -> list[Found]:
     """Everything that anybody marked on a patch."""
+    return as_found(patch, cluster(patch.instances, iou_threshold))
+
+
+def as_found(patch: RatedPatch, groups: Iterable[tuple[Instance, ...]]) -> list[Found]:
+    """The same of marks that are grouped already, as `marks.cluster` does it."""
     found = []
-    for members in cluster(patch.instances, iou_threshold):
+    for members in groups:
         said = {instance.rater: instance.class_name for instance in members}
         chose = {rater: said.get(rater, UNDETECTED) for rater in patch.full_lookers}
         found.append(Found(members, said, chose, patch.asked))
@@ -167,9 +172,13 @@ def window_of(members: Sequence[Instance], size_hw: tuple[int, int]) -> tuple[np
     No margin: what nobody drew makes everybody specific, and then a pixel that few drew is believed.
     """
     rows, columns = np.divmod(np.concatenate([member.pixels for member in members]), size_hw[1])
-    row_starts = np.arange(rows.min(), rows.max() + 1)[:, None] * size_hw[1]
-    places = row_starts + np.arange(columns.min(), columns.max() + 1)
-    return places, np.stack([np.isin(places, member.pixels, assume_unique=True) for member in members])
+    rows, columns = rows - (top := rows.min()), columns - (left := columns.min())
+    inside = np.zeros((len(members), rows.max() + 1, columns.max() + 1), bool)
+    inside[np.repeat(np.arange(len(members)), [len(member.pixels) for member in members]), rows, columns] = (
+        True
+    )
+    row_starts = np.arange(top, top + inside.shape[1])[:, None] * size_hw[1]
+    return row_starts + np.arange(left, left + inside.shape[2]), inside
 
 
 # ---------------------------------------------------------------- consensus
@@ -223,6 +232,17 @@ def build_consensus(
     likely one has it, then the one with more votes.
     """
     found = {patch: find_objects(rated, settings.iou_threshold) for patch, rated in sorted(patches.items())}
+    return decide_objects(patches, found, settings, outline, classes)
+
+
+def decide_objects(
+    patches: Mapping[str, RatedPatch],
+    found: Mapping[str, Sequence[Found]],
+    settings: ConsensusSettings = DEFAULTS,
+    outline: str = "majority",
+    classes: str = "majority",
+) -> dict[str, PatchConsensus]:
+    """The same of what `find_objects` says of every patch."""
     everything = [thing for things in found.values() for thing in things]
     choices = iter(CLASS_RULES[classes](everything, settings))
     decided = {}

@@ -13,7 +13,6 @@ outlines one nucleus.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -154,18 +153,51 @@ def _pairwise_iou(instances: Sequence[Instance]) -> np.ndarray:
 def _join(
     members: list[int], instances: Sequence[Instance], iou: np.ndarray, threshold: float
 ) -> list[list[int]]:
-    groups = [[i] for i in members]
-    while True:
-        links = []
-        for a, b in combinations(range(len(groups)), 2):
-            if {instances[i].rater for i in groups[a]} & {instances[j].rater for j in groups[b]}:
-                continue
-            link = round(float(iou[np.ix_(groups[a], groups[b])].mean()), 12)
-            if link > threshold:
-                pairs = [(i, j) for i in groups[a] for j in groups[b]]
-                alike = sum(instances[i].class_name == instances[j].class_name for i, j in pairs) / len(pairs)
-                links.append((link, alike, -groups[a][0], -groups[b][0], a, b))
-        if not links:
-            return groups
-        *_, a, b = max(links)
-        groups[a] = sorted(groups[a] + groups.pop(b))
+    raters = np.unique([instances[i].rater for i in members], return_inverse=True)[1]
+    classes = np.unique([instances[i].class_name for i in members], return_inverse=True)[1]
+    groups = {i: [i] for i in members}
+    for a, b, _ in join_order(iou[np.ix_(members, members)], raters, classes, threshold):
+        groups[members[a]] = sorted(groups[members[a]] + groups.pop(members[b]))
+    return list(groups.values())
+
+
+def join_order(
+    iou: np.ndarray, raters: np.ndarray, classes: np.ndarray, threshold: float
+) -> list[tuple[int, int, float]]:
+    """Which groups of marks are joined, one after the other: (first mark of one, of the other, mean IoU).
+
+    The marks are ordered by place, `iou` is (n, n), `raters` and `classes` are numbers. Of equal means the
+    pair comes first that agrees most about the class, then the one that lies first. No mean is above an
+    earlier one, so that the joins at a higher threshold are the first of these.
+    """
+    n = len(iou)
+    total, alike = iou.astype(float), (classes[:, None] == classes[None, :]).astype(float)
+    apart = raters[:, None] != raters[None, :]
+    size = np.ones(n)
+    upper = np.triu(np.ones((n, n), bool), 1)
+    link = np.where(upper & apart, np.round(total, 12), -1.0)
+    joins = []
+    while n > 1:
+        best = link.max()
+        if best <= threshold:
+            break
+        candidates = np.flatnonzero(link.ravel() == best)
+        if len(candidates) > 1:
+            rows, columns = np.divmod(candidates, n)
+            share = alike[rows, columns] / (size[rows] * size[columns])
+            candidates = candidates[share == share.max()]
+        a, b = divmod(int(candidates[0]), n)
+        joins.append((a, b, float(best)))
+        size[a] += size[b]
+        for sums in (total, alike):
+            sums[a] += sums[b]
+            sums[:, a] = sums[a]
+        apart[a] &= apart[b]
+        apart[:, a] = apart[a]
+        size[b] = np.inf  # gone
+        link[b], link[:, b] = -1.0, -1.0
+        gone = np.isinf(size)
+        mean = np.round(total[a] / (size[a] * size), 12)
+        mean[gone | ~apart[a]] = -1.0
+        link[a, a + 1 :], link[:a, a] = mean[a + 1 :], mean[:a]
+    return joins

@@ -90,6 +90,59 @@ def decode_window(rle: dict) -> tuple[np.ndarray, int, int]:
     return window[rows[0] : rows[-1] + 1].copy(), int(rows[0]), left
 
 
+def decode_places(counts: Sequence[str], size_hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Where several masks of one patch lie, from their compressed run-length codes, all in one pass.
+
+    Returns, for each set pixel, the number of its mask (ascending) and its place in the flattened patch,
+    both int64. Within a mask places go down the columns. Raises InputError as `decode_rle` does.
+    """
+    height, width = (int(side) for side in size_hw)
+    size = height * width
+    lengths = np.array([len(text) for text in counts], np.int64)
+    characters = np.frombuffer("".join(counts).encode("ascii", "replace"), np.uint8).astype(np.int64) - 48
+    if not characters.size or (lengths == 0).any():
+        return _places_one_by_one(counts, size_hw)
+    last = (characters & 0x20) == 0
+    starts = np.flatnonzero(np.append(True, last[:-1]))
+    n_digits = np.diff(np.append(starts, characters.size))
+    ends_of_masks = np.cumsum(lengths)
+    if not (last[ends_of_masks - 1].all() and characters.min() >= 0 and characters.max() < 64):
+        return _places_one_by_one(counts, size_hw)
+    if n_digits.max() > 8:
+        return _places_one_by_one(counts, size_hw)
+    digit = np.arange(characters.size) - np.repeat(starts, n_digits)
+    values = np.add.reduceat((characters & 0x1F) << (5 * digit), starts)
+    negative = (characters[starts + n_digits - 1] & 0x10) > 0
+    values -= negative.astype(np.int64) << (5 * n_digits)
+    mask = np.searchsorted(ends_of_masks, starts, side="right")
+    firsts = np.searchsorted(mask, np.arange(len(counts)))
+    turn = np.arange(len(values)) - firsts[mask]
+    runs = values.copy()
+    for odd, begin in ((1, 1), (0, 2)):  # from the 4th on, the change to two before
+        chain = np.flatnonzero((turn % 2 == odd) & (turn >= begin))
+        added = np.cumsum(values[chain])
+        opens = turn[chain] == begin
+        before = np.where(opens, added - values[chain], 0)
+        runs[chain] = added - before[opens][np.cumsum(opens) - 1] if len(chain) else 0
+    covered = np.add.reduceat(runs, firsts)
+    if (runs < 0).any() or (runs > size).any() or (covered != size).any():
+        return _places_one_by_one(counts, size_hw)
+    inside = turn % 2 == 1
+    run_lengths, run_mask = runs[inside], mask[inside]
+    run_starts = (np.cumsum(runs) - runs)[inside] - run_mask * size
+    offset = np.repeat(run_starts - (np.cumsum(run_lengths) - run_lengths), run_lengths)
+    column, row = np.divmod(np.arange(run_lengths.sum()) + offset, height)
+    return np.repeat(run_mask, run_lengths), row * width + column
+
+
+def _places_one_by_one(counts: Sequence[str], size_hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The same for codes that are not plain: each says what is wrong with it."""
+    found = [np.flatnonzero(decode_rle({"size": list(size_hw), "counts": text}).T) for text in counts]
+    numbers = np.repeat(np.arange(len(found)), [len(places) for places in found])
+    column, row = np.divmod(np.concatenate([np.zeros(0, np.int64), *found]), max(1, int(size_hw[0])))
+    return numbers, row * int(size_hw[1]) + column
+
+
 def _read_rle(rle: dict) -> tuple[tuple[int, int], np.ndarray]:
     """Size (h, w) and run lengths (background first), checked.
 

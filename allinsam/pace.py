@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from allinsam.comparison import FEWEST_SLIDES, cluster_interval
 from allinsam.errors import InputError
 
 FEWEST_PATCHES = 3  # below these a figure says "too few"
 FEWEST_NUCLEI = 10
-FEWEST_CLUSTERS = 6  # slides: an interval of fewer is too narrow to conclude from
 FEWEST_IN_ORDER = 6  # patches of one person, to say whether they got quicker
 RESAMPLES = 1000
 
@@ -35,9 +35,14 @@ class Ratio:
 
 
 def median_interval(
-    values: Sequence[float], clusters: Sequence, seed: int = 0, confidence: float = 0.95
+    values: Sequence[float],
+    clusters: Sequence,
+    seed: int = 0,
+    confidence: float = 0.95,
+    fewest: int = FEWEST_SLIDES,
 ) -> tuple[float, float]:
-    """Percentile interval of the median when whole clusters are drawn again; (NaN, NaN) for fewer than 2.
+    """Percentile interval of the median when whole clusters are drawn again; (NaN, NaN) for fewer than
+    `fewest` of them.
 
     The same as `comparison.cluster_bootstrap` with np.median, quick enough for tens of thousands of values.
     """
@@ -45,7 +50,7 @@ def median_interval(
     member, names = pd.factorize(np.asarray(clusters))
     if values.shape != member.shape:
         raise InputError(f"{values.size} values and {member.size} clusters. Give one cluster for each value.")
-    if len(names) < 2:
+    if len(names) < max(2, fewest):
         return float("nan"), float("nan")
     order = np.argsort(values, kind="stable")
     values, member = values[order], member[order]
@@ -110,7 +115,9 @@ def geometric_ratio(a: pd.Series, b: pd.Series, clusters: pd.Series, seed: int =
     sums, counts = zip(*parts, strict=True)
     ratio = float(np.exp(sums[0].sum() / counts[0].sum() - sums[1].sum() / counts[1].sum()))
     low = high = float("nan")
-    if len(names) > 1:
+    if len(names) >= FEWEST_SLIDES and paired:
+        low, high = np.exp(cluster_interval(np.log(a) - np.log(b), clusters[a.index]))
+    elif len(names) >= FEWEST_SLIDES:
         drawn = np.random.default_rng(seed).integers(len(names), size=(RESAMPLES, len(names)))
         n = [count[drawn].sum(axis=1) for count in counts]
         usable = (n[0] > 0) & (n[1] > 0)

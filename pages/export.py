@@ -10,7 +10,7 @@ from allinsam.workflow.exports import consents_table
 from allinsam.workflow.taught import learning_table
 from webapp.causes_parts import cause_counts
 from webapp.page_parts import (
-    agreement_of,
+    agreement_counts,
     annotation_state,
     consensus_counts,
     curve_counts,
@@ -30,13 +30,11 @@ from webapp.session import current_study, require
 def rows_of(study: Study) -> dict[str, int]:
     """Table -> number of rows."""
     folder, state = str(study.folder), annotation_state(study)
-    agreement = agreement_of(folder, state)
     return {
         **row_counts(folder, state),
         "times": len(times_of(folder, state)["by_patch"]),
         **curve_counts(folder, state, score_state(study)),
-        "agreement": len(agreement["pairwise"]),
-        "classes": len(agreement["classes"]),
+        **agreement_counts(folder, state),
         **consensus_counts(folder, state),
         **cause_counts(folder, state),
         **review_counts(study),

@@ -79,12 +79,13 @@ def finish(
         if person_id not in {person["id"] for person in study_rows.list_people(db)}:
             study_rows.add_person(db, person_id, group, simulated=group == "truth")
         assignment_id = queue.add_assignment(db, person_id, patch_id, found, purpose)
-    log, now_ms = ActLog(f"{person_id}-{patch_id}", "test"), 0.0
+    page = f"{person_id}-{patch_id}" + ("" if purpose in ("production", "gold") else f"-{purpose}")
+    log, now_ms = ActLog(page, "test"), 0.0
     acts = [log.act("load", now_ms)]
     for class_id, centres in found.items():
         for number, centre in enumerate(centres):
             now_ms += 1000 * SECONDS_PER_NUCLEUS
-            object_id = f"{person_id}-{patch_id}-{class_id}-{number}"
+            object_id = f"{page}-{class_id}-{number}"
             mask = encode_rle(disc(centre))
             acts.append(log.act("mask_edit", now_ms, object_id, class_id=class_id, mask=mask, tool="polygon"))
             acts.append(log.act("accept", now_ms, object_id))

@@ -25,7 +25,7 @@ from webapp.outlines import HALO, REFERENCE, found_and_reference
 
 PICTURE = "/api/runs/2/patches/1/podocyte.png"
 # Nobody was shown suggestions, and nobody drew a box.
-EMPTY = ("suggestions", "automation_bias", "boxes_and_masks")
+EMPTY = ("suggestions", "automation_bias", "boxes_and_masks", "intra_rater")
 PEOPLE = {"lead": LEAD, "annotator": PERSON, "reviewer": None}
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from allinsam.comparison import cluster_bootstrap
+from allinsam.comparison import cluster_bootstrap, cluster_interval
 from allinsam.errors import InputError
 from allinsam.pace import (
     RESAMPLES,
@@ -23,11 +23,13 @@ from allinsam.pace import (
 def test_the_quick_interval_of_a_median_is_the_bootstraps(rows: list[tuple[int, float]], seed: int) -> None:
     clusters, values = [row[0] for row in rows], [row[1] for row in rows]
     slow = cluster_bootstrap(values, clusters, seed, RESAMPLES, statistic=np.median)
-    assert median_interval(values, clusters, seed) == pytest.approx(slow, nan_ok=True)
+    assert median_interval(values, clusters, seed, fewest=2) == pytest.approx(slow, nan_ok=True)
 
 
-def test_one_cluster_has_no_interval_and_every_value_needs_one() -> None:
+def test_few_clusters_have_no_interval_and_every_value_needs_one() -> None:
     assert np.isnan(median_interval([1.0, 2.0], ["a", "a"])).all()
+    assert np.isnan(median_interval(range(10), list("abcde") * 2)).all()
+    assert not np.isnan(median_interval(range(12), list("abcdef") * 2)).any()
     with pytest.raises(InputError, match="2 values and 1 clusters"):
         median_interval([1.0, 2.0], ["a"])
 
@@ -42,16 +44,8 @@ def test_medians_say_what_they_rest_on() -> None:
         }
     )
     found = medians(table, ["who"], "seconds").set_index("who")
-    # Slide 1 holds 1 and 2, slide 2 holds 30 and 4: drawn again, the median is 1.5, 3 or 17.
-    assert found.loc["a", ["median", "low", "high", "n", "patches", "slides"]].tolist() == [
-        3,
-        1.5,
-        17,
-        4,
-        3,
-        2,
-    ]
-    assert found.loc["b", "median"] == 7 and np.isnan(found.loc["b", "low"])
+    assert found.loc["a", ["median", "n", "patches", "slides"]].tolist() == [3, 4, 3, 2]
+    assert found.loc["b", "median"] == 7 and found[["low", "high"]].isna().all(axis=None)
     assert cluster_unit(table) == "slide" and cluster_unit(table[table["slide"] == "s1"]) == "patch"
 
 
@@ -63,10 +57,22 @@ SLIDES = pd.Series({"p1": "s1", "p2": "s1", "p3": "s2", "p4": "s2", "p5": "s3"})
 
 
 def test_twice_as_long_on_every_patch_is_a_ratio_of_two() -> None:
-    b = by_patch(p1=3.0, p2=10.0, p3=1.0, p4=40.0)
-    one = geometric_ratio(2 * b, b, SLIDES)
+    b = by_patch(p1=3.0, p2=10.0, p3=1.0, p4=40.0, p5=2.0, p6=7.0)
+    one = geometric_ratio(2 * b, b, pd.Series({patch: patch for patch in b.index}))
     assert (one.ratio, one.low, one.high) == pytest.approx((2.0, 2.0, 2.0))
-    assert (one.patches_a, one.patches_b, one.paired, one.clusters) == (4, 4, True, 2)
+    assert (one.patches_a, one.patches_b, one.paired, one.clusters) == (6, 6, True, 6)
+    few = geometric_ratio(2 * b[:4], b[:4], SLIDES)
+    assert few.ratio == pytest.approx(2.0) and np.isnan([few.low, few.high]).all() and few.clusters == 2
+
+
+def test_the_paired_ratio_has_the_interval_of_the_mean_logarithm() -> None:
+    rng = np.random.default_rng(0)
+    b = pd.Series(rng.uniform(1, 9, 16), [f"p{n}" for n in range(16)])
+    a = b * np.exp(rng.normal(0.3, 0.2, 16))
+    slides = pd.Series([f"s{n // 2}" for n in range(16)], b.index)
+    one = geometric_ratio(a, b, slides)
+    expected = np.exp(cluster_interval(np.log(a / b), slides))
+    assert (one.low, one.high) == pytest.approx(tuple(expected)) and one.low < one.ratio < one.high
 
 
 def test_the_ratio_is_of_geometric_means_on_shared_patches() -> None:
@@ -74,8 +80,6 @@ def test_the_ratio_is_of_geometric_means_on_shared_patches() -> None:
     b = by_patch(p1=1.0, p2=1.0, p3=1.0, p4=0.001)
     one = geometric_ratio(a, b, SLIDES)
     assert one.ratio == pytest.approx((2 * 2 * 16) ** (1 / 3)) and one.paired and one.patches_a == 3
-    # Slide 1 alone says 2, slide 2 alone 16.
-    assert (one.low, one.high) == pytest.approx((2.0, 16.0))
 
 
 def test_without_shared_patches_all_of_each_count() -> None:

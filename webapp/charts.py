@@ -16,6 +16,7 @@ CONDITION_SYMBOLS = {"normal": "circle", "injured": "diamond", "unknown": "squar
 # From white to a light teal: dark figures stay readable on all of it, also for colour-blind eyes.
 HEAT = [[0.0, "#ffffff"], [0.5, "#d3e8eb"], [1.0, "#62b0bc"]]
 SKEWED_TAILS = 2.5
+MANY_RATERS = 9  # a heat map of more has smaller cells
 CONFIG = {"displaylogo": False, "displayModeBar": False}
 
 
@@ -104,12 +105,15 @@ def corrective_start(table: pd.DataFrame) -> float | None:
 
 
 def heat_map(values: pd.DataFrame, counts: pd.DataFrame, few: int, title: str = "") -> go.Figure:
-    """Rater x rater figures with n beside each; pairs with fewer than `few` say so instead."""
+    """Rater x rater figures with n beside each; pairs with fewer than `few` say so instead.
+
+    On the diagonal is each rater with themself, where they looked twice. A heat map's cells cannot be
+    selected: an unseen marker lies on each that has figures, with its two raters as custom data.
+    """
     raters = list(values.index)
+    many = len(raters) > MANY_RATERS
     shown = values.where(counts >= few).to_numpy(dtype=float)
-    text = [
-        [cell_text(values.loc[a, b], counts.loc[a, b], few) if a != b else "" for b in raters] for a in raters
-    ]
+    text = [[heat_text(values, counts, few, a, b) for b in raters] for a in raters]
     figure = go.Figure(
         go.Heatmap(
             z=shown,
@@ -117,8 +121,8 @@ def heat_map(values: pd.DataFrame, counts: pd.DataFrame, few: int, title: str = 
             y=raters,
             text=text,
             texttemplate="%{text}",
-            textfont={"color": INK},
-            hovertemplate="%{y} and %{x}<br>%{text}<extra></extra>",
+            textfont={"color": INK, "size": 10 if many else 12},
+            hoverinfo="skip",
             colorscale=HEAT,
             zmin=0,
             zmax=1,
@@ -127,10 +131,34 @@ def heat_map(values: pd.DataFrame, counts: pd.DataFrame, few: int, title: str = 
             colorbar={"thickness": 10, "len": 0.9, "outlinewidth": 0},
         )
     )
-    base(figure, 120 + 56 * max(3, len(raters)), title)
-    figure.update_yaxes(autorange="reversed", showgrid=False, ticks="", showline=False)
-    figure.update_xaxes(ticks="", showline=False)
+    cells = [
+        (a, b, cell) for a, row in zip(raters, text, strict=True) for b, cell in zip(raters, row, strict=True)
+    ]
+    cells = [cell for cell in cells if cell[2]]
+    invisible = {"marker": {"opacity": 0}}
+    figure.add_scatter(
+        x=[b for _, b, _ in cells],
+        y=[a for a, *_ in cells],
+        customdata=[[a, b] for a, b, _ in cells],
+        text=[cell for *_, cell in cells],
+        mode="markers",
+        marker={"symbol": "square", "size": 30 if many else 52, "opacity": 0, "color": INK},
+        selected=invisible,
+        unselected=invisible,
+        hovertemplate="%{y} and %{x}<br>%{text}<br>click: the patches<extra></extra>",
+        showlegend=False,
+    )
+    base(figure, 120 + (34 if many else 56) * max(3, len(raters)), title)
+    figure.update_layout(clickmode="event+select", dragmode=False)
+    figure.update_yaxes(autorange="reversed", showgrid=False, ticks="", showline=False, type="category")
+    figure.update_xaxes(ticks="", showline=False, type="category")
     return figure
+
+
+def heat_text(values: pd.DataFrame, counts: pd.DataFrame, few: int, a: str, b: str) -> str:
+    if a == b and not counts.loc[a, b] > 0:
+        return ""
+    return cell_text(values.loc[a, b], counts.loc[a, b], few)
 
 
 def cell_text(value: float, count: float, few: int) -> str:

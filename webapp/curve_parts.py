@@ -82,7 +82,7 @@ def _show(study: Study, person: SignedIn, metric: str) -> None:
     figure_note(
         study,
         "Each point: one run, trained on that much with the same settings (the time it may compute, too) and "
-        "scored on the same test patches; bars: 95 % interval, whole slides drawn again. Lines "
+        "scored on the same test patches; bars: 95 % interval over slides. Lines "
         "go through the mean of the runs of one size. Smaller sizes are "
         f"nested and drawn by seed, the same patches for every line.{nobody}{told} "
         + scored.split_sentences(study, curve.loc[curve["line"] != UNTRAINED_LINE, "run_id"].unique()),

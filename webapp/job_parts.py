@@ -29,6 +29,7 @@ TITLES = {
     "embed": "Prepare patches",
     "first-masks": "Masks of first boxes",
     "register": "Register the IF",
+    "agreement": "Compare outlines",
     "import": "Import images",
     "import-slide": "Import a slide",
 }
@@ -46,6 +47,7 @@ RESUMES_FROM = {
     "register": "the patch it was at",
     "embed": "the patch it was at",
     "first-masks": "the patch it was at",
+    "agreement": "the patch it was at",
     "evaluate": "the first run",
 }
 

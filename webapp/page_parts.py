@@ -1,7 +1,7 @@
 """What several pages have in common: heads, empty states, buttons to other pages, cached tables."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +9,14 @@ import pandas as pd
 import streamlit as st
 
 from allinsam.accounts import SignedIn
-from allinsam.agreement import class_agreement, pairwise_agreement
 from allinsam.errors import AllinsamError, by_name
 from allinsam.store import Study, open_study, settled
 from allinsam.store import acts as act_store
 from allinsam.store.runs import last_score
 from allinsam.store.study import get_study, list_classes
-from allinsam.workflow import exports, rated, scored, work_times
+from allinsam.workflow import agreeing, exports, rated, scored, work_times
 from allinsam.workflow.agreed import count_rows, reliability_table
+from allinsam.workflow.overlapping import Patch, StudyOverlaps, study_overlaps
 from webapp.navigation import PAGES, PAGES_FOLDER
 
 SIMULATED = "Simulated tissue: no evidence for real tissue."
@@ -137,16 +137,45 @@ def score_state(study: Study) -> tuple[int, ...]:
         return *last_score(db), act_store.last_change(db)[2]  # a class may get another name
 
 
-@st.cache_data(max_entries=4, show_spinner="Comparing what people drew ...")
-def agreement_of(folder: str, state: tuple[int, ...]) -> dict[str, pd.DataFrame]:
-    """pairwise, classes and groups; `state` stands for the annotations."""
-    study = open_study(Path(folder))
-    people = rated.ratings(study)
-    pairwise = pairwise_agreement(people)
+@st.cache_resource(max_entries=2, show_spinner="Comparing what people drew ...")
+def overlaps_of(
+    folder: str, state: tuple[int, ...], _patches: Sequence[Patch] | None = None
+) -> StudyOverlaps:
+    """Everybody's marks against everybody's; `state` stands for the annotations. Nobody changes it."""
+    return study_overlaps(open_study(Path(folder)), _patches)
+
+
+@st.cache_resource(max_entries=4, show_spinner="Comparing what people drew ...")
+def figures_at(folder: str, state: tuple[int, ...], purpose: str, iou: float) -> pd.DataFrame:
+    """Figures of every two people; nobody changes it."""
+    made = overlaps_of(folder, state)
+    table = agreeing.figures_of(made, agreeing.peers(made, purpose), iou)
+    names = ("patch", "class", "rater_a", "rater_b", "slide", "condition", "group_a", "group_b")
+    return table.astype(dict.fromkeys(names, "category"))  # quicker to choose from and to group
+
+
+@st.cache_data(max_entries=4, show_spinner=False)
+def some_pair(folder: str, state: tuple[int, ...]) -> bool:
+    """Whether there is anything to compare."""
+    return agreeing.some_pair(open_study(Path(folder)))
+
+
+@st.cache_resource(max_entries=4, show_spinner="Comparing classes ...")
+def choices_at(folder: str, state: tuple[int, ...], purpose: str, iou: float) -> agreeing.Chosen:
+    """Classes of the nuclei that every two people found; nobody changes it."""
+    made = overlaps_of(folder, state)
+    return agreeing.choices_of(made, agreeing.peers(made, purpose), iou)
+
+
+@st.cache_data(max_entries=4, show_spinner="Counting rows ...")
+def agreement_counts(folder: str, state: tuple[int, ...]) -> dict[str, int]:
+    """Rows of the tables of agreement."""
+    made = overlaps_of(folder, state)
     return {
-        "pairwise": pairwise,
-        "classes": class_agreement(people),
-        "groups": rated.agreement_by_groups(study, pairwise),
+        "agreement": len(figures_at(folder, state, "production", 0.5)),
+        "classes": len(agreeing.class_table(choices_at(folder, state, "production", 0.5), agreeing.Choice())),
+        "intra_rater": len(agreeing.intra_table(made)),
+        "alpha": len(agreeing.alpha_rows(made)),
     }
 
 

@@ -21,6 +21,7 @@ from allinsam.accounts import DEFAULT_SETTINGS, AccountSettings
 from allinsam.errors import AllinsamError
 from allinsam.store.study import get_study
 from webapp import (
+    agreement_routes,
     card_routes,
     desk_routes,
     export_routes,
@@ -82,6 +83,7 @@ def create_app(settings: AccountSettings = DEFAULT_SETTINGS) -> st.App:
             *desk_routes.routes,
             *review_routes.routes,
             *export_routes.routes,
+            *agreement_routes.routes,
             *minutes_routes.routes,
             *import_routes.routes,
             *run_routes.routes,

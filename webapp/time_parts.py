@@ -8,8 +8,8 @@ import pandas as pd
 import streamlit as st
 
 from allinsam.accounts import SignedIn, may
+from allinsam.comparison import FEWEST_SLIDES
 from allinsam.pace import (
-    FEWEST_CLUSTERS,
     FEWEST_IN_ORDER,
     FEWEST_NUCLEI,
     FEWEST_PATCHES,
@@ -152,7 +152,7 @@ def _show_spread(
         f"Active time: gaps between acts, each counted up to {cutoff_s:g} s, without pauses and without "
         "waiting for masks, on patches handed in as work. Boxes: median and quartiles; right: the median at "
         "every cut-off. n: nuclei (deleted ones too) or patches. Intervals: 95 %, whole "
-        f"{units_of(patches)} drawn again, too narrow for few of them. Fewer than "
+        f"{units_of(patches)} drawn again; none of fewer than {FEWEST_SLIDES}. Fewer than "
         f"{FEWEST_PATCHES} patches or {FEWEST_NUCLEI} nuclei: {TOO_FEW}.",
     )
 
@@ -205,7 +205,7 @@ def median_rows(patches: pd.DataFrame, nuclei: pd.DataFrame, by: str, names: dic
 
 def with_interval(row: pd.Series) -> str:
     if pd.isna(row["low"]):
-        return f"{row['median']:.1f} (one patch)"
+        return f"{row['median']:.1f} (too few slides)"
     return f"{row['median']:.1f} ({row['low']:.1f} to {row['high']:.1f})"
 
 
@@ -237,8 +237,8 @@ def _show_ratio(study: Study, patches: pd.DataFrame, cutoff_s: float, measure: s
         study,
         f"Ratio of geometric means over patches of {UNITS[measure]}; 1 is no difference. "
         f"On the patches that both finished where there are at least {FEWEST_PATCHES}, else on all of each. "
-        f"95 % interval: whole {units_of(patches)} drawn again; of fewer than {FEWEST_CLUSTERS} it is too "
-        "narrow, and nothing is concluded from it.",
+        f"95 % interval over {units_of(patches)}; of fewer than {FEWEST_SLIDES} there is none, and nothing "
+        "is concluded.",
     )
 
 
@@ -263,7 +263,7 @@ def on_words(one: Ratio) -> str:
 
 
 def verdict(one: Ratio) -> str:
-    if pd.isna(one.low) or one.clusters < FEWEST_CLUSTERS:
+    if pd.isna(one.low):
         return TOO_FEW
     return "longer" if one.low > 1 else "less time" if one.high < 1 else "no difference shown"
 

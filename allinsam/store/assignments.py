@@ -1,5 +1,6 @@
 """Who annotates which patch, for which classes, and how far they are."""
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -121,6 +122,23 @@ def finished_classes(db: Database) -> list[dict[str, Any]]:
         for row in all_assignment_classes(db)
         if row["assignment_state"] == "submitted" and row["state"] in ("complete", "nothing_here")
     ]
+
+
+def finished_work(db: Database) -> list[dict[str, Any]]:
+    """One row for each assignment handed in of which a class is complete or empty, with those classes' ids,
+    and how many annotation rows it has and the newest of them.
+    """
+    query = """WITH kept AS (
+            SELECT assignment_id, count(*) AS n_rows, max(id) AS newest FROM annotation GROUP BY assignment_id
+        )
+        SELECT a.id, a.person_id, a.patch_id, a.purpose, a.guidance, a.position, a.submitted_at,
+            n.grp AS "group", json_group_array(ac.class_id) AS class_ids,
+            ifnull(k.n_rows, 0) AS n_rows, ifnull(k.newest, 0) AS newest
+        FROM assignment a JOIN assignment_class ac ON ac.assignment_id = a.id
+        JOIN person n ON n.id = a.person_id LEFT JOIN kept k ON k.assignment_id = a.id
+        WHERE a.state = 'submitted' AND ac.state IN ('complete', 'nothing_here')
+        GROUP BY a.id ORDER BY a.id"""
+    return [{**row, "class_ids": sorted(json.loads(row["class_ids"]))} for row in db.query(query)]
 
 
 def ask_for_classes(db: Database, assignment_id: int, class_ids: Iterable[int]) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 
 import pandas as pd
 
-from allinsam.agreement import class_agreement, pairwise_agreement
 from allinsam.errors import NotFoundError
 from allinsam.files import write_file
 from allinsam.masks import rle_area
@@ -16,6 +15,7 @@ from allinsam.store import Study, images, learning, settled
 from allinsam.store import acts as act_store
 from allinsam.tables import to_csv
 from allinsam.workflow.agreed import consensus_table, reliability_table
+from allinsam.workflow.agreeing import agreement_export, alpha_export, classes_export, intra_export
 from allinsam.workflow.caused import boxes_and_masks_table, causes_table
 from allinsam.workflow.export_columns import COLUMNS
 from allinsam.workflow.label_costs import minutes_and_scores
@@ -84,8 +84,10 @@ EXPORTS: dict[str, Callable[[Study], pd.DataFrame]] = {
     "acts": acts_table,
     "times": times_by_assignment,
     "learning_curve": learning_curve_table,
-    "agreement": lambda study: pairwise_agreement(ratings(study)),
-    "classes": lambda study: class_agreement(ratings(study)),
+    "agreement": agreement_export,
+    "classes": classes_export,
+    "intra_rater": intra_export,
+    "alpha": alpha_export,
     "consensus": lambda study: consensus_table(study, ratings(study)),
     "reliability": lambda study: reliability_table(study, ratings(study)),
     "causes": causes_table,

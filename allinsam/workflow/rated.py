@@ -6,13 +6,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from allinsam.agreement import class_agreement, pairwise_agreement, summarise
+from allinsam.agreement import PAIRWISE_COLUMNS, summarise
 from allinsam.masks import decode_rle, instances_to_labels
 from allinsam.records import UNPROMPTED_GUIDANCES, Mask
 from allinsam.store import Study, images
 from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
+from allinsam.workflow.agreeing import Choice, choices_of, class_table, figures_of, peers
+from allinsam.workflow.overlapping import study_overlaps
 from allinsam.workflow.work_times import times_by_person
 
 PEOPLES_PURPOSES = ("production",)
@@ -59,10 +61,11 @@ def slide_of_patch(study: Study) -> dict[str, str]:
 
 def agreement_tables(study: Study) -> dict[str, pd.DataFrame]:
     """pairwise (a row per patch, class and pair), classes (kappa and AC1 per pair), times (per person)."""
-    rated = ratings(study)
+    made = study_overlaps(study)
+    pairs = peers(made)
     return {
-        "pairwise": pairwise_agreement(rated),
-        "classes": class_agreement(rated),
+        "pairwise": figures_of(made, pairs)[PAIRWISE_COLUMNS],
+        "classes": class_table(choices_of(made, pairs), Choice()),
         "times": times_by_person(study),
     }
 

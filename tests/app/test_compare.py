@@ -165,7 +165,7 @@ def test_single_sizes_say_what_to_press(open_page: OpenPage, study: Study) -> No
     assert rows.loc["students", ["Training patches", "Nuclei", "podocyte"]].tolist() == [
         2,
         12,
-        "0.667 (0.667 to 0.667)",
+        "0.667",
     ]
     assert "gaps up to 60 s, until the labels were frozen" in written
     assert 'href="/api/export/minutes_and_scores.csv"' in written

@@ -1,0 +1,266 @@
+"""Every mark of every rater on a patch against every other, counted once.
+
+All raters' marks are one sparse matrix (marks x pixels); multiplied with itself it says how many pixels any
+two share. From these counts matched.py makes every figure, at any IoU threshold, without a look at a mask.
+
+A look is one rater's finished work on a patch. Marks of one look and class do not overlap: a contested pixel
+is the smaller mark's, then the earlier one's, as in `instances_to_labels`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import connected_components
+
+from allinsam.consensus import DEFAULTS, FEWEST_RATERS, as_found, decide_objects
+from allinsam.marks import Instance, RatedPatch, join_order
+from allinsam.masks import decode_places
+
+LOWEST_IOU = 0.3  # marks are joined to nuclei from here up: no threshold may be lower
+
+
+@dataclass(frozen=True)
+class Work:
+    """A look that is to be counted: the ids of the classes it finished, and its marks."""
+
+    key: int
+    rater: str
+    classes: tuple[int, ...]
+    marks: tuple[tuple[int, str], ...]  # class id, compressed run lengths
+
+
+@dataclass(frozen=True)
+class Majority:
+    """What most of some raters marked, as a look under a key of its own. Numbers of works."""
+
+    members: tuple[int, ...]
+    compared_with: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PatchOverlaps:
+    """Looks and marks are numbered from 0; marks are in the order of their looks, classes and keys."""
+
+    looks: np.ndarray  # (r,) int64, their keys
+    finished: np.ndarray  # (k, 2) int32: look, class id
+    mark_look: np.ndarray  # (n,) int32
+    mark_class: np.ndarray  # (n,) int32, class id
+    mark_area: np.ndarray  # (n,) int32, px
+    first: np.ndarray  # (m,) int32: a mark, and one of a later look that shares pixels with it
+    second: np.ndarray  # (m,) int32
+    shared: np.ndarray  # (m,) int32, px
+    seen: np.ndarray  # (q, 2) int32: circle, a look of it that finished every class asked for there
+    joins: np.ndarray  # (j, 3) int32: circle, the first marks of two groups that are joined
+    join_iou: np.ndarray  # (j,) float64: mean IoU between the groups, falling within a circle's part
+
+
+PATCH_FIELDS = tuple(field.name for field in fields(PatchOverlaps))
+
+
+def count_overlaps(
+    works: Sequence[Work],
+    size_hw: tuple[int, int],
+    class_names: Mapping[int, str],
+    circles: Mapping[int, Sequence[int]] | None = None,
+    majorities: Mapping[int, Majority] | None = None,
+) -> PatchOverlaps:
+    """Count one patch. The order of `works` is that of the looks; order them by rater.
+
+    Args:
+        circles: number -> works, one of each rater, whose marks are joined to nuclei as in `marks.cluster`,
+            all joins down to LOWEST_IOU.
+        majorities: key -> members of at least FEWEST_RATERS, else it is left out. Where two classes have as
+            many votes, the one that is commoner on the patch is taken.
+    """
+    marks = _disjoint_marks(works, size_hw)
+    drawn = _as_matrix(marks, size_hw)
+    shared = (drawn @ drawn.T).toarray()
+    first, second = np.nonzero(np.triu(shared, 1) * (marks.look[:, None] != marks.look[None, :]))
+    counted = [np.stack([first, second, shared[first, second]], axis=1)]
+    looks = [work.key for work in works]
+    finished = [(look, class_id) for look, work in enumerate(works) for class_id in sorted(work.classes)]
+    order = np.array(_by_place(works, marks, class_names), np.int64)
+    joins_of = cache(lambda members: _joins(order[np.isin(marks.look[order], members)], marks, shared))
+    seen, joins, join_iou = _join_circles(circles or {}, works, joins_of)
+    added, n_marks = [marks], len(marks.look)
+    for key, majority in (majorities or {}).items():
+        if len(majority.members) < FEWEST_RATERS:
+            continue
+        classes, agreed = _agreed_marks(
+            majority.members,
+            works,
+            marks,
+            order,
+            joins_of(tuple(sorted(majority.members))),
+            size_hw,
+            class_names,
+        )
+        agreed = agreed._replace(look=np.full(len(agreed.area), len(looks), np.int64))
+        finished += [(len(looks), class_id) for class_id in classes]
+        looks.append(key)
+        between = (drawn @ _as_matrix(agreed, size_hw).T).tocoo()
+        kept = np.isin(marks.look[between.row], majority.compared_with)
+        columns = (between.row[kept], between.col[kept] + n_marks, between.data[kept])
+        counted.append(np.stack(columns, axis=1))
+        added.append(agreed)
+        n_marks += len(agreed.look)
+    table = np.concatenate(counted).astype(np.int32)
+    return PatchOverlaps(
+        looks=np.array(looks, np.int64),
+        finished=np.array(finished, np.int32).reshape(-1, 2),
+        mark_look=np.concatenate([part.look for part in added]).astype(np.int32),
+        mark_class=np.concatenate([part.class_id for part in added]).astype(np.int32),
+        mark_area=np.concatenate([part.area for part in added]).astype(np.int32),
+        first=table[:, 0].copy(),
+        second=table[:, 1].copy(),
+        shared=table[:, 2].copy(),
+        seen=seen,
+        joins=joins,
+        join_iou=join_iou,
+    )
+
+
+# ---------------------------------------------------------------- marks
+
+
+class _Marks(NamedTuple):
+    look: np.ndarray  # (n,)
+    class_id: np.ndarray  # (n,)
+    area: np.ndarray  # (n,), none is 0
+    places: np.ndarray  # (sum of areas,) of the flattened patch, mark after mark, ascending in each
+
+    def pixels(self) -> list[np.ndarray]:
+        return np.split(self.places, np.cumsum(self.area)[:-1]) if len(self.area) else []
+
+
+def _disjoint_marks(works: Sequence[Work], size_hw: tuple[int, int]) -> _Marks:
+    rows = [
+        (look, class_id, counts)
+        for look, work in enumerate(works)
+        for class_id, counts in sorted(work.marks, key=lambda mark: mark[0])
+        if class_id in work.classes
+    ]
+    look, class_id = np.array([row[:2] for row in rows], np.int64).reshape(-1, 2).T
+    if not rows:
+        return _Marks(look, class_id, look, look)
+    number, places = decode_places([row[2] for row in rows], size_hw)
+    area = np.bincount(number, minlength=len(rows))
+    stops = np.cumsum(area)
+    owner = np.empty(size_hw[0] * size_hw[1], np.int32)
+    kept = np.empty(len(places), bool)
+    opens = np.flatnonzero(np.append(True, (np.diff(look) != 0) | (np.diff(class_id) != 0)))
+    for begin, end in zip(opens, np.append(opens[1:], len(rows)), strict=True):
+        # The weakest claim is painted first, and every stronger one over it.
+        for mark in sorted(range(begin, end), key=lambda i: (-area[i], -i)):
+            owner[places[stops[mark] - area[mark] : stops[mark]]] = mark
+        group = slice(stops[begin] - area[begin], stops[end - 1])
+        kept[group] = owner[places[group]] == number[group]
+    left = np.bincount(number[kept], minlength=len(rows))
+    # Run lengths go down the columns: sorted by mark, then by place.
+    places = np.sort(number[kept] * owner.size + places[kept]) % owner.size
+    return _Marks(look[left > 0], class_id[left > 0], left[left > 0], places)
+
+
+def _as_matrix(marks: _Marks, size_hw: tuple[int, int]) -> csr_matrix:
+    starts = np.concatenate([[0], np.cumsum(marks.area)])
+    ones = np.ones(len(marks.places), np.int32)
+    return csr_matrix((ones, marks.places, starts), shape=(len(marks.area), size_hw[0] * size_hw[1]))
+
+
+# ---------------------------------------------------------------- nuclei
+
+
+Joins = list[tuple[int, int, float]]  # first marks of two groups, and their mean IoU
+
+
+def _join_circles(
+    circles: Mapping[int, Sequence[int]],
+    works: Sequence[Work],
+    joins_of: Callable[[tuple[int, ...]], Joins],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`seen`, `joins` and `join_iou` of all circles."""
+    seen, joins, join_iou = [], [], []
+    for circle, members in circles.items():
+        asked = {class_id for look in members for class_id in works[look].classes}
+        present = tuple(sorted(look for look in members if set(works[look].classes) == asked))
+        seen += [(circle, look) for look in present]
+        joins += [(circle, a, b) for a, b, _ in joins_of(present)]
+        join_iou += [iou for *_, iou in joins_of(present)]
+    return (
+        np.array(seen, np.int32).reshape(-1, 2),
+        np.array(joins, np.int32).reshape(-1, 3),
+        np.array(join_iou, np.float64),
+    )
+
+
+def _by_place(works: Sequence[Work], marks: _Marks, class_names: Mapping[int, str]) -> list[int]:
+    """Numbers of the marks in the order in which `marks.cluster` takes them."""
+    if not len(marks.area):
+        return []
+    starts = np.cumsum(marks.area) - marks.area
+    begin = marks.places[starts]
+
+    def place(mark: int) -> tuple:
+        rows = marks.places[starts[mark] : starts[mark] + marks.area[mark]]
+        name = class_names[int(marks.class_id[mark])]
+        return int(begin[mark]), int(marks.area[mark]), rows.tobytes(), name, works[marks.look[mark]].rater
+
+    order = np.lexsort((marks.area, begin))
+    same = (np.diff(begin[order]) == 0) & (np.diff(marks.area[order]) == 0)
+    return sorted(order.tolist(), key=place) if same.any() else order.tolist()
+
+
+def _joins(order: np.ndarray, marks: _Marks, shared: np.ndarray) -> Joins:
+    """The joins among these marks, which are ordered by place."""
+    if not len(order):
+        return []
+    area, common = marks.area[order], shared[np.ix_(order, order)]
+    iou = common / (area[:, None] + area[None, :] - common)
+    part = connected_components(csr_matrix(iou > LOWEST_IOU), directed=False)[1]
+    joins = []
+    for members in np.split(np.argsort(part, kind="stable"), np.cumsum(np.bincount(part))[:-1]):
+        if len(members) > 1:
+            mine = order[members]
+            mean = join_order(
+                iou[np.ix_(members, members)], marks.look[mine], marks.class_id[mine], LOWEST_IOU
+            )
+            joins += [(int(mine[a]), int(mine[b]), link) for a, b, link in mean]
+    return joins
+
+
+def _agreed_marks(
+    members: Sequence[int],
+    works: Sequence[Work],
+    marks: _Marks,
+    order: np.ndarray,
+    joins: Joins,
+    size_hw: tuple[int, int],
+    class_names: Mapping[int, str],
+) -> tuple[list[int], _Marks]:
+    """The classes that enough of the members looked for, and the marks of their majority, of no look yet."""
+    id_of = {name: class_id for class_id, name in class_names.items()}
+    looked = {works[i].rater: frozenset(class_names[c] for c in works[i].classes) for i in members}
+    pixels = marks.pixels()
+    instances = {
+        mark: Instance(works[marks.look[mark]].rater, class_names[int(marks.class_id[mark])], pixels[mark])
+        for mark in order.tolist()
+        if marks.look[mark] in members
+    }
+    patch = RatedPatch(tuple(size_hw), looked, tuple(instances.values()))
+    groups = {mark: [mark] for mark in instances}
+    for a, b, iou in joins:
+        if iou > DEFAULTS.iou_threshold:
+            groups[a] += groups.pop(b)
+    found = as_found(patch, [tuple(instances[mark] for mark in group) for group in groups.values()])
+    agreed = decide_objects({"": patch}, {"": found})[""]
+    things = sorted(agreed.objects, key=lambda thing: id_of[thing.choice.class_name])
+    return sorted(id_of[name] for name in agreed.classes), _Marks(
+        np.zeros(0, np.int64),
+        np.array([id_of[thing.choice.class_name] for thing in things], np.int64),
+        np.array([len(thing.pixels) for thing in things], np.int64),
+        np.concatenate([np.zeros(0, np.int64), *(thing.pixels for thing in things)]),
+    )
