@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from allinsam.comparison import FEWEST_SLIDES
 from allinsam.provenance import versions
 from allinsam.records import LEARNING_PURPOSES
 from allinsam.sam.backbones import BACKBONES
@@ -46,7 +47,7 @@ def data_card(study: Study) -> Card:
     with study.science.read() as db:
         about = study_store.get_study(db)
         patches, slides = images.list_patches(db), images.list_slides(db)
-        channels = [channel for patch in patches for channel in images.list_channels(db, patch["id"])]
+        shown = images.slide_markers(db)
         registrations = images.newest_registrations(db)
         held = images.patches_on_hold(db)
         signed = thresholds.list_thresholds(db)
@@ -80,7 +81,10 @@ def data_card(study: Study) -> Card:
             "um_per_px": _range(patch["um_per_px"] for patch in patches),
             "width_px": _range(patch["width_px"] for patch in patches),
             "height_px": _range(patch["height_px"] for patch in patches),
-            "markers": _counts(channel["marker"] for channel in channels if channel["role"] == "marker"),
+            "markers": {
+                marker: sum(row["patches"] for row in shown if row["marker"] == marker)
+                for marker in sorted({row["marker"] for row in shown})
+            },
         },
         "classes": {row["name"]: row["marker"] for row in classes},
         "registrations": {
@@ -107,6 +111,7 @@ def data_card(study: Study) -> Card:
         "analysis": {
             "equivalence_margin": about["plan"]["equivalence_margin"],
             "idle_cutoff_s": about["plan"]["idle_cutoff_s"],
+            "fewest_slides": FEWEST_SLIDES,
         },
         "work": {
             "first_act": first,
@@ -233,7 +238,7 @@ def methods_paragraph(card: Card) -> str:
     sentences += card["splits"] + _run_sentences(card)
     sentences.append(
         f"Equivalence was tested against a margin of {card['analysis']['equivalence_margin']:g}; intervals "
-        "draw whole slides again."
+        f"of means are over slides (cluster-robust, none of fewer than {card['analysis']['fewest_slides']})."
     )
     sentences += _exclusion_sentences(card["left_out"])
     used = ", ".join(f"{name} {number}" for name, number in card["versions"].items())
