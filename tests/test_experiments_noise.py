@@ -27,7 +27,13 @@ from allinsam.sam.segmenter import open_segmenter
 from allinsam.training.settings import TrainingSettings
 
 SMALL = NoiseSettings(
-    ("wrong class 30 %",), seeds=(3,), slides=4, patches_per_slide=1, size_px=128, test_slides=1
+    ("wrong class 30 %",),
+    seeds=(3,),
+    slides=4,
+    patches_per_slide=1,
+    size_px=128,
+    test_slides=1,
+    more_test_slides=1,
 )
 QUICK = TrainingSettings(adapter_epochs=1, corrective_epochs=1, adapter_width=4, device="cpu")
 
@@ -59,8 +65,9 @@ def test_every_part_has_its_slides_and_another_seed_deals_others():
     noise = NoiseSettings()
     dealt = [deal_slides(noise, seed) for seed in range(1, 9)]
     for parts in dealt:
-        assert sorted(parts) == list(range(8))
-        assert [list(parts.values()).count(part) for part in ("train", "val", "test")] == [5, 1, 2]
+        assert sorted(parts) == list(range(14))
+        assert [list(parts.values()).count(part) for part in ("train", "val", "test")] == [5, 1, 2 + 6]
+        assert {parts[slide] for slide in range(8, 14)} == {"test"}
         assert {slide % 2 for slide, part in parts.items() if part == "test"} == {0, 1}
     assert len({json.dumps(parts, sort_keys=True) for parts in dealt}) > 1
 
@@ -110,7 +117,7 @@ def test_it_goes_on_where_it_was_and_refuses_other_habits(finished, segmenter):
 def test_tables_name_the_habits(finished):
     texts = {path.name: path.read_text() for path in write_noise_tables(finished)}
     assert habits_sha256() in texts["gains.md"] and "cannot bring back" in texts["gains.md"]
-    assert len(pd.read_csv(finished / "scores.csv")) == 2 * 2
+    assert len(pd.read_csv(finished / "scores.csv")) == 2 * 2 * 2  # modes, test slides, classes
 
 
 def test_a_gain_is_the_mean_over_seeds():

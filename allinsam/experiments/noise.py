@@ -76,6 +76,7 @@ class NoiseSettings:
     size_px: int = 512
     test_slides: int = 2
     validation_slides: int = 1
+    more_test_slides: int = 6  # drawn in addition, never dealt: one set for all, so that chance counts less
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.conditions if name not in CONDITIONS]
@@ -93,9 +94,9 @@ def habits_sha256() -> str:
 
 
 def draw_tissue(noise: NoiseSettings) -> dict[tuple[int, int], SimulatedPatch]:
-    """(slide, number) -> patch: the demo study's tissue, both markers on every slide."""
+    """(slide, number) -> patch: the demo study's tissue and more of its kind, both markers on every slide."""
     tissue = {}
-    for slide in range(noise.slides):
+    for slide in range(noise.slides + noise.more_test_slides):
         look = simulate_slide(noise.tissue_seed, slide, "normal" if slide % 2 == 0 else "injured")
         for number in range(noise.patches_per_slide):
             markers = tuple(MARKER_OF_CLASS.values())
@@ -104,13 +105,17 @@ def draw_tissue(noise: NoiseSettings) -> dict[tuple[int, int], SimulatedPatch]:
 
 
 def deal_slides(noise: NoiseSettings, seed: int) -> dict[int, str]:
-    """Slide -> train, val or test; normal and injured slides in turn, so that parts have both if they can."""
+    """Slide -> train, val or test; normal and injured slides in turn, so that parts have both if they can.
+
+    The slides drawn in addition are for testing, whatever the seed.
+    """
     rng = np.random.default_rng([noise.tissue_seed, seed])
     normal, injured = (rng.permutation(range(start, noise.slides, 2)) for start in (0, 1))
     order = [int(s) for pair in zip(normal, injured, strict=False) for s in pair]
     order += [int(s) for s in normal[len(injured) :]]
     parts = ["test"] * noise.test_slides + ["val"] * noise.validation_slides
-    return dict(zip(order, parts + ["train"] * (noise.slides - len(parts)), strict=True))
+    dealt = dict(zip(order, parts + ["train"] * (noise.slides - len(parts)), strict=True))
+    return dealt | dict.fromkeys(range(noise.slides, noise.slides + noise.more_test_slides), "test")
 
 
 def lay_labels(
