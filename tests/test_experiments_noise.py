@@ -95,13 +95,13 @@ def test_both_arms_begin_with_the_same_weights_and_end_apart(finished, segmenter
     (cell,) = [path for path in finished.iterdir() if path.is_dir()]
     starts = [
         json.loads((cell / mode / "checkpoint.json").read_text())["identity"]["start"]
-        for mode in (CONTROL, "product")
+        for mode in (CONTROL, "average")
     ]
     assert starts[0] == starts[1] is not None
-    with_weights, without = (load_file(cell / mode / WEIGHTS_FILE) for mode in ("product", CONTROL))
+    with_weights, without = (load_file(cell / mode / WEIGHTS_FILE) for mode in ("average", CONTROL))
     assert any((with_weights[name] != without[name]).any() for name in without)
     scores = noise_table(finished)
-    assert set(scores["mode"]) == {CONTROL, "product"} and set(scores["condition"]) == {"wrong class 30 %"}
+    assert set(scores["mode"]) == {CONTROL, "average"} and set(scores["condition"]) == {"wrong class 30 %"}
 
 
 def test_it_goes_on_where_it_was_and_refuses_other_habits(finished, segmenter):
@@ -123,9 +123,9 @@ def test_tables_name_the_habits(finished):
 def test_a_gain_is_the_mean_over_seeds():
     rows = [
         {"condition": "expert", "seed": seed, "mode": mode, "slide": 0, "patch": patch, "class": name}
-        | {"f1_instance": 0.5 + 0.1 * seed + (0.02 * seed if mode == "product" else 0.0), "dice": 0.0}
+        | {"f1_instance": 0.5 + 0.1 * seed + (0.02 * seed if mode == "average" else 0.0), "dice": 0.0}
         for seed in (1, 2, 3)
-        for mode in (CONTROL, "product")
+        for mode in (CONTROL, "average")
         for patch in (0, 1)
         for name in ("podocyte", "mesangial")
     ]

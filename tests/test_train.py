@@ -325,8 +325,8 @@ def test_the_authors_recipe_differs_from_the_default_where_it_should():
     assert given == {
         "backbone", "adapter_width", "adapter_epochs", "corrective_epochs", "learning_rate",
         "decoder_learning_rate", "weight_decay", "batch_size", "patience", "moving_average", "augmentation",
-        "separate_touching", "calibrate", "precision", "mocl_mode", "whole_nuclei", "relative_weights",
-        "shared_doubt",
+        "separate_touching", "calibrate", "precision", "whole_nuclei", "relative_weights", "shared_doubt",
+        "dice_weights_denominator",
     }  # fmt: skip
     assert (AUTHORS.mocl_mode, AUTHORS.k, AUTHORS.mocl_base, AUTHORS.batch_size) == ("average", 100, 1.5, 1)
 

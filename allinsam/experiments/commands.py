@@ -91,7 +91,7 @@ def noise_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--slides", type=int, default=noise.slides)
     sub.add_argument("--patches", type=int, default=noise.patches_per_slide, help="patches per slide")
     sub.add_argument("--epochs", type=int, default=12, help="before the corrective stage")
-    sub.add_argument("--corrective-epochs", type=int, default=6, help="with the weights, and without")
+    sub.add_argument("--corrective-epochs", type=int, default=12, help="with the weights, and without")
     sub.add_argument("--device", default="auto")
     sub.add_argument("--part", default="1/1", metavar="I/N", help="which of N processes that share the work")
 
@@ -109,8 +109,14 @@ def run_noise_experiment(args: argparse.Namespace, report: Any, should_stop: Any
         slides=args.slides,
         patches_per_slide=args.patches,
     )
+    # As released: correcting is the second half, at the rates of the first, and frames are not varied. What
+    # augmentation does against faulty labels would hide what the weights do.
     settings = TrainingSettings(
-        adapter_epochs=args.epochs, corrective_epochs=args.corrective_epochs, device=args.device
+        adapter_epochs=args.epochs,
+        corrective_epochs=args.corrective_epochs,
+        corrective_factor=1.0,
+        augmentation=False,
+        device=args.device,
     )
     segmenter = open_segmenter("compact", device=args.device)
     done = run_noise(noise, settings, args.out, segmenter, part_of(args.part), report, should_stop)

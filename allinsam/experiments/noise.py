@@ -68,7 +68,7 @@ class NoiseSettings:
     """The tissue and the comparison. A seed deals the slides, draws the faults and starts the network."""
 
     conditions: tuple[str, ...] = tuple(CONDITIONS)
-    modes: tuple[str, ...] = ("product",)  # of MOCL, each compared with weight 1
+    modes: tuple[str, ...] = ("average",)  # of MOCL, each compared with weight 1
     seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
     tissue_seed: int = 11  # the demo study's
     slides: int = 8

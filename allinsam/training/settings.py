@@ -39,7 +39,7 @@ class TrainingSettings:
     )
     mocl: bool = setting(True, "", "corrective stage after the adapter stage (paper)")
     corrective_epochs: int = setting(10, "epochs", "ours; the authors have 50 of 101")
-    mocl_mode: str = setting("product", "average | product | none", "released code | Eq. 5 | a control")
+    mocl_mode: str = setting("average", "average | product | none", "released code | Eq. 5 | a control")
     k: int = setting(100, "native px", "released code, top-k of Eq. 2")
     mocl_base: float = setting(1.5, "", "released code; base of the confidence weight in mode average")
     whole_nuclei: bool = setting(
@@ -51,7 +51,9 @@ class TrainingSettings:
     shared_doubt: bool = setting(
         True, "", "ours: what is doubted as one class is less surely none of the others; paper: one by one"
     )
-    dice_weights_denominator: bool = setting(False, "", "released code: weights in Dice's numerator only")
+    dice_weights_denominator: bool = setting(
+        True, "", "ours: what is doubted counts less in Dice; released code: in its numerator only"
+    )
     learning_rate: float | None = setting(
         None, "per step, None = the network's own", "ours: 5e-3 for the compact adapter; authors: 2e-4"
     )
@@ -172,7 +174,7 @@ AUTHORS = TrainingSettings(
     batch_size=1,
     patience=50,
     moving_average=0.0,
-    mocl_mode="average",
+    dice_weights_denominator=False,
     whole_nuclei=False,
     relative_weights=False,
     shared_doubt=False,
