@@ -65,6 +65,8 @@ WITH_TIES = (
     pd.Series([9, 14, 8, 11, 14, 10, 8, 14, 12, 14, 13, 9, 15, 12, 9]),
     pd.Series([13, 15, 9, 12, 16, 10, 8, 13, 12, 16, 9, 10, 16, 12, 9]),
 )
+# Eleven of them, three without a difference: scipy tries every sign of these in a sixteenth of the time.
+FEWER_WITH_TIES = tuple(scores[:11] for scores in WITH_TIES)
 
 
 def test_published_exact_values_without_and_with_ties():
@@ -297,7 +299,7 @@ def test_students_within_the_margin_are_equivalent():
     assert equivalence_test(student - 0.06, expert, margin=0.05).equivalent is False
 
 
-@pytest.mark.parametrize("pair", [DEPRESSION, WITH_TIES])
+@pytest.mark.parametrize("pair", [DEPRESSION, FEWER_WITH_TIES])
 @pytest.mark.parametrize("margin", [0.31, 0.9, 1.7, 3.3])
 def test_equivalence_is_two_one_sided_tests_of_scipy(pair, margin):
     """Schuirmann's (1987) two one-sided tests, each a Wilcoxon test of the shifted differences."""

@@ -6,10 +6,12 @@
 Only the cookie is made up: the sign-in behind it, its role and its study are real.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
+from streamlit.components.v2 import manifest_scanner
 from streamlit.testing.v1 import AppTest
 
 from allinsam.store import Study
@@ -21,6 +23,15 @@ ROOT = Path(__file__).resolve().parents[2]
 PEOPLE = {"lead": LEAD, "annotator": PERSON, "reviewer": None}
 
 OpenPage = Callable[..., AppTest]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def packages_searched_once() -> Iterator[None]:
+    """Each AppTest searches all installed packages for components, which a server does once."""
+    search = manifest_scanner.scan_component_manifests
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(manifest_scanner, "scan_component_manifests", cache(search))
+        yield
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """A real Chromium against a real server.
 
-    live = serve(study)                      # `python -m webapp` on a free port, until the tests end
+    live = serve(study)                      # `python -m webapp` on a free port, until its file's tests end
     live.sign_in(page, "lead", PASSWORD)     # an account made with tests.people.signed_in_token
 
 `page` is 1366x768; its test fails when the page asks another host, breaks the content policy or
@@ -14,10 +14,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import BrowserContext, ConsoleMessage, Page
+from playwright.sync_api import BrowserContext, ConsoleMessage, Page, expect
 
 from allinsam.store import Study
-from tests.live import LiveServer, find_browser, serving
+from tests.live import PATIENCE_S, LiveServer, find_browser, serving
 
 FLAGS = [
     "--no-sandbox",
@@ -31,6 +31,9 @@ FLAGS = [
 ]
 
 Serve = Callable[[Study], LiveServer]
+
+# Playwright's own five seconds are too few for a busy machine.
+expect.set_options(timeout=1000 * PATIENCE_S)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -73,13 +76,15 @@ def page(context: BrowserContext) -> Iterator[Page]:
     context.on("request", lambda request: note_host(request.url))
     context.on("console", note_message)
     context.on("weberror", lambda error: thrown.append(str(error.error)))
+    context.set_default_timeout(1000 * PATIENCE_S)
     yield context.new_page()
     assert foreign == []
     assert violations == []
     assert thrown == []
 
 
-@pytest.fixture(scope="session")
+# Not for the whole session: each server holds a GB.
+@pytest.fixture(scope="module")
 def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
     with ExitStack() as stack:
 

@@ -112,7 +112,8 @@ def test_a_text_that_changes_while_somebody_draws_loses_nothing(
     expect(page.locator(".surface .status")).to_be_visible(timeout=PATIENT)
     page.wait_for_timeout(300)
     draw(page, PODOCYTES[0])
-    wait_until(lambda: boxes(study, 1) == 1, "the first box")
+    # All of the first box: whatever is sent after the change brings the text, in the midst of the second.
+    wait_until(lambda: "mask_shown" in kinds(study, 1), "the first box and its mask")
     set_consent_text(study, LEAD, "The second text.")
     draw(page, PODOCYTES[1])
     # The page shows the text; the box waits in this browser.
