@@ -143,6 +143,23 @@ def why_tables(study: Study) -> dict[str, pd.DataFrame]:
     }
 
 
+def summed_up(tables: dict[str, pd.DataFrame], slides: Mapping[str, str]) -> dict[str, pd.DataFrame]:
+    """`why_tables` with boxes and masks compared (boxes_all, boxes_by_pair, boxes_by_class), and intervals:
+    low and high of each part of the differences, for each kind of pair. slides: patch -> slide.
+    """
+    for name, by in (("all", []), ("by_pair", ["pair"]), ("by_class", ["pair", "class"])):
+        tables[f"boxes_{name}"] = causes.compare_boxes_and_masks(tables["boxes"], by, slides)
+    tables["intervals"] = pd.DataFrame(
+        [
+            (pair, part, *causes.share_interval(rows, of, slides))
+            for pair, rows in tables["nuclei"].groupby("pair")
+            for part, of in causes.CAUSES_OF.items()
+        ],
+        columns=["pair", "part", "low", "high"],
+    )
+    return tables
+
+
 def _times_of_ratings(study: Study, rated: Rated) -> pd.DataFrame:
     """Active seconds of each nucleus on the patches that count as ratings, deleted ones too."""
     by_object = work_times(study)[1]
