@@ -209,6 +209,47 @@ def boxes_and_masks_table(study: Study) -> pd.DataFrame:
     return _with_places(study, rows, "boxes_and_masks")
 
 
+OUT_UNITS = {
+    "found": "share of the others' nuclei",
+    "alone": "share of own nuclei",
+    "right_class": "share with the others' class",
+    "box_size": "times the others' area",
+    "outline_size": "times the others' area",
+    "seconds": "seconds per nucleus",
+}
+
+
+def standing_out_table(study: Study) -> pd.DataFrame:
+    """Who stands out, by each figure; nobody's name where nobody does."""
+    return out_table(why_tables(study)["out"])
+
+
+def out_table(out: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `outliers.who_stands_out` as they may be read: a name only where the verdict is NAMED, else the
+    range of everybody.
+    """
+    rows = []
+    for row in out.to_dict("records"):
+        named, figure = row["verdict"] == outliers.NAMED, outliers.FIGURES[row["figure"]]
+        everyone = [row["others_low"], row["others_high"]] + ([] if named else [row["value"]])
+        kept = {key: row[key] if named else None for key in ("value", "n", "patches", "p_holm")}
+        rows.append(
+            {
+                "figure": row["figure"],
+                "what": figure.title,
+                "verdict": row["verdict"],
+                "person_id": row["person"] if named else None,
+                "low": min(everyone),
+                "high": max(everyone),
+                "unit": OUT_UNITS[row["figure"]],
+                "margin": figure.margin,
+                "margin_is": "times the others" if figure.is_ratio else "difference to the others",
+                **kept,
+            }
+        )
+    return pd.DataFrame(rows, columns=list(COLUMNS["standing_out"]))
+
+
 def count_rows(study: Study) -> dict[str, int]:
     """Rows of both tables."""
     rated = rated_marks(study)
