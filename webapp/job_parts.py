@@ -30,6 +30,7 @@ TITLES = {
     "first-masks": "Masks of first boxes",
     "register": "Register the IF",
     "agreement": "Compare outlines",
+    "report": "Make the report",
     "import": "Import images",
     "import-slide": "Import a slide",
 }

@@ -221,15 +221,15 @@ OUT_UNITS = {
 
 def standing_out_table(study: Study) -> pd.DataFrame:
     """Who stands out, by each figure; nobody's name where nobody does."""
-    return out_table(why_tables(study)["out"])
+    return out_table(why_tables(study))
 
 
-def out_table(out: pd.DataFrame) -> pd.DataFrame:
-    """Rows of `outliers.who_stands_out` as they may be read: a name only where the verdict is NAMED, else the
-    range of everybody.
+def out_table(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """`out` of `why_tables` as it may be read: a name only where the verdict is NAMED, else the range of
+    everybody. Without anybody's work there are no rows.
     """
     rows = []
-    for row in out.to_dict("records"):
+    for row in tables["out"].to_dict("records") if len(tables["figures"]) else ():
         named, figure = row["verdict"] == outliers.NAMED, outliers.FIGURES[row["figure"]]
         everyone = [row["others_low"], row["others_high"]] + ([] if named else [row["value"]])
         kept = {key: row[key] if named else None for key in ("value", "n", "patches", "p_holm")}

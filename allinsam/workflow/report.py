@@ -85,6 +85,7 @@ def make_report(
     if out == _kept_page(study):
         told = {"state": state, "written_at": card["written_at"], "figures": len(figures)}
         write_file(out.with_suffix(".json"), json.dumps(told).encode())
+    report(1, 1, f"{len(figures):,} figures")
     return {"files": [str(path) for path in files], "figures": len(figures)}
 
 
@@ -182,7 +183,9 @@ def _table(table: Table, figures: pd.DataFrame, card: Card) -> str:
     heads = [table.keys[key] for key in keys]
     heads += [KINDS[name].title for name in used] + ([_interval_head(table.plot)] if scale else [])
     heads += [f"n: {bare}"] if bare else []
-    counts = [key for key in ("patches", "slides") if mine[key].notna().any() and bare != key]
+    counts = [key for key in ("patches", "slides") if mine[key].notna().any()]
+    if bare and "patches" in counts and (mine["patches"] == mine["n"]).all():
+        counts.remove("patches")
     heads += [key.capitalize() for key in counts]
     body = []
     for place, (key, cells) in enumerate(lines.items()):

@@ -40,11 +40,12 @@ def interval_line(
             dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
             drawn.append(f'<path d="M{x(place):.1f} 1V{HEIGHT - 1}" stroke="#777"{dashed}/>')
     if not pd.isna(row["low"]) and not pd.isna(row["high"]):
-        path = f"M{x(row['low']):.1f} {middle}H{x(row['high']):.1f}"
-        drawn.append(f'<path d="{path}" stroke="{INK}" stroke-width="3"/>')
+        low, high = x(row["low"]), x(row["high"])
+        ends = "".join(f"M{end:.1f} {middle - 6}V{middle + 6}" for end in (low, high))
+        drawn.append(f'<path d="M{low:.1f} {middle}H{high:.1f}{ends}" stroke="{INK}" stroke-width="1.6"/>')
     for point in str(row["by_slide"] or "").split():
         drawn.append(f'<circle cx="{x(float(point)):.1f}" cy="{middle}" r="2.5" fill="none" stroke="{INK}"/>')
-    drawn.append(f'<circle cx="{x(row["value"]):.1f}" cy="{middle}" r="4" fill="{INK}"/>')
+    drawn.append(f'<circle cx="{x(row["value"]):.1f}" cy="{middle}" r="3.2" fill="{INK}"/>')
     told = f"{row['value']:.3f} on an axis from {first:.3g} to {last:.3g}"
     return (
         f'<svg width="{WIDTH}" height="{HEIGHT}" role="img" aria-label="{told}"><title>{told}</title>'

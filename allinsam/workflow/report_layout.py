@@ -134,9 +134,9 @@ CHAPTERS = (
                 "model_scores",
                 "Mean over test patches",
                 ("mean_score",),
-                {"a": "Labels", "class": "Class", "condition": "Condition"},
+                {"a": "Labels", "class": "Class"},
                 plot="mean_score",
-                only=F1_ONLY,
+                only=F1_ONLY | {"condition": ("all",)},
             ),
             Table(
                 "peoples_labels",

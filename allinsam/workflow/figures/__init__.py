@@ -65,5 +65,5 @@ def _completed(row: Row, section: str, sources: Sources) -> dict[str, Any]:
     kind = KINDS[row["figure"]]
     filled = {"unit": kind.unit, "n_of": kind.n_of, "definition": kind.definition}
     filled |= {"marker": sources.marker_of.get(row.get("class", "")), "section": section}
-    filled |= {"interval_method": kind.interval if row["low"] is not None else ""}
+    filled |= {"interval_method": kind.interval if pd.notna(row["low"]) else ""}
     return filled | row

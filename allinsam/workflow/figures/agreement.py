@@ -120,7 +120,7 @@ def of_each_person(sources: Sources) -> Iterator[Row]:
 
 
 def of_standing_out(sources: Sources) -> Iterator[Row]:
-    for row in rows_of(caused.out_table(sources.why["out"])):
+    for row in rows_of(caused.out_table(sources.why)):
         note = row["verdict"] if row["verdict"] != "named" else f"p (Holm) {row['p_holm']:.4f}"
         yield {
             **figure("stands_out", row["value"], row["n"], about="person", note=note),
@@ -184,6 +184,8 @@ def _shares(row: Row, ends: pd.DataFrame | None, **where: str) -> Iterator[Row]:
 def of_boxes(sources: Sources) -> Iterator[Row]:
     """Boxes, SAM's masks of them and outlines kept, and nuclei drawn with a box or by hand."""
     why = sources.why
+    if why["nuclei"].empty:
+        return
     tables = {"boxes_all": (), "boxes_by_pair": ("pair",), "boxes_by_class": ("pair", "class")}
     for table, keys in tables.items():
         for row in rows_of(why[table]):
