@@ -154,13 +154,19 @@ def _chapter(number: int, chapter: Chapter, figures: pd.DataFrame, card: Card) -
         parts.append(
             "<p class='few'>Nothing yet: too little work or too few scores for any of these figures.</p>"
         )
-    earlier = {name for one in CHAPTERS[: CHAPTERS.index(chapter)] for t in one.tables for name in t.figures}
-    told = dict.fromkeys(name for table in chapter.tables for name in table.figures)
-    shown = [name for name in told if name not in earlier and name in set(mine["figure"])]
+    earlier = [name for one in CHAPTERS[: CHAPTERS.index(chapter)] for name in _shown(one, figures)]
+    new = [name for name in _shown(chapter, figures) if name not in earlier]
     return (
         f'<section id="c{number}"><h2>{number}. {html.escape(chapter.title)}</h2>{"".join(parts)}'
-        f"{_definitions(shown)}</section>"
+        f"{_definitions(new)}</section>"
     )
+
+
+def _shown(chapter: Chapter, figures: pd.DataFrame) -> list[str]:
+    """The figures of a chapter's tables that there are, each once."""
+    known = set(zip(figures["section"], figures["figure"], strict=True))
+    names = [name for table in chapter.tables for name in table.figures if (table.section, name) in known]
+    return list(dict.fromkeys(names))
 
 
 # ---------------------------------------------------------------- tables
