@@ -50,6 +50,7 @@ RESUMES_FROM = {
     "first-masks": "the patch it was at",
     "agreement": "the patch it was at",
     "evaluate": "the first run",
+    "report": "the beginning",
 }
 
 
