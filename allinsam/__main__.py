@@ -403,6 +403,15 @@ def data_card(args: argparse.Namespace) -> Result:
     return {"methods": methods_paragraph(card), "file": str(out), "card": card}
 
 
+def report(args: argparse.Namespace) -> Result:
+    """One HTML page with every figure of the study, its n and its definition; figures.csv beside it."""
+    from allinsam.store import open_study
+    from allinsam.workflow.report import make_report
+
+    with progress_of(args) as progress:
+        return make_report(open_study(args.study), args.out, progress.report, progress.should_stop)
+
+
 def export_annotations(args: argparse.Namespace) -> Result:
     """Nuclei of every person and patch as files for ImageJ, COCO, QuPath, ... and an index.csv."""
     from allinsam.store import open_study
@@ -598,6 +607,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], Result]] = {
     "export": export,
     "export-annotations": export_annotations,
     "data-card": data_card,
+    "report": report,
     "people": people,
     "plan": plan,
     "practice": practice,
@@ -639,6 +649,7 @@ def build_parser() -> argparse.ArgumentParser:
         "export": _export_arguments,
         "export-annotations": _export_annotations_arguments,
         "data-card": _data_card_arguments,
+        "report": _report_arguments,
         "people": _people_arguments,
         "plan": _plan_arguments,
         "practice": _practice_arguments,
@@ -733,6 +744,10 @@ def _import_annotations_arguments(sub: argparse.ArgumentParser) -> None:
 
 def _data_card_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--out", type=Path, default=None, help="the study's exports/data_card.md by default")
+
+
+def _report_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--out", type=Path, default=None, help="the study's exports/report.html by default")
 
 
 def _export_annotations_arguments(sub: argparse.ArgumentParser) -> None:

@@ -35,6 +35,14 @@ CAUSES = {
     "mask": "same class, outlines differ, mostly by what was changed by hand after SAM's mask",
     "outline": "same class, outlines differ, and at least one has no SAM mask of a first box",
 }
+# What a share of the differences is about; whose of two students a lone mark is says nothing.
+CAUSES_OF = {
+    "one_alone": ("only_a", "only_b"),
+    "other_class": ("other_class",),
+    "box": ("box",),
+    "mask": ("mask",),
+    "outline": ("outline",),
+}
 ALIKE = "alike"  # both marked it, with the same class and much the same outline
 FEWEST_DIFFERENCES = 10
 

@@ -217,6 +217,13 @@ def _dice_ensemble(counts: Overlap) -> float:
     return float(2 * counts.shared.sum() / areas) if areas else 0.0
 
 
+METRIC_TITLES = {  # of those that models and people's labels are scored by
+    "f1_instance": "Instance F1",
+    "dice": "Dice (pixels)",
+    "iou": "IoU (pixels)",
+    "pq": "Panoptic quality",
+    "aji": "Aggregated Jaccard",
+}
 FORMULAS: dict[str, Callable[[Overlap], float]] = {
     "f1_instance": _dq,
     "dice": _dice,

@@ -25,6 +25,14 @@ from allinsam.marks import UNDETECTED, RatedPatch, rated_labels
 
 NOTHING = float("nan")
 
+# A share of a person's reliability -> the number of nuclei it rests on.
+BASIS = {
+    "found_share": "n_others",
+    "alone_share": "n_objects",
+    "class_accuracy": "n_choices",
+    "staple_sensitivity": "n_outlines",
+    "staple_specificity": "n_outlines",
+}
 RELIABILITY_COLUMNS = [
     "rater",
     "class",

@@ -26,6 +26,7 @@ HOW_OFTEN = 200  # places are tried before a kind is given up
 PLACES = 8  # without a nucleus, of which the pinkest is taken
 DARK = 0.1  # share of a mask that may be bright where there is no nucleus
 Z_95 = 1.959964
+FEWEST_PLANTED = 5  # below, no share of those kept is told
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,17 @@
 import pandas as pd
 import streamlit as st
 
+from allinsam import jobs
+from allinsam.accounts import SignedIn, demand
 from allinsam.interchange import FORMATS
 from allinsam.store import Study, reviews
 from allinsam.workflow.export_columns import COLUMNS, TITLES
 from allinsam.workflow.exports import consents_table
+from allinsam.workflow.report import kept_report
 from allinsam.workflow.taught import learning_table
 from webapp.causes_parts import cause_counts
+from webapp.clock import local_date_time
+from webapp.job_parts import show_jobs
 from webapp.page_parts import (
     agreement_counts,
     annotation_state,
@@ -26,11 +31,16 @@ from webapp.page_parts import (
 )
 from webapp.session import current_study, require
 
+JOB = "report"
 
-def rows_of(study: Study) -> dict[str, int]:
-    """Table -> number of rows."""
+
+def rows_of(study: Study) -> dict[str, int | None]:
+    """Table -> number of rows; None where it takes too long to say."""
     folder, state = str(study.folder), annotation_state(study)
+    kept = kept_report(study)
     return {
+        "figures": kept.n_figures if kept and kept.is_current else None,
+        "standing_out": None,
         **row_counts(folder, state),
         "times": len(times_of(folder, state)["by_patch"]),
         **curve_counts(folder, state, score_state(study)),
@@ -46,14 +56,45 @@ def rows_of(study: Study) -> dict[str, int]:
     }
 
 
+def rows_in_words(rows: int | None) -> str:
+    """None: how many there are is not known before the table is made."""
+    if rows is None:
+        return ":gray[made when asked for]"
+    return f"{rows:,} rows" if rows else ":gray[empty]"
+
+
 def review_counts(study: Study) -> dict[str, int]:
     with study.science.read() as db:
         return {"reviews": len(reviews.list_reviews(db)), "decisions": len(reviews.list_decisions(db))}
 
 
+def show_report(study: Study, person: SignedIn) -> None:
+    """The report that was made, whether it still holds, and the job that makes it."""
+    kept = kept_report(study)
+    active = any(view.is_active and view.verb == JOB for view in jobs.list_views(study, 50))
+    with st.container(border=True):
+        left, middle, right = st.columns([5.6, 1.6, 1.6], vertical_alignment="center")
+        told = "Not made yet." if kept is None else f"Made {local_date_time(kept.written_at)}."
+        if kept and not kept.is_current:
+            told += " :orange[The study has changed since.]"
+        left.markdown(
+            "**Report**  \n:gray[One page to read or print, with every figure, its n, interval and "
+            f"definition; figures.csv has the same.] {told}"
+        )
+        label = "Make the report" if kept is None else "Make it again"
+        primary = kept is None or not kept.is_current
+        if middle.button(label, type="primary" if primary else "secondary", disabled=active):
+            demand(person, "export")
+            jobs.submit(study, JOB, {}, person.person_id)
+            st.rerun()
+        if kept:
+            with right:
+                download_link("report.html", "Download report")
+    show_jobs(study, limit=1, verbs=(JOB,))
+
+
 def show_card() -> None:
     """The methods of a paper, and every fact behind them."""
-    st.subheader("For the paper", anchor=False)
     with st.container(border=True):
         left, middle, right = st.columns([5.6, 1.6, 1.6], vertical_alignment="center")
         left.markdown(
@@ -86,21 +127,23 @@ def show_formats(objects: int) -> None:
 
 
 def main() -> None:
-    require("lead")
-    study = current_study()
+    person, study = require("lead"), current_study()
     page_head(
         "Export", "CSV tables (UTF-8, comma) and nuclei for other programs, with pseudonyms instead of names."
     )
     counts = rows_of(study)
+    st.subheader("For the paper", anchor=False)
+    show_report(study, person)
+    show_card()
+    st.subheader("Tables", anchor=False)
     for table, title in TITLES.items():
         with st.container(border=True):
             left, middle, right = st.columns([6, 1.2, 1.6], vertical_alignment="center")
             left.markdown(f"**{table}.csv**  \n{title}")
-            middle.markdown(f"{counts[table]:,} rows" if counts[table] else ":gray[empty]")
+            middle.markdown(rows_in_words(counts[table]))
             with right:
                 download_link(f"{table}.csv", f"Download {table}")
     show_formats(counts["objects"])
-    show_card()
     with st.expander("What the columns mean"):
         for tab, table in zip(st.tabs(list(COLUMNS)), COLUMNS, strict=True):
             meanings = pd.DataFrame(COLUMNS[table].items(), columns=["Column", "Meaning"])

@@ -7,6 +7,7 @@ from allinsam.__main__ import main
 from allinsam.store import Study, create_study, images, learning
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
+from allinsam.workflow.analysis_plan import margin, margin_sentence, set_margin
 from allinsam.workflow.data_card import card_markdown, data_card, methods_paragraph
 from tests.finished import finished_study
 
@@ -64,6 +65,16 @@ def test_every_number_of_the_paragraph_stands_in_the_card(study: Study) -> None:
     facts = json.dumps(card) + " ".join(card["splits"])
     for number in re.findall(r"(?<![\w.])\d+(?:\.\d+)*", methods_paragraph(card).replace(",", "")):
         assert number in facts, number
+
+
+def test_the_margin_is_the_plans_with_its_date(study: Study) -> None:
+    before = data_card(study)
+    assert before["analysis"]["margin"]["is_default"]
+    set_margin(study, None, 0.08)
+    after = data_card(study)
+    assert after["analysis"]["margin"] == vars(margin(study)) and after["analysis"]["margin"]["after_results"]
+    assert margin_sentence(margin(study)) in methods_paragraph(after)
+    assert "it may have been chosen to fit them" in methods_paragraph(after)
 
 
 def test_the_document_lists_every_part_of_the_card(study: Study) -> None:

@@ -16,6 +16,7 @@ from allinsam.interchange import FORMATS
 from allinsam.store import Study
 from allinsam.workflow.export_columns import COLUMNS
 from allinsam.workflow.exports import EXPORTS
+from allinsam.workflow.report import kept_report, make_report
 from tests.finished import add_learning, finished_study
 from tests.people import signed_in_token
 from tests.studies import LEAD, PERSON, PODOCYTES, SIZE_PX
@@ -75,6 +76,24 @@ def test_every_table_comes_as_a_file(client: TestClient, tokens: dict[str, str],
     table = pd.read_csv(io.BytesIO(answer.content))
     assert list(table.columns) == list(COLUMNS[name])
     assert bool(len(table)) == (name not in EMPTY)
+
+
+def test_the_report_comes_once_it_is_made(client: TestClient, tokens: dict[str, str], study: Study) -> None:
+    address = "/api/export/report.html"
+    sign_in(client, tokens, "lead")
+    missing = client.get(address)
+    assert missing.status_code == 404 and "Make the report" in missing.text
+    make_report(study)
+    kept = kept_report(study)
+    answer = client.get(address)
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert answer.headers["content-disposition"].startswith('attachment; filename="small-study_report_20')
+    assert "no-store" in answer.headers["cache-control"] and b"some lead" not in answer.content
+    assert answer.text == kept.page.read_text("utf-8")
+    assert client.get("/api/export/figures.csv").content == kept.figures.read_bytes()
+    for role, status in (("reviewer", 403), ("annotator", 403), ("stranger", 401)):
+        sign_in(client, tokens, role)
+        assert client.get(address).status_code == status
 
 
 def test_the_data_card_comes_as_text_and_as_json(client: TestClient, tokens: dict[str, str]) -> None:

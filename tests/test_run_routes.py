@@ -107,4 +107,4 @@ def test_a_card_comes_as_a_file(client: TestClient) -> None:
     assert 'filename="small-study_run-2_20' in answer.headers["content-disposition"]
     answer = client.get("/api/runs/2/card.md")
     assert answer.text.startswith("# Run 2: students") and ".md" in answer.headers["content-disposition"]
-    assert client.get("/api/runs/2/card.exe").status_code == 400
+    assert client.get("/api/runs/2/card.exe").status_code == 404

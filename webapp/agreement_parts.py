@@ -11,13 +11,14 @@ import streamlit as st
 
 from allinsam import jobs
 from allinsam.accounts import SignedIn, demand
-from allinsam.agreement import matrix
+from allinsam.agreement import FEWEST_NUCLEI, FEWEST_PATCHES, matrix
 from allinsam.comparison import interval_in_words
 from allinsam.overlaps import LOWEST_IOU
+from allinsam.reliability import BASIS
 from allinsam.store import Study
 from allinsam.workflow import agreeing, overlapping
 from allinsam.workflow.agreeing import MAJORITY, Choice
-from allinsam.workflow.overlapping import AMONG, StudyOverlaps
+from allinsam.workflow.overlapping import AMONG, AT_ONCE, StudyOverlaps, marks_handed_in
 from webapp import charts
 from webapp.agreement_routes import COLOURS
 from webapp.job_parts import duration, show_jobs
@@ -31,9 +32,6 @@ from webapp.page_parts import (
     reliability_of,
 )
 
-FEWEST_PATCHES = 3
-FEWEST_NUCLEI = 10
-AT_ONCE = 20_000  # outlines; more are compared by a job
 MARKS_PER_S = 6_000  # for telling how long it takes
 FIGURES = {
     "f1": ("Instance F1", "the same nuclei found: 1 means all of them"),
@@ -48,14 +46,6 @@ TOO_FEW = "too few"
 ALL = "all"
 LEFT_OUT = "Patches begun from suggestions are left out: people shown the same outlines agree by them."
 AMONG_NAMES = {"everyone": "Everyone", "student": "Students", "expert": "Experts"}
-# A share of a person's reliability -> the number of nuclei it rests on.
-BASIS = {
-    "found_share": "n_others",
-    "alone_share": "n_objects",
-    "class_accuracy": "n_choices",
-    "staple_sensitivity": "n_outlines",
-    "staple_specificity": "n_outlines",
-}
 PAIRS = {
     "student + student": "two students",
     "expert + student": "student and expert",
@@ -370,11 +360,7 @@ def show_groups(study: Study, person: SignedIn) -> None:
         return
     view = choose(study, made, st.columns([1, 1, 1.3, 0.9], vertical_alignment="bottom"))
     table = view.figures()
-    if view.choice.among == "everyone":
-        pairs = agreeing.majority_pairs(made, view.choice.purpose)
-        majority = agreeing.figures_of(made, pairs, view.iou)
-        majority = majority[view.choice.of_place(majority) & view.choice.of_class(majority, made)]
-        table = pd.concat([part for part in (table, majority) if len(part)] or [table], ignore_index=True)
+    table = agreeing.with_majority(made, table, view.choice, view.iou)
     if table.empty:
         st.info("No two of these people have handed in the same patch. Choose other filters.")
         return
@@ -592,7 +578,3 @@ def show_reliability(study: Study, person: SignedIn) -> None:
         f"{TOO_FEW.capitalize()}: fewer than {FEWEST_NUCLEI} nuclei, or fewer than three people. "
         f"{LEFT_OUT} People who share an error trust each other: read it beside scores against gold.",
     )
-
-
-def marks_handed_in(study: Study) -> int:
-    return sum(look["n_rows"] for look in overlapping.finished_looks(study))

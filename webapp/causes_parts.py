@@ -11,8 +11,6 @@ from allinsam.accounts import SignedIn, demand, may
 from allinsam.causes import (
     FEWEST_DIFFERENCES,
     by_person,
-    compare_boxes_and_masks,
-    share_interval,
     sum_causes,
 )
 from allinsam.outliers import FIGURES, NAMED, TOO_FEW
@@ -46,7 +44,6 @@ PARTS = {
     "mask": ("outline: changed by hand", CLEAR_COLOURS[3], "they changed the outline by hand"),
     "outline": ("outline: no box to tell by", UNTOLD, "their outlines differ"),
 }
-CAUSES_OF = {part: (part,) for part in PARTS} | {"one_alone": ("only_a", "only_b")}
 # Of one person: what they marked and what the other did, in two shades of one colour.
 PERSON_PARTS = {
     "only_a": ("marked alone", CLEAR_COLOURS[1]),
@@ -62,19 +59,7 @@ TOOLS = {"box": "box and SAM", "hand": "by hand, without a box"}
 @st.cache_data(max_entries=4, show_spinner="Looking for the reasons ...")
 def why_of(folder: str, state: tuple[int, ...]) -> dict[str, pd.DataFrame]:
     study = open_study(Path(folder))
-    tables = caused.why_tables(study)
-    slides = slide_of_patch(study)
-    for name, by in (("all", []), ("by_pair", ["pair"]), ("by_class", ["pair", "class"])):
-        tables[f"boxes_{name}"] = compare_boxes_and_masks(tables["boxes"], by, slides)
-    tables["intervals"] = pd.DataFrame(
-        [
-            (pair, part, *share_interval(rows, causes, slides))
-            for pair, rows in tables["nuclei"].groupby("pair")
-            for part, causes in CAUSES_OF.items()
-        ],
-        columns=["pair", "part", "low", "high"],
-    )
-    return tables
+    return caused.summed_up(caused.why_tables(study), slide_of_patch(study))
 
 
 @st.cache_data(max_entries=4, show_spinner="Counting reasons ...")

@@ -1,4 +1,4 @@
-"""Downloads of tables and annotations, and pictures of what a model found. By URL, not with a page."""
+"""Downloads of tables, annotations, cards and the report, and pictures of what a model found. By URL."""
 
 import json
 import re
@@ -19,18 +19,17 @@ from allinsam.store.study import get_study, list_classes
 from allinsam.tables import csv_parts
 from allinsam.workflow.data_card import card_markdown, data_card
 from allinsam.workflow.exports import export_table
+from allinsam.workflow.figures import figures_table
 from allinsam.workflow.interchange_export import write_annotations_zip
+from allinsam.workflow.overlapping import AT_ONCE
+from allinsam.workflow.report import kept_report
 from allinsam.workflow.scored import scored_patch
 from webapp.image_routes import refusal
 from webapp.outlines import found_and_reference
 from webapp.session import study_from_environment
 
 KEPT_IN_MEMORY_BYTES = 16_000_000
-# Ending of a data card's file -> its media type, and what writes it.
-CARD_FORMS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
-    "md": ("text/markdown", card_markdown),
-    "json": ("application/json", lambda card: json.dumps(card, indent=1, ensure_ascii=False)),
-}
+TEXT_TYPES = {"md": "text/markdown", "json": "application/json", "html": "text/html", "csv": "text/csv"}
 
 Answer = Callable[[Request], Response]
 
@@ -53,7 +52,13 @@ def table_route(request: Request) -> Response:
     demand(request.state.person, "export")
     study = study_from_environment()
     name = request.path_params["table"]
-    parts = csv_parts(export_table(study, name))
+    if name == "figures":
+        kept = kept_report(study)
+        if kept and kept.is_current:
+            return attachment(study, name, "csv", kept.figures.read_text("utf-8"))
+        parts = csv_parts(figures_table(study, AT_ONCE))
+    else:
+        parts = csv_parts(export_table(study, name))
     headers = {"Content-Disposition": f'attachment; filename="{file_name(study, name)}"'}
     return StreamingResponse(parts, media_type="text/csv; charset=utf-8", headers=headers)
 
@@ -79,11 +84,18 @@ def card_route(request: Request) -> Response:
     """GET /api/export/data_card.md or .json: what a paper has to say about the study."""
     demand(request.state.person, "export")
     study, suffix = study_from_environment(), request.path_params["suffix"]
-    if suffix not in CARD_FORMS:
-        raise NotFoundError(f"There is no data card as {suffix!r}. Ask for one of {', '.join(CARD_FORMS)}.")
-    kind, write = CARD_FORMS[suffix]
-    headers = {"Content-Disposition": f'attachment; filename="{file_name(study, "data_card", suffix)}"'}
-    return Response(write(data_card(study)), media_type=f"{kind}; charset=utf-8", headers=headers)
+    return card_file(study, "data_card", suffix, lambda: data_card(study), card_markdown)
+
+
+@answering_errors
+def report_route(request: Request) -> Response:
+    """GET /api/export/report.html: the newest one that was made."""
+    demand(request.state.person, "export")
+    study = study_from_environment()
+    kept = kept_report(study)
+    if kept is None:
+        raise NotFoundError('There is no report yet. Press "Make the report" on the Export page.')
+    return attachment(study, "report", "html", kept.page.read_text("utf-8"))
 
 
 @answering_errors
@@ -101,10 +113,34 @@ def picture_route(request: Request) -> Response:
 
 routes: list[Route] = [
     Route("/api/export/{table}.csv", table_route),
+    Route("/api/export/report.html", report_route),
     Route("/api/export/data_card.{suffix}", card_route),
     Route("/api/export/annotations/{format}.zip", annotations_route),
     Route("/api/runs/{run:int}/patches/{patch:int}/{class_name}.png", picture_route),
 ]
+
+
+def card_file(
+    study: Study,
+    name: str,
+    suffix: str,
+    card: Callable[[], dict[str, Any]],
+    markdown: Callable[[dict[str, Any]], str],
+) -> Response:
+    """A card as md, to read, or as json. NotFoundError for any other ending, before the card is made."""
+    forms = {"md": markdown, "json": lambda made: json.dumps(made, indent=1, ensure_ascii=False)}
+    if suffix not in forms:
+        raise NotFoundError(f"A card comes as {' or '.join(forms)}, not as {suffix[:20]!r}.")
+    return attachment(study, name, suffix, forms[suffix](card()))
+
+
+def attachment(study: Study, name: str, suffix: str, text: str) -> Response:
+    """A file for the person to keep."""
+    headers = {
+        "Content-Disposition": f'attachment; filename="{file_name(study, name, suffix)}"',
+        "Cache-Control": "private, no-store",
+    }
+    return Response(text, media_type=f"{TEXT_TYPES[suffix]}; charset=utf-8", headers=headers)
 
 
 def file_name(study: Study, table: str, suffix: str = "csv") -> str:

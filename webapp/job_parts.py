@@ -30,6 +30,7 @@ TITLES = {
     "first-masks": "Masks of first boxes",
     "register": "Register the IF",
     "agreement": "Compare outlines",
+    "report": "Make the report",
     "import": "Import images",
     "import-slide": "Import a slide",
 }
@@ -49,6 +50,7 @@ RESUMES_FROM = {
     "first-masks": "the patch it was at",
     "agreement": "the patch it was at",
     "evaluate": "the first run",
+    "report": "the beginning",
 }
 
 

@@ -10,6 +10,7 @@ import streamlit as st
 
 from allinsam.accounts import SignedIn
 from allinsam.errors import AllinsamError, by_name
+from allinsam.metrics import METRIC_TITLES
 from allinsam.store import Study, open_study, settled
 from allinsam.store import acts as act_store
 from allinsam.store.runs import last_score
@@ -20,13 +21,7 @@ from allinsam.workflow.overlapping import Patch, StudyOverlaps, study_overlaps
 from webapp.navigation import PAGES, PAGES_FOLDER
 
 SIMULATED = "Simulated tissue: no evidence for real tissue."
-METRIC_NAMES = {
-    "f1_instance": "Instance F1",
-    "dice": "Dice (pixels)",
-    "iou": "IoU (pixels)",
-    "pq": "Panoptic quality",
-    "aji": "Aggregated Jaccard",
-}
+METRIC_NAMES = METRIC_TITLES
 
 
 def page_head(title: str, purpose: str) -> None:

@@ -1,6 +1,5 @@
 """Pictures and cards of training runs, for the lead. By URL: patient tissue never goes through a page."""
 
-import json
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -12,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from allinsam.accounts import demand
-from allinsam.errors import InputError, NotFoundError
+from allinsam.errors import NotFoundError
 from allinsam.store import Study, runs
 from allinsam.store.study import list_classes
 from allinsam.workflow.annotating import read_patch
@@ -20,7 +19,7 @@ from allinsam.workflow.labels import frozen_masks
 from allinsam.workflow.mocl_doubts import read_maps
 from allinsam.workflow.run_cards import card_markdown, run_card
 from allinsam.workflow.run_examples import read_example
-from webapp.export_routes import answering_errors, file_name
+from webapp.export_routes import answering_errors, card_file
 from webapp.outlines import outlined_layers
 from webapp.session import study_from_environment
 
@@ -29,7 +28,6 @@ LABEL_COLOUR = "#ffffff"
 LARGEST_ID = 2**31
 # What a map shows: None is the stained patch itself.
 MAPS: dict[str, int | None] = {"pas": None, "w": 0, "s": 1}
-CARD_TYPES = {"json": "application/json", "md": "text/markdown; charset=utf-8"}
 
 
 @answering_errors
@@ -54,15 +52,9 @@ def map_route(request: Request) -> Response:
 def card_route(request: Request) -> Response:
     """GET /api/runs/{run}/card.json or card.md"""
     demand(request.state.person, "train")
-    study, format = study_from_environment(), request.path_params["format"]
-    if format not in CARD_TYPES:
-        raise InputError(f"A card comes as {' or '.join(CARD_TYPES)}, not as {format[:20]!r}.")
-    (run_id,) = _ids(request, "run")
-    card = run_card(study, run_id)
-    text = card_markdown(card) if format == "md" else json.dumps(card, indent=1)
-    name = file_name(study, f"run-{run_id}", format)
-    headers = {"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "private, no-store"}
-    return Response(text, media_type=CARD_TYPES[format], headers=headers)
+    study, (run_id,) = study_from_environment(), _ids(request, "run")
+    suffix = request.path_params["format"]
+    return card_file(study, f"run-{run_id}", suffix, lambda: run_card(study, run_id), card_markdown)
 
 
 routes: list[Route] = [

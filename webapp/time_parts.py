@@ -14,14 +14,13 @@ from allinsam.pace import (
     FEWEST_NUCLEI,
     FEWEST_PATCHES,
     Ratio,
-    change_per_doubling,
     cluster_unit,
     medians,
 )
 from allinsam.planning import ARMS
 from allinsam.store import Study, open_study
 from allinsam.store.study import get_study
-from allinsam.timing import IDLE_CUTOFFS_S
+from allinsam.suggesting import FEWEST_PLANTED
 from allinsam.workflow import paces, suggesting
 from allinsam.workflow.work_times import study_work
 from webapp import charts, pace_charts
@@ -47,7 +46,6 @@ PLANTED_NAMES = {
     "merged": "two in one",
     "extra": "no nucleus there",
 }
-FEWEST_PLANTED = 5
 
 
 def show_times(study: Study, person: SignedIn) -> None:
@@ -70,11 +68,6 @@ def _show(study: Study, person: SignedIn) -> None:
 
 
 # ------------------------------------------------------------------------------------- the dials
-
-
-def cutoffs_of(own_s: float) -> list[float]:
-    """Where the dial stops: the usual cut-offs and the study's own."""
-    return sorted({*IDLE_CUTOFFS_S, own_s})
 
 
 def _dials(study: Study, person: SignedIn) -> tuple[float, str, str]:
@@ -108,7 +101,7 @@ def cutoff_dial(study: Study, key: str) -> float:
         own_s = float(get_study(db)["plan"]["idle_cutoff_s"])
     return st.segmented_control(
         "A gap between two acts counts up to",
-        cutoffs_of(own_s),
+        paces.cutoffs_of(own_s),
         default=own_s,
         format_func=lambda s: f"{s:g} s" + (" (this study)" if s == own_s else ""),
         help="Somebody who reads without moving works; somebody who fetches a coffee does not. Where the "
@@ -165,7 +158,7 @@ def units_of(patches: pd.DataFrame) -> str:
 def over_cutoffs_of(folder: str, state: tuple[int, ...], by: str, measure: str) -> pd.DataFrame:
     """`paces.medians_at` every stop of the dial; `state` stands for the annotations."""
     work = study_work(open_study(Path(folder)))
-    return paces.medians_at(work, cutoffs_of(work.idle_cutoff_s), by, measure)
+    return paces.medians_at(work, paces.cutoffs_of(work.idle_cutoff_s), by, measure)
 
 
 @st.cache_data(max_entries=16, show_spinner=False)
@@ -173,7 +166,7 @@ def ratios_of(
     folder: str, state: tuple[int, ...], by: str, a: str, b: str, measure: str
 ) -> dict[float, Ratio]:
     work = study_work(open_study(Path(folder)))
-    return paces.ratios_at(work, cutoffs_of(work.idle_cutoff_s), by, a, b, measure)
+    return paces.ratios_at(work, paces.cutoffs_of(work.idle_cutoff_s), by, a, b, measure)
 
 
 @st.cache_data(max_entries=4, show_spinner=False)
@@ -312,17 +305,11 @@ def _show_learning(study: Study, patches: pd.DataFrame) -> None:
 def doubling_sentence(patches: pd.DataFrame) -> str:
     """By how much each group's time per nucleus changes when a person has done twice as many patches."""
     said = []
-    for group, part in patches.groupby("group"):
-        changes = [
-            change
-            for _, mine in part.groupby("person_id")
-            if pd.notna(change := change_per_doubling(mine["order"], mine["median_s"], mine["arm"]))
-        ]
-        if changes:
-            spread = f", {percent(min(changes))} to {percent(max(changes))}" if len(changes) > 1 else ""
-            people = f"{len(changes)} {'person' if len(changes) == 1 else 'people'}"
-            name = GROUP_NAMES.get(group, group)
-            said.append(f"{name} {percent(pd.Series(changes).median())} ({people}{spread})")
+    for group, part in paces.doublings(patches).groupby("group"):
+        changes = part["change"]
+        spread = f", {percent(changes.min())} to {percent(changes.max())}" if len(changes) > 1 else ""
+        people = f"{len(changes)} {'person' if len(changes) == 1 else 'people'}"
+        said.append(f"{GROUP_NAMES.get(group, group)} {percent(changes.median())} ({people}{spread})")
     if not said:
         return f"Nobody has {FEWEST_IN_ORDER} patches yet: {TOO_FEW} to say who gets quicker."
     return (

@@ -124,6 +124,12 @@ def finished_classes(db: Database) -> list[dict[str, Any]]:
     ]
 
 
+def last_assignment(db: Database) -> tuple[int, int]:
+    """Numbers that differ whenever assignments have been given or taken back."""
+    row = db.execute("SELECT ifnull(max(id), 0), count(*) FROM assignment").fetchone()
+    return int(row[0]), int(row[1])
+
+
 def finished_work(db: Database) -> list[dict[str, Any]]:
     """One row for each assignment handed in of which a class is complete or empty, with those classes' ids,
     and how many annotation rows it has and the newest of them.

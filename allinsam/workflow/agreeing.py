@@ -147,6 +147,17 @@ def chosen_figures(made: StudyOverlaps, table: pd.DataFrame, choice: Choice) -> 
     return table if kept.all() else table[kept]
 
 
+def with_majority(
+    made: StudyOverlaps, table: pd.DataFrame, choice: Choice, iou_threshold: float = 0.5
+) -> pd.DataFrame:
+    """Rows of `figures_of`; among everyone with those of the students' majority beside each expert."""
+    if choice.among != EVERYONE:
+        return table
+    majority = figures_of(made, majority_pairs(made, choice.purpose), iou_threshold)
+    majority = majority[choice.of_place(majority) & choice.of_class(majority, made)]
+    return pd.concat([part for part in (table, majority) if len(part)] or [table], ignore_index=True)
+
+
 def by_groups(table: pd.DataFrame) -> pd.DataFrame:
     """Rows of `figures_of` summarised per class and kind of pair, such as "expert + student", with the 95 %
     interval of F1 over slides."""

@@ -143,6 +143,23 @@ def why_tables(study: Study) -> dict[str, pd.DataFrame]:
     }
 
 
+def summed_up(tables: dict[str, pd.DataFrame], slides: Mapping[str, str]) -> dict[str, pd.DataFrame]:
+    """`why_tables` with boxes and masks compared (boxes_all, boxes_by_pair, boxes_by_class), and intervals:
+    low and high of each part of the differences, for each kind of pair. slides: patch -> slide.
+    """
+    for name, by in (("all", []), ("by_pair", ["pair"]), ("by_class", ["pair", "class"])):
+        tables[f"boxes_{name}"] = causes.compare_boxes_and_masks(tables["boxes"], by, slides)
+    tables["intervals"] = pd.DataFrame(
+        [
+            (pair, part, *causes.share_interval(rows, of, slides))
+            for pair, rows in tables["nuclei"].groupby("pair")
+            for part, of in causes.CAUSES_OF.items()
+        ],
+        columns=["pair", "part", "low", "high"],
+    )
+    return tables
+
+
 def _times_of_ratings(study: Study, rated: Rated) -> pd.DataFrame:
     """Active seconds of each nucleus on the patches that count as ratings, deleted ones too."""
     by_object = work_times(study)[1]
@@ -190,6 +207,47 @@ def boxes_and_masks_table(study: Study) -> pd.DataFrame:
     rated = rated_marks(study)
     rows = causes.facing(causes.boxes_and_masks(rated.patches, rated.drawn), groups_of_people(study))
     return _with_places(study, rows, "boxes_and_masks")
+
+
+OUT_UNITS = {
+    "found": "share of the others' nuclei",
+    "alone": "share of own nuclei",
+    "right_class": "share with the others' class",
+    "box_size": "times the others' area",
+    "outline_size": "times the others' area",
+    "seconds": "seconds per nucleus",
+}
+
+
+def standing_out_table(study: Study) -> pd.DataFrame:
+    """Who stands out, by each figure; nobody's name where nobody does."""
+    return out_table(why_tables(study))
+
+
+def out_table(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """`out` of `why_tables` as it may be read: a name only where the verdict is NAMED, else the range of
+    everybody. Without anybody's work there are no rows.
+    """
+    rows = []
+    for row in tables["out"].to_dict("records") if len(tables["figures"]) else ():
+        named, figure = row["verdict"] == outliers.NAMED, outliers.FIGURES[row["figure"]]
+        everyone = [row["others_low"], row["others_high"]] + ([] if named else [row["value"]])
+        kept = {key: row[key] if named else None for key in ("value", "n", "patches", "p_holm")}
+        rows.append(
+            {
+                "figure": row["figure"],
+                "what": figure.title,
+                "verdict": row["verdict"],
+                "person_id": row["person"] if named else None,
+                "low": min(everyone),
+                "high": max(everyone),
+                "unit": OUT_UNITS[row["figure"]],
+                "margin": figure.margin,
+                "margin_is": "times the others" if figure.is_ratio else "difference to the others",
+                **kept,
+            }
+        )
+    return pd.DataFrame(rows, columns=list(COLUMNS["standing_out"]))
 
 
 def count_rows(study: Study) -> dict[str, int]:

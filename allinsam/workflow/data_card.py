@@ -6,6 +6,7 @@ a sentence stands in the card as well.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
@@ -19,6 +20,7 @@ from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
 from allinsam.store.connection import utc_now
+from allinsam.workflow.analysis_plan import Margin, margin, margin_sentence
 from allinsam.workflow.labels import LabelRecipe, split_sentence
 from allinsam.workflow.run_cards import changed_settings, method_title
 from allinsam.workflow.work_times import work_times
@@ -44,6 +46,7 @@ TOOLS = {"box_sam": "boxes that SAM turns into masks", "contour": "outlines by h
 def data_card(study: Study) -> Card:
     """The facts of a study: images, thresholds, people, plan, work, labels, models, exclusions, versions."""
     by_patch, _ = work_times(study)
+    planned = margin(study)
     with study.science.read() as db:
         about = study_store.get_study(db)
         patches, slides = images.list_patches(db), images.list_slides(db)
@@ -109,7 +112,7 @@ def data_card(study: Study) -> Card:
         },
         "plans": [plan["settings"] for plan in given_out],
         "analysis": {
-            "equivalence_margin": about["plan"]["equivalence_margin"],
+            "margin": asdict(planned),
             "idle_cutoff_s": about["plan"]["idle_cutoff_s"],
             "fewest_slides": FEWEST_SLIDES,
         },
@@ -236,9 +239,15 @@ def methods_paragraph(card: Card) -> str:
             f"waiting for masks left out: {hours}."
         )
     sentences += card["splits"] + _run_sentences(card)
+    planned = Margin(**card["analysis"]["margin"])
+    if planned.first_scores_at:
+        sentences.append(
+            "Models were compared by paired Wilcoxon tests over patches, corrected by Holm, and for "
+            f"equivalence by two one-sided tests. {margin_sentence(planned)}"
+        )
     sentences.append(
-        f"Equivalence was tested against a margin of {card['analysis']['equivalence_margin']:g}; intervals "
-        f"of means are over slides (cluster-robust, none of fewer than {card['analysis']['fewest_slides']})."
+        "Intervals of means are over slides (cluster-robust, none of fewer than "
+        f"{card['analysis']['fewest_slides']})."
     )
     sentences += _exclusion_sentences(card["left_out"])
     used = ", ".join(f"{name} {number}" for name, number in card["versions"].items())

@@ -15,6 +15,7 @@ HOW = {
 PAIR = {"rater_a": "pseudonym of one annotator", "rater_b": "pseudonym of the other annotator"}
 
 TITLES = {
+    "figures": "Every figure that a page shows, one in each row: value, interval, n and definition.",
     "objects": "Every accepted nucleus: who, where, class, box, mask, area and marker support.",
     "acts": "Every act of every annotator in order, undone ones included: the raw record of the study.",
     "times": "Active time and model wait of every patch that somebody worked on.",
@@ -25,6 +26,7 @@ TITLES = {
     "alpha": "Krippendorff's alpha of all people and of each group, for each set of classes asked for.",
     "consensus": "Every nucleus that more than half of those who looked without suggestions have marked.",
     "reliability": "How far each annotator can be trusted, by what the others marked; without suggestions.",
+    "standing_out": "Who stands out, and by which figure; nobody is named where chance explains it.",
     "causes": "Why every two people disagree, per patch and class: counts of nuclei by cause, and pixels.",
     "boxes_and_masks": "Every nucleus that two people both boxed: IoU of boxes, of SAM's masks, of outlines.",
     "reviews": "Every version of a review: who settled whose work on a patch, and what came of it.",
@@ -39,6 +41,32 @@ TITLES = {
 }
 
 COLUMNS: dict[str, dict[str, str]] = {
+    "figures": {
+        "section": "part of the report, such as agreement, causes, time, model_scores or equivalence",
+        "figure": "short name of the figure, the same in every study",
+        "about": "what a is (and b): person, two people, group, two groups, arm, labels, run, ...",
+        "a": "whom or what it is about: pseudonym, group, arm, or whose labels a model learnt from",
+        "b": "whom or what it is compared with",
+        "run_a": "number of the run that a is",
+        "run_b": "number of the run that b is",
+        "class": "cell class, or all of them",
+        "marker": "marker of the class",
+        "condition": "normal, injured or unknown, or all of them",
+        "metric": "of scores: f1_instance, dice, iou, pq or aji",
+        "setting": "what else was chosen: idle cut-off, margin, part of the work, tool, patch",
+        "value": "the figure; empty where there is too little for one, as note says",
+        "unit": "what it is measured in",
+        "low": "lower end of its interval; empty where there is none",
+        "high": "upper end",
+        "interval_method": "how the interval was made",
+        "by_slide": "where there are too few slides for an interval: the mean of each slide",
+        "n": "how many it rests on",
+        "n_of": "what n counts",
+        "patches": "patches behind it",
+        "slides": "slides behind it",
+        "definition": "what the figure means, in one sentence",
+        "note": "why there is no figure or no interval, and what else has to be known",
+    },
     "objects": {
         "object_id": "identity of the nucleus, the same over all its corrections",
         **WHO_AND_WHERE,
@@ -190,6 +218,21 @@ COLUMNS: dict[str, dict[str, str]] = {
         "f1_without": "the same of the pairs without this person",
         "alpha": "Krippendorff's alpha of all, classes and not seeing a nucleus being the answers",
         "alpha_without": "the same without this person; higher: this person differs from the rest",
+    },
+    "standing_out": {
+        "figure": "found, alone, right_class, box_size, outline_size or seconds",
+        "what": "what it would mean to stand out by it",
+        "verdict": "named, nobody (chance may explain it, or it does not matter) or too few",
+        "person_id": "pseudonym of who stands out; empty where nobody does",
+        "value": "their figure; empty where nobody stands out",
+        "unit": "what it is measured in",
+        "low": "least figure of the others, or of everybody where nobody stands out",
+        "high": "greatest",
+        "n": "nuclei behind the value",
+        "patches": "patches behind it",
+        "p_holm": "Wilcoxon p beside the median of the others, Holm over all people and figures",
+        "margin": "the least difference that matters",
+        "margin_is": "a difference to the others, or times the others",
     },
     "causes": {
         **{key: WHO_AND_WHERE[key] for key in ("slide", "patch", "condition")},

@@ -16,8 +16,9 @@ from allinsam.store import acts as act_store
 from allinsam.tables import to_csv
 from allinsam.workflow.agreed import consensus_table, reliability_table
 from allinsam.workflow.agreeing import agreement_export, alpha_export, classes_export, intra_export
-from allinsam.workflow.caused import boxes_and_masks_table, causes_table
+from allinsam.workflow.caused import boxes_and_masks_table, causes_table, standing_out_table
 from allinsam.workflow.export_columns import COLUMNS
+from allinsam.workflow.figures import figures_table
 from allinsam.workflow.label_costs import minutes_and_scores
 from allinsam.workflow.paces import learning_curve_table
 from allinsam.workflow.rated import ratings
@@ -80,6 +81,7 @@ def settled_table(study: Study) -> pd.DataFrame:
 
 
 EXPORTS: dict[str, Callable[[Study], pd.DataFrame]] = {
+    "figures": figures_table,
     "objects": objects_table,
     "acts": acts_table,
     "times": times_by_assignment,
@@ -90,6 +92,7 @@ EXPORTS: dict[str, Callable[[Study], pd.DataFrame]] = {
     "alpha": alpha_export,
     "consensus": lambda study: consensus_table(study, ratings(study)),
     "reliability": lambda study: reliability_table(study, ratings(study)),
+    "standing_out": standing_out_table,
     "causes": causes_table,
     "boxes_and_masks": boxes_and_masks_table,
     "learning": learning_table,

@@ -33,6 +33,7 @@ VERSION = 1  # raised with every change to what is counted or how it is kept
 PURPOSES = (*WORK_PURPOSES, *LEARNING_PURPOSES)
 EVERYONE = "everyone"
 AMONG = (EVERYONE, "student", "expert")
+AT_ONCE = 20_000  # outlines; more are too many to work through while somebody waits
 LOOK_COLUMNS = [
     "key",
     "person_id",
@@ -120,6 +121,10 @@ def _key(patch: Row, looks: Sequence[Row]) -> str:
 
 def uncounted(patches: Iterable[Patch]) -> list[Patch]:
     return [patch for patch in patches if not patch.path.exists()]
+
+
+def marks_handed_in(study: Study) -> int:
+    return sum(look["n_rows"] for look in finished_looks(study))
 
 
 # ---------------------------------------------------------------- counting and keeping
