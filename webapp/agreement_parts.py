@@ -20,6 +20,7 @@ from allinsam.workflow.agreeing import MAJORITY, Choice
 from allinsam.workflow.overlapping import AMONG, StudyOverlaps
 from webapp import charts
 from webapp.agreement_routes import COLOURS
+from webapp.figure_parts import show_figure
 from webapp.job_parts import duration, show_jobs
 from webapp.page_parts import (
     annotation_state,
@@ -199,13 +200,8 @@ def show_people(study: Study, person: SignedIn) -> None:
     left, right = (st.container(), st.container()) if many else st.columns([1, 1.15])
     title = f"{FIGURES[value][0]}: {view.what}{figure_suffix(study)}"
     with left:
-        st.plotly_chart(
-            charts.heat_map(figures, counts, few, title),
-            config=charts.CONFIG,
-            key="heat",
-            on_select=take_cell,
-            selection_mode="points",
-        )
+        figure = charts.heat_map(figures, counts, few, title)
+        show_figure(study, figure, "heat", on_select=take_cell, selection_mode="points")
     with right:
         show_pair(view, value, list(figures.index))
     figure_note(study, heat_note(value, few))

@@ -24,7 +24,8 @@ from allinsam.store.study import get_study
 from allinsam.timing import IDLE_CUTOFFS_S
 from allinsam.workflow import paces, suggesting
 from allinsam.workflow.work_times import study_work
-from webapp import charts, pace_charts
+from webapp import pace_charts
+from webapp.figure_parts import show_figure
 from webapp.forms import GUIDANCE_NAMES, TOOL_NAMES, arm_name
 from webapp.page_parts import annotation_state, as_typed, download_link, figure_note
 
@@ -139,13 +140,13 @@ def _show_spread(
     left, right = st.columns(2)
     shown = nuclei if measure == "s_per_nucleus" else patches
     figure = pace_charts.boxes(shown, measure, by, names, UNITS[measure])
-    left.plotly_chart(figure, config=charts.CONFIG, key="time-spread")
+    show_figure(study, figure, "time-spread", left)
     over = over_cutoffs_of(str(study.folder), annotation_state(study), by, measure)
     if over.empty:
         right.info(f"Fewer than {FEWEST_PATCHES} patches each: {TOO_FEW} for a median.")
     else:
         figure = pace_charts.over_cutoffs(over, by, names, cutoff_s, f"median {UNITS[measure]}")
-        right.plotly_chart(figure, config=charts.CONFIG, key="time-cutoffs")
+        show_figure(study, figure, "time-cutoffs", right)
     st.dataframe(median_rows(patches, nuclei, by, names), hide_index=True)
     figure_note(
         study,
@@ -232,7 +233,7 @@ def _show_ratio(study: Study, patches: pd.DataFrame, cutoff_s: float, measure: s
         st.dataframe(ratio_rows(found, names[a], names[b]), hide_index=True)
     if not all(pd.isna(one.ratio) for one in found.values()):
         figure = pace_charts.ratios(found, cutoff_s, names[a], names[b])
-        right.plotly_chart(figure, config=charts.CONFIG, key="time-ratios")
+        show_figure(study, figure, "time-ratios", right)
     figure_note(
         study,
         f"Ratio of geometric means over patches of {UNITS[measure]}; 1 is no difference. "
@@ -300,7 +301,7 @@ def _show_learning(study: Study, patches: pd.DataFrame) -> None:
     st.subheader("Getting quicker", anchor=False)
     arms = {arm: arm_name(arm) if arm in ARMS else arm for arm in patches["arm"].unique()}
     figure = pace_charts.getting_quicker(patches, arms)
-    st.plotly_chart(figure, config=charts.CONFIG, key="time-learning")
+    show_figure(study, figure, "time-learning")
     figure_note(
         study,
         f"{doubling_sentence(patches)} Each point: one patch of one person, the median over its nuclei; a "
