@@ -18,7 +18,7 @@ from webapp.run_parts import show_runs
 from webapp.session import current_study, require
 from webapp.train_form_parts import GROUPS, SPLIT_SEED, show_split, show_step_by_step, submit
 
-FEWEST_PATCHES = 3
+FEWEST_TO_TRAIN = 3
 BUDGET_MINUTES = 10.0
 
 
@@ -28,7 +28,7 @@ def patches_of(standing: list[dict[str, Any]], group: str) -> int:
 
 
 def show_one_click(study: Study, person: SignedIn, standing: list[dict[str, Any]]) -> None:
-    missing = [group for group in GROUPS if patches_of(standing, group) < FEWEST_PATCHES]
+    missing = [group for group in GROUPS if patches_of(standing, group) < FEWEST_TO_TRAIN]
     running = [view for view in jobs.list_views(study) if view.is_active and view.verb == "experiment"]
     with st.container(border=True):
         show_split(study, SPLIT_SEED)
@@ -50,7 +50,7 @@ def show_one_click(study: Study, person: SignedIn, standing: list[dict[str, Any]
             st.rerun()
         if missing:
             right.markdown(
-                f"This needs at least {FEWEST_PATCHES} finished patches of each group; "
+                f"This needs at least {FEWEST_TO_TRAIN} finished patches of each group; "
                 f"{' and '.join(missing)} labels are still too few."
             )
             return

@@ -12,7 +12,7 @@ import streamlit as st
 from allinsam import jobs
 from allinsam.accounts import SignedIn, demand
 from allinsam.agreement import matrix
-from allinsam.comparison import interval_in_words
+from allinsam.comparison import FEWEST_NUCLEI, FEWEST_PATCHES, interval_in_words
 from allinsam.overlaps import LOWEST_IOU
 from allinsam.store import Study
 from allinsam.workflow import agreeing, overlapping
@@ -32,8 +32,6 @@ from webapp.page_parts import (
     reliability_of,
 )
 
-FEWEST_PATCHES = 3
-FEWEST_NUCLEI = 10
 AT_ONCE = 20_000  # outlines; more are compared by a job
 MARKS_PER_S = 6_000  # for telling how long it takes
 FIGURES = {
@@ -334,7 +332,8 @@ def show_picture(view: View, value: str, row: pd.Series, names: tuple[str, str])
     query = {"iou": f"{view.iou:g}", "by": "class" if value in OF_CLASS else "nucleus"}
     if value not in OF_CLASS:
         query["class"] = row["class"]
-    url = html.escape(f"/api/agreement/{row['key_a']}/{row['key_b']}.png?{urlencode(query)}")
+    first = "majority" if row["rater_a"] == MAJORITY else row["key_a"]
+    url = html.escape(f"/api/agreement/{first}/{row['key_b']}.png?{urlencode(query)}")
     name = html.escape(f"{row['patch']} ({row['condition']})")
     legend = "".join(
         f'<span class="swatch" style="background: {colour}"></span>{html.escape(who)} ({line}) &ensp;'
@@ -374,7 +373,17 @@ def show_groups(study: Study, person: SignedIn) -> None:
     if table.empty:
         st.info("No two of these people have handed in the same patch. Choose other filters.")
         return
-    st.dataframe(group_rows(agreeing.by_groups(table)), hide_index=True)
+    groups = in_order(agreeing.by_groups(table))
+    picked = st.dataframe(
+        group_rows(groups),
+        hide_index=True,
+        on_select="rerun",
+        selection_mode="single-row",
+        key=f"groups {view.what} {view.choice.among} {view.choice.purpose}",
+    )["selection"]["rows"]
+    st.caption("Click at the left of a row to see the patches behind it, the worst first.")
+    if picked and picked[0] < len(groups):
+        show_group_patches(view, table, groups.iloc[picked[0]])
     figure_note(
         study,
         f"{view.what[0].upper()}{view.what[1:]}. F1 with its 95 % interval over slides (of fewer than 6, "
@@ -392,6 +401,46 @@ def show_groups(study: Study, person: SignedIn) -> None:
         f"agreement, 0 is chance. Fewer than {FEWEST_NUCLEI} nuclei: {TOO_FEW}. The class filter does not "
         "apply.",
     )
+
+
+def in_order(groups: pd.DataFrame) -> pd.DataFrame:
+    """Class by class, the kinds of pairs in the order of PAIRS."""
+    order = {pair: place for place, pair in enumerate(PAIRS)}
+    by_kind = np.lexsort((groups["pair"].map(order).fillna(len(order)), groups["class"]))
+    return groups.iloc[by_kind].reset_index(drop=True)
+
+
+def show_group_patches(view: View, table: pd.DataFrame, group: pd.Series) -> None:
+    """The patches behind one kind of pair and class, worst first, and one of them with both outlines."""
+    of_group = np.array(agreeing.pair_kinds(table)) == group["pair"]
+    mine = table[of_group & (table["class"] == group["class"]).to_numpy()]
+    mine = mine.sort_values(["f1", "patch"], na_position="last", ignore_index=True)
+    shown = pd.DataFrame(
+        {
+            "Patch": mine["patch"],
+            "Of": mine["rater_a"],
+            "and": mine["rater_b"],
+            "F1": in_words(mine["f1"], "{:.2f}", "none"),
+            "Both": mine["n_matched"],
+            "Only the first": mine["n_a"] - mine["n_matched"],
+            "Only the second": mine["n_b"] - mine["n_matched"],
+        }
+    )
+    with st.container(border=True):
+        who = PAIRS.get(group["pair"], group["pair"])
+        st.markdown(f"**{who[0].upper()}{who[1:]}, {group['class']}**: {len(mine)} comparisons, worst first")
+        left, right = st.columns([1.15, 1])
+        picked = left.dataframe(
+            shown,
+            hide_index=True,
+            height=38 + 35 * min(len(shown), 12),
+            on_select="rerun",
+            selection_mode="single-row",
+            key=f"group {group['class']} {group['pair']} {view.what} {view.choice.purpose}",
+        )["selection"]["rows"]
+        row = mine.iloc[picked[0] if picked and picked[0] < len(mine) else 0]
+        with right:
+            show_picture(view, "f1", row, (row["rater_a"], row["rater_b"]))
 
 
 def group_rows(groups: pd.DataFrame) -> pd.DataFrame:
@@ -413,9 +462,7 @@ def group_rows(groups: pd.DataFrame) -> pd.DataFrame:
         }
     )
     table.loc[~enough, ["F1 (95 % interval)", "Dice", "Matched"]] = TOO_FEW
-    order = {pair: place for place, pair in enumerate(PAIRS)}
-    by_kind = np.lexsort((groups["pair"].map(order).fillna(len(order)), groups["class"]))
-    return table.iloc[by_kind].reset_index(drop=True)
+    return table
 
 
 def with_interval(mean: float, low: float, high: float, by_slide: list[float]) -> str:

@@ -15,6 +15,7 @@ from allinsam.causes import (
     share_interval,
     sum_causes,
 )
+from allinsam.comparison import FEWEST_SLIDES
 from allinsam.outliers import FIGURES, NAMED, TOO_FEW
 from allinsam.palette import CLEAR_COLOURS
 from allinsam.store import Study, open_study
@@ -55,7 +56,6 @@ PERSON_PARTS = {
 }
 VIEWS = ("Kinds of pairs", "Each person", "Every pair")
 ALL_CLASSES = "all classes"
-FEWEST_SLIDES = 2
 JOB = "first-masks"
 TOOLS = {"box": "box and SAM", "hand": "by hand, without a box"}
 

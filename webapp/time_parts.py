@@ -8,11 +8,9 @@ import pandas as pd
 import streamlit as st
 
 from allinsam.accounts import SignedIn, may
-from allinsam.comparison import FEWEST_SLIDES
+from allinsam.comparison import FEWEST_NUCLEI, FEWEST_PATCHES, FEWEST_SLIDES
 from allinsam.pace import (
     FEWEST_IN_ORDER,
-    FEWEST_NUCLEI,
-    FEWEST_PATCHES,
     Ratio,
     change_per_doubling,
     cluster_unit,
@@ -21,6 +19,7 @@ from allinsam.pace import (
 from allinsam.planning import ARMS
 from allinsam.store import Study, open_study
 from allinsam.store.study import get_study
+from allinsam.suggesting import FEWEST_PLANTED
 from allinsam.timing import IDLE_CUTOFFS_S
 from allinsam.workflow import paces, suggesting
 from allinsam.workflow.work_times import study_work
@@ -48,7 +47,6 @@ PLANTED_NAMES = {
     "merged": "two in one",
     "extra": "no nucleus there",
 }
-FEWEST_PLANTED = 5
 
 
 def show_times(study: Study, person: SignedIn) -> None:
@@ -238,8 +236,8 @@ def _show_ratio(study: Study, patches: pd.DataFrame, cutoff_s: float, measure: s
         study,
         f"Ratio of geometric means over patches of {UNITS[measure]}; 1 is no difference. "
         f"On the patches that both finished where there are at least {FEWEST_PATCHES}, else on all of each. "
-        f"95 % interval over {units_of(patches)}; of fewer than {FEWEST_SLIDES} there is none, and nothing "
-        "is concluded.",
+        f"95 % interval over {units_of(patches)}; of fewer than {FEWEST_SLIDES} on a side there is none, and "
+        "nothing is concluded.",
     )
 
 
@@ -389,13 +387,21 @@ def _show_suggestions(study: Study) -> None:
         study,
         "Of suggestions that were wrong on purpose: how many were kept, outline and class as proposed (the "
         "automation bias), with Wilson's 95 % interval, which is too narrow over several people. Beside them "
-        f"those that were meant. Fewer than {FEWEST_PLANTED} planted: {TOO_FEW}.",
+        f"those that were meant. Fewer than {FEWEST_PLANTED} planted: {TOO_FEW}. Seconds: median active time "
+        "on the nucleus before it was kept, of those kept each by itself; of several kept with one gesture "
+        "nobody knows how long each was looked at. As quick on a wrong one as on a right one: it was not "
+        f"looked at twice. Fewer than {FEWEST_PLANTED} such: {TOO_FEW}.",
     )
 
 
 def bias_rows(table: pd.DataFrame) -> pd.DataFrame:
     few = table["planted"] < FEWEST_PLANTED
-    kinds = {"all": "", "group": "Group", "person_id": "Person", "planted": "Mistake"}
+    kinds = {"all": "", "group": "Group", "arm": "Arm", "person_id": "Person", "planted": "Mistake"}
+    people = table["by"] == "person_id"
+    named = {**PLANTED_NAMES, **GROUP_NAMES, **names_of(table["arm"].unique(), "arm")}
+    who = table["of"].map(lambda name: named.get(name, name))
+    if table.loc[people, "of"].duplicated().any():  # somebody worked in two arms
+        who = who.where(~people, who + ", " + table["arm"].map(lambda arm: named.get(arm, arm)))
     shares = [
         f"{row.planted_kept_share:.0%} ({row.low:.0%} to {row.high:.0%})" if row.planted else ""
         for row in table.itertuples()
@@ -403,7 +409,7 @@ def bias_rows(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "Of": table["by"].map(kinds),
-            "Who or what": table["of"].map(lambda name: {**PLANTED_NAMES, **GROUP_NAMES}.get(name, name)),
+            "Who or what": who,
             "Wrong on purpose": table["planted"],
             "Kept": table["planted_kept"],
             "Share kept (95 % interval)": pd.Series(shares, table.index).where(~few, TOO_FEW),
@@ -411,5 +417,14 @@ def bias_rows(table: pd.DataFrame) -> pd.DataFrame:
             "Meant and kept": [
                 f"{row.real_kept_share:.0%}" if row.real else "" for row in table.itertuples()
             ],
+            "s before keeping a wrong one": seconds_words(table, "planted"),
+            "s before keeping a right one": seconds_words(table, "real"),
         }
     )
+
+
+def seconds_words(table: pd.DataFrame, name: str) -> list[str]:
+    """Median seconds before a suggestion was kept, with n, of rows of `automation_bias`."""
+    both = zip(table[f"{name}_kept_median_s"], table[f"{name}_kept_timed"], strict=True)
+    known = [(f"{median:.1f}" if n >= FEWEST_PLANTED else TOO_FEW, n) for median, n in both]
+    return [f"{text} (n = {n})" for text, n in known]
