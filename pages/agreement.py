@@ -3,13 +3,9 @@
 import streamlit as st
 
 from allinsam.accounts import may
-from webapp.agreement_parts import (
-    show_classes,
-    show_groups,
-    show_people,
-    show_reliability,
-    show_same_person,
-)
+from webapp.agreement_group_parts import show_classes, show_groups
+from webapp.agreement_people_parts import show_people
+from webapp.agreement_rater_parts import show_reliability, show_same_person
 from webapp.causes_parts import show_causes
 from webapp.figure_parts import ask_format
 from webapp.page_parts import annotation_state, download_link, empty_state, page_head, some_pair
