@@ -98,7 +98,7 @@ def test_a_free_table_comes_as_the_page_shows_it(
     ):
         refused = client.get(f"/api/export/grouped.csv?{wrong}")
         assert refused.status_code == 400 and said in refused.text
-            assert refused.headers["content-type"].startswith("text/plain")
+        assert refused.headers["content-type"].startswith("text/plain")
     for role, status in (("reviewer", 403), ("annotator", 403), ("stranger", 401)):
         sign_in(client, tokens, role)
         assert client.get(url).status_code == status
