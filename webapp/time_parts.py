@@ -398,7 +398,7 @@ def bias_rows(table: pd.DataFrame) -> pd.DataFrame:
     few = table["planted"] < FEWEST_PLANTED
     kinds = {"all": "", "group": "Group", "arm": "Arm", "person_id": "Person", "planted": "Mistake"}
     people = table["by"] == "person_id"
-    named = {**PLANTED_NAMES, **GROUP_NAMES, **names_of(table["arm"].unique(), "arm")}
+    named = {**names_of(table["arm"].unique(), "arm"), **PLANTED_NAMES, **GROUP_NAMES}
     who = table["of"].map(lambda name: named.get(name, name))
     if table.loc[people, "of"].duplicated().any():  # somebody worked in two arms
         who = who.where(~people, who + ", " + table["arm"].map(lambda arm: named.get(arm, arm)))
