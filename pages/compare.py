@@ -23,6 +23,7 @@ from webapp.page_parts import (
     empty_state,
     figure_note,
     figure_suffix,
+    page_head,
     score_state,
     scores_of,
     truth_name,
@@ -241,7 +242,8 @@ def main() -> None:
     person, study = require("lead", "reviewer"), current_study()
     scores = scores_of(str(study.folder), score_state(study))
     models = scored.scored_models(scores) if len(scores) else []
-    page_head_with_format(
+    head = page_head_with_format if models else page_head
+    head(
         "Compare", "Are students as good as experts? Models from PAS alone, on patches none of them has seen."
     )
     if told := st.session_state.pop("told", ""):
