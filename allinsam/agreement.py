@@ -19,8 +19,6 @@ from allinsam.marks import UNDETECTED, cluster, rated_labels
 from allinsam.masks import as_mask
 from allinsam.metrics import match_iou, match_overlap, overlap, score_overlap
 
-FEWEST_PATCHES = 3  # below these a figure says "too few"
-FEWEST_NUCLEI = 10
 Ratings = Mapping[str, Mapping[str, Mapping[str, np.ndarray]]]
 Nucleus = tuple[str, int]  # class name and id in that class's label image
 

@@ -13,13 +13,12 @@ import numpy as np
 import pandas as pd
 
 from allinsam.causes import SAME_NUCLEUS_IOU, SAME_PLACE_IOU, UNKNOWN, DrawnOf, iou_table
-from allinsam.comparison import MIN_DIFFERING_PAIRS, holm, paired_test
+from allinsam.comparison import FEWEST_NUCLEI, MIN_DIFFERING_PAIRS, holm, paired_test
 from allinsam.consensus import build_consensus
 from allinsam.marks import RatedPatch
 
 FEWEST_OTHERS = 2  # who must have marked a nucleus, so that it is not one person's word against another's
 FEWEST_PEOPLE = FEWEST_OTHERS + 1
-FEWEST_NUCLEI = 10
 LIKELY = 0.05
 
 

@@ -17,6 +17,7 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 
 from allinsam.consensus import DEFAULTS, FEWEST_RATERS, as_found, decide_objects
+from allinsam.errors import InputError
 from allinsam.marks import Instance, RatedPatch, join_order
 from allinsam.masks import decode_places
 
@@ -122,6 +123,30 @@ def count_overlaps(
         joins=joins,
         join_iou=join_iou,
     )
+
+
+def majority_masks(
+    works: Sequence[Work], size_hw: tuple[int, int], class_names: Mapping[int, str]
+) -> tuple[list[int], list[tuple[int, np.ndarray]]]:
+    """The classes that most of these raters looked for, and what most of them marked: class id and mask, bool
+    (H, W). It is the majority whose overlaps `count_overlaps` counts.
+
+    Raises:
+        InputError: fewer than FEWEST_RATERS.
+    """
+    if len(works) < FEWEST_RATERS:
+        raise InputError(f"{len(works)} people are no majority. It takes {FEWEST_RATERS}.")
+    marks = _disjoint_marks(works, size_hw)
+    drawn = _as_matrix(marks, size_hw)
+    order = np.array(_by_place(works, marks, class_names), np.int64)
+    joins = _joins(order, marks, (drawn @ drawn.T).toarray())
+    classes, agreed = _agreed_marks(range(len(works)), works, marks, order, joins, size_hw, class_names)
+    found = []
+    for class_id, places in zip(agreed.class_id.tolist(), agreed.pixels(), strict=True):
+        mask = np.zeros(size_hw, bool)
+        mask.flat[places] = True
+        found.append((class_id, mask))
+    return classes, found
 
 
 # ---------------------------------------------------------------- marks

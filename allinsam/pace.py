@@ -1,9 +1,8 @@
 """How fast people work, from the tables of time: medians, ratios of groups or arms, getting quicker.
 
 Times have a long upper tail, so that nothing here is a plain mean of seconds: a group's figure is a median,
-and two groups are compared by the ratio of geometric means over patches. Intervals draw whole slides again,
-or patches where there is one slide only: the nuclei of a patch, and the patches of a slide, are not
-independent.
+and two groups are compared by the ratio of geometric means over patches. Intervals are over whole slides, or
+patches where there is one slide only: the nuclei of a patch, and the patches of a slide, are not independent.
 """
 
 from collections.abc import Sequence
@@ -12,11 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from allinsam.comparison import FEWEST_SLIDES, cluster_interval
+from allinsam.comparison import FEWEST_PATCHES, FEWEST_SLIDES, cluster_interval, difference_interval
 from allinsam.errors import InputError
 
-FEWEST_PATCHES = 3  # below these a figure says "too few"
-FEWEST_NUCLEI = 10
 FEWEST_IN_ORDER = 6  # patches of one person, to say whether they got quicker
 RESAMPLES = 1000
 
@@ -26,12 +23,12 @@ class Ratio:
     """How many times as long one side takes as the other, per patch; NaN where there are too few patches."""
 
     ratio: float  # geometric mean of a over that of b
-    low: float  # 95 % interval; NaN with one slide's worth of data
+    low: float  # 95 % interval; NaN of fewer than FEWEST_SLIDES slides
     high: float
     patches_a: int
     patches_b: int
     paired: bool  # both sides on the same patches
-    clusters: int  # slides (or patches) drawn again for the interval
+    clusters: int  # slides (or patches) behind the interval; not paired: of the side with fewer
 
 
 def median_interval(
@@ -98,10 +95,12 @@ def cluster_unit(table: pd.DataFrame) -> str:
     return "slide" if table["slide"].nunique() > 1 else "patch"
 
 
-def geometric_ratio(a: pd.Series, b: pd.Series, clusters: pd.Series, seed: int = 0) -> Ratio:
+def geometric_ratio(a: pd.Series, b: pd.Series, clusters: pd.Series) -> Ratio:
     """How many times as large a is as b, both above 0 and by patch.
 
-    On the patches that both have where these are enough, else on all of each. clusters: patch -> slide.
+    On the patches that both have where these are enough, else on all of each. clusters: patch -> slide. The
+    interval is that of the mean difference of logarithms (`cluster_interval`), or of the difference of two
+    means (`difference_interval`); there is none where a side has fewer than FEWEST_SLIDES slides.
     """
     a, b = (side.dropna()[lambda known: known > 0] for side in (a, b))
     shared = a.index.intersection(b.index)
@@ -110,29 +109,14 @@ def geometric_ratio(a: pd.Series, b: pd.Series, clusters: pd.Series, seed: int =
         a, b = a[shared], b[shared]
     if min(len(a), len(b)) < FEWEST_PATCHES:
         return Ratio(*[float("nan")] * 3, len(a), len(b), paired, 0)
-    names = sorted(set(clusters[a.index]) | set(clusters[b.index]), key=str)
-    parts = [_by_cluster(np.log(side), clusters[side.index], names) for side in (a, b)]
-    sums, counts = zip(*parts, strict=True)
-    ratio = float(np.exp(sums[0].sum() / counts[0].sum() - sums[1].sum() / counts[1].sum()))
-    low = high = float("nan")
-    if len(names) >= FEWEST_SLIDES and paired:
-        low, high = np.exp(cluster_interval(np.log(a) - np.log(b), clusters[a.index]))
-    elif len(names) >= FEWEST_SLIDES:
-        drawn = np.random.default_rng(seed).integers(len(names), size=(RESAMPLES, len(names)))
-        n = [count[drawn].sum(axis=1) for count in counts]
-        usable = (n[0] > 0) & (n[1] > 0)
-        means = [s[drawn].sum(axis=1)[usable] / k[usable] for s, k in zip(sums, n, strict=True)]
-        low, high = (float(v) for v in np.exp(np.quantile(means[0] - means[1], [0.025, 0.975])))
-    return Ratio(ratio, low, high, len(a), len(b), paired, len(names))
-
-
-def _by_cluster(logs: pd.Series, clusters: pd.Series, names: Sequence) -> tuple[np.ndarray, np.ndarray]:
-    """Sum and number of the values of each cluster."""
-    grouped = logs.groupby(clusters)
-    total, count = (
-        part.reindex(names, fill_value=0).to_numpy(float) for part in (grouped.sum(), grouped.size())
-    )
-    return total, count
+    logs, slides = [np.log(side) for side in (a, b)], [clusters[side.index] for side in (a, b)]
+    ratio = float(np.exp(logs[0].mean() - logs[1].mean()))
+    if paired:
+        ends = cluster_interval(logs[0] - logs[1], slides[0])
+    else:
+        ends = difference_interval(logs[0], slides[0], logs[1], slides[1])
+    low, high = (float(end) for end in np.exp(ends))
+    return Ratio(ratio, low, high, len(a), len(b), paired, min(side.nunique() for side in slides))
 
 
 def change_per_doubling(order: Sequence[int], seconds: Sequence[float], arm: Sequence[str]) -> float:

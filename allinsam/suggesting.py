@@ -26,7 +26,8 @@ HOW_OFTEN = 200  # places are tried before a kind is given up
 PLACES = 8  # without a nucleus, of which the pinkest is taken
 DARK = 0.1  # share of a mask that may be bright where there is no nucleus
 Z_95 = 1.959964
-FEWEST_PLANTED = 5  # below, no share of those kept is told
+EVERY_ARM = "all"
+FEWEST_PLANTED = 5  # kept or not, or timed: of fewer a figure says "too few"
 
 
 @dataclass(frozen=True)
@@ -245,21 +246,28 @@ def _share_inside(mask: np.ndarray, area: np.ndarray) -> float:
 
 
 def automation_bias(rows: pd.DataFrame) -> pd.DataFrame:
-    """Share of planted and of real suggestions that were kept as they were, with n: of all, of each group,
-    person, and kind of mistake.
+    """Share of planted and of real suggestions that were kept as they were, with n, and the median seconds
+    before they were kept: of all, of each group, arm, person in each arm, and kind of mistake.
 
-    rows: one per suggestion with person_id, group, planted (None: real), fate, state. Only patches handed in
-    count. low and high: Wilson's 95 % interval of the planted share; it takes every suggestion as a draw of
-    its own, so that it is too narrow over several people.
+    rows: one per suggestion with person_id, group, tool, planted (None: real), fate, state, seconds (active,
+    on this nucleus) and kept_together. Only patches handed in count. low and high: Wilson's 95 % interval of
+    the planted share; it takes every suggestion as a draw of its own, so that it is too narrow over several
+    people. Seconds are of suggestions kept each by itself: of several kept with one gesture nobody knows how
+    long each was looked at.
     """
     done = rows[rows["state"] == "submitted"]
     if done.empty:
         return pd.DataFrame()
-    parts = [("all", "all", done)]
-    parts += [(by, str(key), part) for by in ("group", "person_id") for key, part in done.groupby(by)]
-    parts += [("planted", str(key), part) for key, part in done.groupby("planted")]
+    done = done.assign(arm="suggestion/" + done["tool"])
+    parts = [("all", "all", EVERY_ARM, done)]
+    parts += [("group", str(key), EVERY_ARM, part) for key, part in done.groupby("group")]
+    parts += [("arm", str(key), str(key), part) for key, part in done.groupby("arm")]
+    parts += [
+        ("person_id", str(who), str(arm), part) for (who, arm), part in done.groupby(["person_id", "arm"])
+    ]
+    parts += [("planted", str(key), EVERY_ARM, part) for key, part in done.groupby("planted")]
     found = []
-    for by, of, part in parts:
+    for by, of, arm, part in parts:
         wrong, real = part[part["planted"].notna()], part[part["planted"].isna()]
         kept, right = (int((some["fate"] == "kept").sum()) for some in (wrong, real))
         low, high = wilson(kept, len(wrong))
@@ -267,6 +275,7 @@ def automation_bias(rows: pd.DataFrame) -> pd.DataFrame:
             {
                 "by": by,
                 "of": of,
+                "arm": arm,
                 "planted": len(wrong),
                 "planted_kept": kept,
                 "planted_kept_share": kept / len(wrong) if len(wrong) else None,
@@ -275,9 +284,19 @@ def automation_bias(rows: pd.DataFrame) -> pd.DataFrame:
                 "real": len(real),
                 "real_kept": right,
                 "real_kept_share": right / len(real) if len(real) else None,
+                **_seconds_kept("planted", wrong),
+                **_seconds_kept("real", real),
             }
         )
     return pd.DataFrame(found)
+
+
+def _seconds_kept(name: str, rows: pd.DataFrame) -> dict[str, float | int | None]:
+    """Median active seconds on suggestions that were kept each by itself, and how many these are."""
+    alone = rows[(rows["fate"] == "kept") & (rows["kept_together"] == 1)]
+    seconds = alone["seconds"].dropna().astype(float)
+    median = float(seconds.median()) if len(seconds) else None
+    return {f"{name}_kept_median_s": median, f"{name}_kept_timed": len(seconds)}
 
 
 def wilson(hits: int, n: int) -> tuple[float | None, float | None]:

@@ -3,14 +3,11 @@
 import streamlit as st
 
 from allinsam.accounts import may
-from webapp.agreement_parts import (
-    show_classes,
-    show_groups,
-    show_people,
-    show_reliability,
-    show_same_person,
-)
+from webapp.agreement_group_parts import show_classes, show_groups
+from webapp.agreement_people_parts import show_people
+from webapp.agreement_rater_parts import show_reliability, show_same_person
 from webapp.causes_parts import show_causes
+from webapp.figure_parts import ask_format
 from webapp.page_parts import annotation_state, download_link, empty_state, page_head, some_pair
 from webapp.session import current_study, require
 from webapp.time_parts import show_times
@@ -29,7 +26,7 @@ TABS = {
 
 def main() -> None:
     person, study = require("lead", "reviewer"), current_study()
-    left, right = st.columns([6, 1], vertical_alignment="bottom")
+    left, middle, right = st.columns([5, 1, 1], vertical_alignment="bottom")
     with left:
         page_head("Agreement", "People who worked on the same patches without seeing each other's work.")
     if not some_pair(str(study.folder), annotation_state(study)):
@@ -42,6 +39,8 @@ def main() -> None:
         )
         show_times(study, person)
         return
+    with middle:
+        ask_format()
     if may(person, "export"):
         with right:
             download_link("agreement.csv", "Download CSV")

@@ -13,6 +13,8 @@ from allinsam.store import Study
 from allinsam.workflow import analysis_plan, scored
 from webapp import charts
 from webapp.curve_parts import show_curves
+from webapp.figure_parts import page_head_with_format, show_figure
+from webapp.grouping_parts import show_grouping
 from webapp.page_parts import (
     METRIC_NAMES,
     attempt,
@@ -26,10 +28,19 @@ from webapp.page_parts import (
     scores_of,
     truth_name,
 )
+from webapp.published_parts import ask_published, show_published
 from webapp.session import current_study, require
 
 ORDER = {"expert": 0, "students": 1}
 WORST = 3
+TABS = (
+    "Patch by patch",
+    "Injured and normal",
+    "Free table",
+    "Worst patches",
+    "People's labels",
+    "Minutes and size",
+)
 
 
 def reference_sentence(study: Study, references: list[str]) -> str:
@@ -48,9 +59,7 @@ def show_means(study: Study, newest: pd.DataFrame, metric: str) -> None:
     labels = ordered(set(newest["label"]))
     means = scored.means(newest[newest["metric"] == metric], ["label", "class_name"])
     title = f"Mean over test patches{figure_suffix(study)}"
-    st.plotly_chart(
-        charts.forest(means, labels, METRIC_NAMES[metric], title), config=charts.CONFIG, key="forest"
-    )
+    show_figure(study, charts.forest(means, labels, METRIC_NAMES[metric], title), "forest")
     n = means.groupby("class_name")[["patches", "slides", "nuclei"]].max()
     counts = "; ".join(
         f"{name}: {row.patches} patches of {row.slides} slides, {row.nuclei} nuclei"
@@ -119,7 +128,7 @@ def show_pairs(
         return
     title = f"{METRIC_NAMES[metric]}: {a} and {b}, patch by patch{figure_suffix(study)}"
     figure = charts.paired(first, second, (a, b), METRIC_NAMES[metric], class_colours(study), title)
-    st.plotly_chart(figure, config=charts.CONFIG, key="pairs")
+    show_figure(study, figure, "pairs")
     st.dataframe(test_rows(table, a, b), hide_index=True)
     figure_note(study, how_tested(table, a, b, [int(run_id) for run_id in ids], study))
 
@@ -202,7 +211,7 @@ def show_people(study: Study, scores: pd.DataFrame, metric: str) -> None:
     means = scored.means(people[people["metric"] == metric], ["label", "class_name"])
     title = f"Labels as drawn, with the marker in sight{figure_suffix(study)}"
     figure = charts.forest(means, ordered(set(means["label"])), METRIC_NAMES[metric], title)
-    st.plotly_chart(figure, config=charts.CONFIG, key="people")
+    show_figure(study, figure, "people")
     figure_note(
         study,
         f"{what_the_lines_are(means)} These are people's labels against the reference, on all their patches, "
@@ -233,7 +242,8 @@ def main() -> None:
     person, study = require("lead", "reviewer"), current_study()
     scores = scores_of(str(study.folder), score_state(study))
     models = scored.scored_models(scores) if len(scores) else []
-    page_head(
+    head = page_head_with_format if models else page_head
+    head(
         "Compare", "Are students as good as experts? Models from PAS alone, on patches none of them has seen."
     )
     if told := st.session_state.pop("told", ""):
@@ -251,9 +261,9 @@ def main() -> None:
         if may(person, "export"):
             download_link("scores.csv", "Download CSV")
     show_means(study, newest, metric)
-    tabs = st.tabs(
-        ["Patch by patch", "Injured and normal", "Worst patches", "People's labels", "Minutes and size"]
-    )
+    if ask_published():
+        show_published()
+    tabs = st.tabs(list(TABS))
     with tabs[0]:
         if len(models) > 1:
             show_pairs(study, scores, newest, models, metric)
@@ -263,10 +273,12 @@ def main() -> None:
     with tabs[1]:
         show_paper_table(study, newest, metric)
     with tabs[2]:
-        show_worst(study, scores, models, metric)
+        show_grouping(study, person, metric)
     with tabs[3]:
-        show_people(study, scores, metric)
+        show_worst(study, scores, models, metric)
     with tabs[4]:
+        show_people(study, scores, metric)
+    with tabs[5]:
         show_curves(study, person, metric)
 
 

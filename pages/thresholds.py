@@ -10,11 +10,11 @@ from allinsam.errors import AllinsamError
 from allinsam.store import Study
 from allinsam.workflow.preparing import LONGEST_REASON, sign_threshold
 from allinsam.workflow.progress import waiting_on_thresholds
-from webapp import charts
 from webapp import threshold_parts as parts
 from webapp.class_parts import show_classes
 from webapp.clock import local_date_time
-from webapp.page_parts import as_typed, empty_state, page_head, simulated_note
+from webapp.figure_parts import page_head_with_format, show_figure
+from webapp.page_parts import as_typed, empty_state, simulated_note
 from webapp.session import current_study, require
 
 PANE_PX = 430
@@ -96,11 +96,11 @@ def set_value(key: str, value: float) -> None:
     st.session_state[key] = float(value)
 
 
-def controls(pair: dict[str, Any], found: dict[str, Any], key: str) -> None:
+def controls(study: Study, pair: dict[str, Any], found: dict[str, Any], key: str) -> None:
     """Histogram, slider, number, and the automatic starts."""
     state, signed = st.session_state, pair["signed"]
     figure = parts.histogram_figure(found, state[key], signed["value"] if signed else None)
-    st.plotly_chart(figure, config=charts.CONFIG, key="histogram")
+    show_figure(study, figure, "histogram")
     state["slide_to"] = state["type_in"] = min(state[key], found["top"])
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.slider(
@@ -246,7 +246,9 @@ def pictures(
 def main() -> None:
     person, study = require("lead", "reviewer"), current_study()
     st.html(STYLE)
-    page_head("Thresholds", "How bright must a marker be to count? One answer per slide and marker.")
+    page_head_with_format(
+        "Thresholds", "How bright must a marker be to count? One answer per slide and marker."
+    )
     everything = parts.pairs(study)
     if not everything:
         empty_state("**No slide has a marker channel yet.** Import PAS and IF images first.", person)
@@ -259,7 +261,7 @@ def main() -> None:
         with st.container(key="left", width=400):
             pair = scope(pair, patch, own)
             key = value_in_hand(pair, found)
-            controls(pair, found, key)
+            controls(study, pair, found, key)
             sign(study, person, pair, found, key, patch)
         with st.container(key="right", width=2 * PANE_PX + 12):
             pictures(pair, st.session_state[key], patches, patch, own)

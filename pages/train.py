@@ -11,13 +11,14 @@ from allinsam.store import Study, runs
 from allinsam.training.settings import TrainingSettings
 from allinsam.workflow.labels import reference_recipe
 from allinsam.workflow.progress import estimate_training, label_standing
+from webapp.figure_parts import page_head_with_format
 from webapp.job_parts import duration, show_jobs
-from webapp.page_parts import empty_state, page_button, page_head, simulated_note, truth_name
+from webapp.page_parts import empty_state, page_button, simulated_note, truth_name
 from webapp.run_parts import show_runs
 from webapp.session import current_study, require
 from webapp.train_form_parts import GROUPS, SPLIT_SEED, show_split, show_step_by_step, submit
 
-FEWEST_PATCHES = 3
+FEWEST_TO_TRAIN = 3
 BUDGET_MINUTES = 10.0
 
 
@@ -27,7 +28,7 @@ def patches_of(standing: list[dict[str, Any]], group: str) -> int:
 
 
 def show_one_click(study: Study, person: SignedIn, standing: list[dict[str, Any]]) -> None:
-    missing = [group for group in GROUPS if patches_of(standing, group) < FEWEST_PATCHES]
+    missing = [group for group in GROUPS if patches_of(standing, group) < FEWEST_TO_TRAIN]
     running = [view for view in jobs.list_views(study) if view.is_active and view.verb == "experiment"]
     with st.container(border=True):
         show_split(study, SPLIT_SEED)
@@ -49,7 +50,7 @@ def show_one_click(study: Study, person: SignedIn, standing: list[dict[str, Any]
             st.rerun()
         if missing:
             right.markdown(
-                f"This needs at least {FEWEST_PATCHES} finished patches of each group; "
+                f"This needs at least {FEWEST_TO_TRAIN} finished patches of each group; "
                 f"{' and '.join(missing)} labels are still too few."
             )
             return
@@ -99,7 +100,7 @@ def show_unscored(study: Study, person: SignedIn) -> None:
 
 def main() -> None:
     person, study = require("lead"), current_study()
-    page_head("Train", "Turn labels into a model that finds both cell types on PAS alone.")
+    page_head_with_format("Train", "Turn labels into a model that finds both cell types on PAS alone.")
     standing = label_standing(study)
     if not any(row["group"] in GROUPS for row in standing):
         empty_state(

@@ -80,6 +80,34 @@ def colours_round(picture: np.ndarray, centre: tuple[int, int]) -> tuple[int, in
     return int(yellow.sum()), int(sky.sum())
 
 
+def test_the_majority_beside_the_expert(client: TestClient, study: Study) -> None:
+    """On patch 1 the last podocyte is missed by one of three students, the last mesangial by another."""
+    with study.science.read() as db:
+        of = {row["person_id"]: row["id"] for row in queue.patch_assignments(db, 1)}
+        elsewhere = {row["person_id"]: row["id"] for row in queue.patch_assignments(db, 3)}
+    picture = read(client, f"/api/agreement/majority/{of['e1']}.png?class=podocyte")
+    both = [colours_round(picture, centre) for centre in PODOCYTES]
+    assert all(yellow > 20 and sky > 20 for yellow, sky in both)
+    against = read(client, f"/api/agreement/majority/{of['e2']}.png?class=podocyte")
+    yellow, sky = colours_round(against, PODOCYTES[0])  # mesangial to the second expert
+    assert yellow > 20 and sky == 0
+    few = client.get(f"/api/agreement/majority/{elsewhere['e1']}.png")
+    assert few.status_code == 404 and "A majority takes 3" in few.text
+    assert client.get("/api/agreement/majority/99999.png").status_code == 404
+    assert client.get(f"/api/agreement/majority/{2**31}.png").status_code == 404
+
+
+def test_who_may_see_the_majority(client: TestClient, study: Study, tokens: dict[str, str]) -> None:
+    with study.science.read() as db:
+        of = {row["person_id"]: row["id"] for row in queue.patch_assignments(db, 1)}
+    for role, status in (("lead", 200), ("reviewer", 200), ("annotator", 403)):
+        client.cookies.set(session.COOKIE, tokens[role])
+        assert client.get(f"/api/agreement/majority/{of['e1']}.png").status_code == status
+    client.cookies.clear()
+    answer = client.get(f"/api/agreement/majority/{of['e1']}.png", follow_redirects=False)
+    assert answer.status_code == 401
+
+
 def test_who_found_what(client: TestClient, study: Study) -> None:
     """The student misses the last podocyte of each patch."""
     picture = read(client, address(study, "e1", "s1", "?class=podocyte"))

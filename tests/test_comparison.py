@@ -15,6 +15,7 @@ from allinsam.comparison import (
     cluster_interval,
     cluster_means,
     compare_to_reference,
+    difference_interval,
     equivalence_test,
     holm,
     interval_in_words,
@@ -331,3 +332,33 @@ def test_a_margin_or_a_slide_that_is_missing_is_refused():
         equivalence_test(scores, scores, margin=0.0)
     with pytest.raises(InputError, match="no cluster"):
         equivalence_test(scores, scores, margin=0.1, clusters=pd.Series({0: "s1"}))
+
+
+# ---------------------------------------------------------------- two means, not paired
+
+
+def test_with_one_value_for_each_cluster_the_difference_has_welch_s_interval() -> None:
+    rng = np.random.default_rng(5)
+    a, b = rng.normal(1.0, 1.0, 9), rng.normal(0.0, 3.0, 7)
+    names = [f"s{n}" for n in range(16)]
+    found = difference_interval(a, names[:9], b, names[9:])
+    welch = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
+    assert found == pytest.approx((welch.low, welch.high))
+
+
+def test_what_moves_both_sides_of_a_slide_alike_does_not_widen_the_difference() -> None:
+    rng = np.random.default_rng(6)
+    slides = np.repeat([f"s{n}" for n in range(8)], 4)
+    moved = np.repeat(rng.normal(0.0, 5.0, 8), 4)
+    a, b = moved + rng.normal(1.0, 0.2, 32), moved + rng.normal(0.0, 0.2, 32)
+    low, high = difference_interval(a, slides, b, slides)
+    apart = difference_interval(a, slides, b, [f"other {name}" for name in slides])
+    assert 0.7 < low < 1 < high < 1.3 and apart[1] - apart[0] > 5 * (high - low)
+
+
+def test_a_side_of_few_slides_has_no_interval_of_the_difference() -> None:
+    slides = [f"s{n}" for n in range(6)]
+    values = np.arange(6.0)
+    assert not np.isnan(difference_interval(values, slides, values, slides)).any()
+    assert np.isnan(difference_interval(values[:5], slides[:5], values, slides)).all()
+    assert np.isnan(difference_interval(values, slides, [*values[:5], np.nan], slides)).all()

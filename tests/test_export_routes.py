@@ -16,6 +16,7 @@ from allinsam.interchange import FORMATS
 from allinsam.store import Study
 from allinsam.workflow.export_columns import COLUMNS
 from allinsam.workflow.exports import EXPORTS
+from allinsam.workflow.grouping import Grouping, grouped
 from allinsam.workflow.report import kept_report, make_report
 from tests.finished import add_learning, finished_study
 from tests.people import signed_in_token
@@ -94,6 +95,32 @@ def test_the_report_comes_once_it_is_made(client: TestClient, tokens: dict[str, 
     for role, status in (("reviewer", 403), ("annotator", 403), ("stranger", 401)):
         sign_in(client, tokens, role)
         assert client.get(address).status_code == status
+
+
+def test_a_free_table_comes_as_the_page_shows_it(
+    client: TestClient, tokens: dict[str, str], study: Study
+) -> None:
+    sign_in(client, tokens, "lead")
+    asked = Grouping(("labels",), ("class", "condition"))
+    url = "/api/export/grouped.csv?rows=labels&columns=class,condition&metric=f1_instance&of=side_by_side"
+    answer = client.get(url)
+    assert answer.headers["content-disposition"].startswith('attachment; filename="small-study_grouped_20')
+    table = pd.read_csv(io.BytesIO(answer.content))
+    assert list(table.columns) == list(grouped(study, asked).columns)
+    students = table.set_index("labels").loc["students"]
+    assert students["podocyte, injured: mean"] == pytest.approx(2 / 3)
+    assert students["podocyte, injured: nuclei"] == 16
+    for wrong, said in (
+        ("rows=", "needs rows"),
+        ("rows=<b>", "grouped by"),
+        ("rows=labels&of=x", "no scores"),
+    ):
+        refused = client.get(f"/api/export/grouped.csv?{wrong}")
+        assert refused.status_code == 400 and said in refused.text
+        assert refused.headers["content-type"].startswith("text/plain")
+    for role, status in (("reviewer", 403), ("annotator", 403), ("stranger", 401)):
+        sign_in(client, tokens, role)
+        assert client.get(url).status_code == status
 
 
 def test_the_data_card_comes_as_text_and_as_json(client: TestClient, tokens: dict[str, str]) -> None:

@@ -3,8 +3,7 @@
 import pandas as pd
 import pytest
 
-from allinsam.agreement import FEWEST_PATCHES
-from allinsam.comparison import FEWEST_SLIDES
+from allinsam.comparison import FEWEST_PATCHES, FEWEST_SLIDES
 from allinsam.store import Study, create_study
 from allinsam.store import assignments as queue
 from allinsam.workflow import agreeing, caused, paces, rated, scored

@@ -22,7 +22,7 @@ from allinsam.matched import (
     pair_figures,
 )
 from allinsam.metrics import score_all
-from allinsam.overlaps import Majority, PatchOverlaps, Work, count_overlaps
+from allinsam.overlaps import Majority, PatchOverlaps, Work, count_overlaps, majority_masks
 
 NAMES = {3: "podocyte", 1: "tuft", 2: "mesangial"}
 BY_NAME = sorted(NAMES, key=NAMES.get)
@@ -162,6 +162,14 @@ def test_the_majority_is_that_of_consensus(crowded: bool) -> None:
         patch = rated_labels({f"r{i}": labels[f"r{i}"] for i in members})
         agreed = build_consensus({"": patch})[""]
         figures = pair_figures(overlaps, [(len(works), expert)])
+        masks = majority_masks([works[i] for i in members], next(iter(labels["r5"].values())).shape, NAMES)
+        assert {NAMES[k] for k in masks[0]} == set(agreed.classes)
+        for class_id in masks[0]:
+            mine = [mask for k, mask in masks[1] if k == class_id]
+            drawn = agreed.labels(NAMES[class_id])
+            assert len(mine) == len(np.unique(drawn)) - 1
+            assert all((drawn[mask] == drawn[mask][0]).all() and drawn[mask][0] for mask in mine)
+            assert sum(mask.sum() for mask in mine) == (drawn > 0).sum()
         for row in figures.itertuples():
             name = NAMES[BY_NAME[row[2]]]
             scores = score_all(agreed.labels(name), labels["r5"][name], ["f1_instance", "dice", "pq"])
@@ -174,6 +182,8 @@ def test_the_majority_is_that_of_consensus(crowded: bool) -> None:
 def test_two_are_no_majority() -> None:
     works, _ = random_patch(np.random.default_rng(0), 3, False)
     assert counted(works, (0, 1), (2,)).looks.tolist() == [0, 1, 2]
+    with pytest.raises(InputError, match="2 people are no majority"):
+        majority_masks(works[:2], (64, 64), NAMES)
 
 
 def test_nothing_drawn_is_agreement() -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from allinsam.comparison import cluster_bootstrap, cluster_interval
+from allinsam.comparison import cluster_bootstrap, cluster_interval, difference_interval
 from allinsam.errors import InputError
 from allinsam.pace import (
     RESAMPLES,
@@ -87,6 +87,20 @@ def test_without_shared_patches_all_of_each_count() -> None:
     one = geometric_ratio(a, b, SLIDES)
     assert not one.paired and (one.patches_a, one.patches_b) == (3, 3)
     assert one.ratio == pytest.approx(4 / 2)
+
+
+def test_the_unpaired_ratio_has_an_interval_where_both_sides_have_enough_slides() -> None:
+    rng = np.random.default_rng(3)
+    a = pd.Series(np.exp(rng.normal(1.0, 0.3, 12)), [f"a{n}" for n in range(12)])
+    b = pd.Series(np.exp(rng.normal(0.0, 0.3, 14)), [f"b{n}" for n in range(14)])
+    slides = pd.Series([f"s{n // 2}" for n in range(26)], [*a.index, *b.index])
+    one = geometric_ratio(a, b, slides)
+    logs, of = [np.log(side) for side in (a, b)], [slides[side.index] for side in (a, b)]
+    expected = np.exp(difference_interval(logs[0], of[0], logs[1], of[1]))
+    assert (one.low, one.high) == pytest.approx(tuple(expected)) and 1 < one.low < one.ratio < one.high
+    assert not one.paired and one.clusters == 6
+    few = geometric_ratio(a[:10], b, slides)  # five slides on one side
+    assert few.ratio > 1 and np.isnan([few.low, few.high]).all() and few.clusters == 5
 
 
 def test_two_patches_are_too_few() -> None:

@@ -116,7 +116,9 @@ def test_one_nucleus_is_proposed_once_and_only_if_it_may_be_one() -> None:
 
 
 def rows(*told: tuple) -> pd.DataFrame:
-    return pd.DataFrame(told, columns=["person_id", "group", "planted", "fate", "state"])
+    """As `suggestions_table` tells them, each kept by itself after ten seconds."""
+    table = pd.DataFrame(told, columns=["person_id", "group", "planted", "fate", "state"])
+    return table.assign(tool="box_sam", seconds=10.0, kept_together=1)
 
 
 def test_the_share_that_was_followed_is_told_with_its_n() -> None:
@@ -131,6 +133,28 @@ def test_the_share_that_was_followed_is_told_with_its_n() -> None:
     assert told.loc[("group", "expert"), "planted_kept_share"] == 0.0
     assert told.loc[("planted", "extra"), "planted"] == 4 and ("planted", "shifted") in told.index
     assert np.isnan(told.loc[("person_id", "b"), "real_kept_share"])  # the patch is not handed in
+
+
+def test_seconds_before_keeping_are_of_those_kept_each_by_itself() -> None:
+    made = [("a", "student", "extra", fate, "submitted") for fate in ("kept", "kept", "kept", "dropped")]
+    made += [("a", "student", None, fate, "submitted") for fate in ("kept", "kept", "edited")]
+    table = rows(*made).assign(seconds=[2.0, 4.0, 90.0, 50.0, 7.0, 8.0, 60.0])
+    table.loc[2, "kept_together"] = 3  # nobody knows how long it was looked at
+    (every, *others) = automation_bias(table).to_dict("records")
+    assert (every["planted_kept_median_s"], every["planted_kept_timed"]) == (3.0, 2)
+    assert (every["real_kept_median_s"], every["real_kept_timed"]) == (7.5, 2)
+    assert {row["by"] for row in others} == {"group", "arm", "person_id", "planted"}
+    (wrong,) = (row for row in others if row["by"] == "planted")
+    assert wrong["real_kept_timed"] == 0 and pd.isna(wrong["real_kept_median_s"])
+
+
+def test_a_person_has_a_row_for_each_arm() -> None:
+    table = rows(*[("a", "student", "extra", "kept", "submitted")] * 2)
+    table = table.assign(tool=["box_sam", "contour"], seconds=[1.0, 5.0])
+    told = automation_bias(table).set_index(["by", "of", "arm"])["planted_kept_median_s"]
+    assert told["person_id", "a", "suggestion/box_sam"] == 1.0
+    assert told["person_id", "a", "suggestion/contour"] == told["arm"].loc["suggestion/contour"].item() == 5.0
+    assert told["all", "all", "all"] == 3.0
 
 
 def test_nothing_proposed_gives_no_share() -> None:

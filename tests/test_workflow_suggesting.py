@@ -225,6 +225,8 @@ def test_a_planted_one_that_was_kept_never_becomes_a_label(study: Study) -> None
     (every, *_) = export_table(study, "automation_bias").to_dict("records")
     assert (every["planted"], every["planted_kept"], every["planted_kept_share"]) == (3, 3, 1.0)
     assert every["real"] == every["real_kept"] == len(real)
+    # All were kept with one gesture: nobody knows how long each was looked at.
+    assert every["planted_kept_timed"] == every["real_kept_timed"] == 0
 
 
 def test_a_planted_one_that_was_mended_is_a_label(study: Study) -> None:

@@ -35,13 +35,14 @@ FRACTION_BITS = 4
 def pair_route(request: Request) -> Response:
     """GET /api/agreement/{a}/{b}.png?iou=0.5&class=podocyte&by=nucleus: two assignments of one patch.
 
-    by=class matches nuclei whatever their class, and marks where the classes differ.
+    /api/agreement/majority/{b}.png: what most students marked there, instead of the first. by=class matches
+    nuclei whatever their class, and marks where the classes differ.
     """
     demand(request.state.person, "view_agreement")
     study, query = study_from_environment(), request.query_params
-    a, b = (request.path_params[key] for key in ("a", "b"))
-    if max(a, b) >= LARGEST_ID:
-        raise NotFoundError(f"No assignment {max(a, b)} in this study.")
+    a, b = request.path_params.get("a"), request.path_params["b"]
+    if max(a or 0, b) >= LARGEST_ID:
+        raise NotFoundError(f"No assignment {max(a or 0, b)} in this study.")
     by = query.get("by", "nucleus")
     if by not in ("nucleus", "class"):
         raise InputError(f"Nuclei are matched by nucleus or by class, not by {by[:20]!r}.")
@@ -54,7 +55,10 @@ def pair_route(request: Request) -> Response:
     return Response(picture, media_type="image/png", headers=headers)
 
 
-routes: list[Route] = [Route("/api/agreement/{a:int}/{b:int}.png", pair_route)]
+routes: list[Route] = [
+    Route("/api/agreement/{a:int}/{b:int}.png", pair_route),
+    Route("/api/agreement/majority/{b:int}.png", pair_route),
+]
 
 
 def read_iou(text: str) -> float:
@@ -69,7 +73,13 @@ def read_iou(text: str) -> float:
 
 @lru_cache(maxsize=48)
 def _picture(
-    study: Study, a: int, b: int, class_name: str | None, by_class: bool, iou: float, state: tuple[int, ...]
+    study: Study,
+    a: int | None,
+    b: int,
+    class_name: str | None,
+    by_class: bool,
+    iou: float,
+    state: tuple[int, ...],
 ) -> bytes:
     """`state` stands for the annotations."""
     patch_id, sides = paired_marks(study, a, b, class_name, by_class, iou)

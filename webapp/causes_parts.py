@@ -13,6 +13,7 @@ from allinsam.causes import (
     by_person,
     sum_causes,
 )
+from allinsam.comparison import FEWEST_SLIDES
 from allinsam.outliers import FIGURES, NAMED, TOO_FEW
 from allinsam.palette import CLEAR_COLOURS
 from allinsam.store import Study, open_study
@@ -20,6 +21,7 @@ from allinsam.workflow import caused
 from allinsam.workflow.first_masks import state_of
 from allinsam.workflow.rated import slide_of_patch
 from webapp import charts
+from webapp.figure_parts import show_figure
 from webapp.job_parts import show_jobs
 from webapp.page_parts import (
     annotation_state,
@@ -51,7 +53,6 @@ PERSON_PARTS = {
 }
 VIEWS = ("Kinds of pairs", "Each person", "Every pair")
 ALL_CLASSES = "all classes"
-FEWEST_SLIDES = 2
 JOB = "first-masks"
 TOOLS = {"box": "box and SAM", "hand": "by hand, without a box"}
 
@@ -176,7 +177,7 @@ def _show_reasons(study: Study, nuclei: pd.DataFrame) -> None:
     parts = parts_of(view or VIEWS[0], chosen)
     title = f"Why they disagree: shares of the differences, {class_name}{figure_suffix(study)}"
     figure = charts.stacked_shares(table, "who", parts, FEWEST_DIFFERENCES, title)
-    st.plotly_chart(figure, config=charts.CONFIG, key="why-bars")
+    show_figure(study, figure, "why-bars")
     st.dataframe(reason_rows(table, view or VIEWS[0], list(parts)), hide_index=True)
     figure_note(
         study,

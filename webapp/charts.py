@@ -16,8 +16,10 @@ CONDITION_SYMBOLS = {"normal": "circle", "injured": "diamond", "unknown": "squar
 # From white to a light teal: dark figures stay readable on all of it, also for colour-blind eyes.
 HEAT = [[0.0, "#ffffff"], [0.5, "#d3e8eb"], [1.0, "#62b0bc"]]
 SKEWED_TAILS = 2.5
+NOTE_PX = 16
 MANY_RATERS = 9  # a heat map of more has smaller cells
-CONFIG = {"displaylogo": False, "displayModeBar": False}
+# The bar above a figure has one button, which saves it as a picture.
+CONFIG = {"displaylogo": False, "displayModeBar": "hover", "modeBarButtons": [["toImage"]]}
 
 
 def base(figure: go.Figure, height: int, title: str = "") -> go.Figure:
@@ -32,12 +34,27 @@ def base(figure: go.Figure, height: int, title: str = "") -> go.Figure:
         font={"color": INK, "size": 12},
         paper_bgcolor="white",
         plot_bgcolor="white",
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 1, "xanchor": "right"},
+        # Not to the very corner: the camera that saves the figure is there.
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0.95, "xanchor": "right"},
         hoverlabel={"font": {"color": INK}, "bgcolor": "white"},
     )
     figure.update_annotations(font={"size": 12, "color": INK})
     figure.update_xaxes(automargin=True, gridcolor=GRID)
     figure.update_yaxes(automargin=True, gridcolor=GRID, showgrid=True)
+    return figure
+
+
+def with_note(figure: go.Figure, note: str) -> go.Figure:
+    """With a line in small letters above it, unless it has a title, which says so itself."""
+    if figure.layout.title.text:
+        return figure
+    title = {"text": note, "font": {"size": 10, "color": MUTED}, "x": 0, "xanchor": "left"}
+    title |= {"y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 4}}
+    figure.update_layout(
+        title=title,
+        height=figure.layout.height + NOTE_PX,
+        margin={"t": figure.layout.margin.t + NOTE_PX},
+    )
     return figure
 
 

@@ -12,7 +12,8 @@ from allinsam.store import Study, open_study
 from allinsam.training.networks import NETWORKS
 from allinsam.workflow import scored
 from allinsam.workflow.label_costs import UNTRAINED_LINE, curve_of, groups_of, minutes_and_scores, scores_at
-from webapp import charts, pace_charts
+from webapp import pace_charts
+from webapp.figure_parts import show_figure
 from webapp.page_parts import (
     METRIC_NAMES,
     download_link,
@@ -71,7 +72,7 @@ def _show(study: Study, person: SignedIn, metric: str) -> None:
     _, unit, short = AGAINST[x]
     title = f"{METRIC_NAMES[metric]} on the test patches{figure_suffix(study)}"
     figure = pace_charts.score_curve(curve, x, unit, METRIC_NAMES[metric], title)
-    st.plotly_chart(figure, config=charts.CONFIG, key="curve")
+    show_figure(study, figure, "curve")
     if said := at_same_cost(curve, x, short):
         st.markdown(said)
     if not has_curve(curve):

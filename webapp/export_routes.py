@@ -16,10 +16,11 @@ from allinsam.accounts import demand
 from allinsam.errors import AllinsamError, NotFoundError
 from allinsam.store import Study, runs
 from allinsam.store.study import get_study, list_classes
-from allinsam.tables import csv_parts
+from allinsam.tables import csv_parts, to_csv
 from allinsam.workflow.data_card import card_markdown, data_card
 from allinsam.workflow.exports import export_table
 from allinsam.workflow.figures import figures_table
+from allinsam.workflow.grouping import Grouping, grouped
 from allinsam.workflow.interchange_export import write_annotations_zip
 from allinsam.workflow.overlapping import AT_ONCE
 from allinsam.workflow.report import kept_report
@@ -61,6 +62,17 @@ def table_route(request: Request) -> Response:
         parts = csv_parts(export_table(study, name))
     headers = {"Content-Disposition": f'attachment; filename="{file_name(study, name)}"'}
     return StreamingResponse(parts, media_type="text/csv; charset=utf-8", headers=headers)
+
+
+@answering_errors
+def grouped_route(request: Request) -> Response:
+    """GET /api/export/grouped.csv?rows=labels&columns=class,condition&metric=f1_instance&of=side_by_side"""
+    demand(request.state.person, "export")
+    study, query = study_from_environment(), request.query_params
+    rows, columns = (tuple(filter(None, query.get(key, "").split(","))) for key in ("rows", "columns"))
+    asked = Grouping(rows, columns, query.get("metric", "f1_instance"), query.get("of", "side_by_side"))
+    headers = {"Content-Disposition": f'attachment; filename="{file_name(study, "grouped")}"'}
+    return Response(to_csv(grouped(study, asked)), media_type="text/csv; charset=utf-8", headers=headers)
 
 
 @answering_errors
@@ -112,6 +124,7 @@ def picture_route(request: Request) -> Response:
 
 
 routes: list[Route] = [
+    Route("/api/export/grouped.csv", grouped_route),
     Route("/api/export/{table}.csv", table_route),
     Route("/api/export/report.html", report_route),
     Route("/api/export/data_card.{suffix}", card_route),

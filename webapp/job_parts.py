@@ -11,6 +11,7 @@ from allinsam.errors import AllinsamError, by_name
 from allinsam.jobs import JobView
 from allinsam.store import Study, runs
 from webapp import charts
+from webapp.figure_parts import show_figure
 from webapp.run_parts import show_examples
 
 REFRESH_S = 1.5
@@ -172,7 +173,7 @@ def show_curves(study: Study, view: JobView) -> None:
     tables = {title: table for title, table in tables.items() if len(table)}
     live = live_point(mine, view.detail) if view.state == "running" else None
     if tables or live:
-        st.plotly_chart(charts.loss_curves(tables, live), config=charts.CONFIG, key=f"curves-{view.id}")
+        show_figure(study, charts.loss_curves(tables, live), f"curves-{view.id}")
 
 
 def runs_of_one_experiment(mine: Mapping[str, Any], known: Iterable[Mapping[str, Any]]) -> list[Any]:

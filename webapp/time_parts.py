@@ -8,11 +8,9 @@ import pandas as pd
 import streamlit as st
 
 from allinsam.accounts import SignedIn, may
-from allinsam.comparison import FEWEST_SLIDES
+from allinsam.comparison import FEWEST_NUCLEI, FEWEST_PATCHES, FEWEST_SLIDES
 from allinsam.pace import (
     FEWEST_IN_ORDER,
-    FEWEST_NUCLEI,
-    FEWEST_PATCHES,
     Ratio,
     cluster_unit,
     medians,
@@ -23,7 +21,8 @@ from allinsam.store.study import get_study
 from allinsam.suggesting import FEWEST_PLANTED
 from allinsam.workflow import paces, suggesting
 from allinsam.workflow.work_times import study_work
-from webapp import charts, pace_charts
+from webapp import pace_charts
+from webapp.figure_parts import show_figure
 from webapp.forms import GUIDANCE_NAMES, TOOL_NAMES, arm_name
 from webapp.page_parts import annotation_state, as_typed, download_link, figure_note
 
@@ -132,13 +131,13 @@ def _show_spread(
     left, right = st.columns(2)
     shown = nuclei if measure == "s_per_nucleus" else patches
     figure = pace_charts.boxes(shown, measure, by, names, UNITS[measure])
-    left.plotly_chart(figure, config=charts.CONFIG, key="time-spread")
+    show_figure(study, figure, "time-spread", left)
     over = over_cutoffs_of(str(study.folder), annotation_state(study), by, measure)
     if over.empty:
         right.info(f"Fewer than {FEWEST_PATCHES} patches each: {TOO_FEW} for a median.")
     else:
         figure = pace_charts.over_cutoffs(over, by, names, cutoff_s, f"median {UNITS[measure]}")
-        right.plotly_chart(figure, config=charts.CONFIG, key="time-cutoffs")
+        show_figure(study, figure, "time-cutoffs", right)
     st.dataframe(median_rows(patches, nuclei, by, names), hide_index=True)
     figure_note(
         study,
@@ -225,13 +224,13 @@ def _show_ratio(study: Study, patches: pd.DataFrame, cutoff_s: float, measure: s
         st.dataframe(ratio_rows(found, names[a], names[b]), hide_index=True)
     if not all(pd.isna(one.ratio) for one in found.values()):
         figure = pace_charts.ratios(found, cutoff_s, names[a], names[b])
-        right.plotly_chart(figure, config=charts.CONFIG, key="time-ratios")
+        show_figure(study, figure, "time-ratios", right)
     figure_note(
         study,
         f"Ratio of geometric means over patches of {UNITS[measure]}; 1 is no difference. "
         f"On the patches that both finished where there are at least {FEWEST_PATCHES}, else on all of each. "
-        f"95 % interval over {units_of(patches)}; of fewer than {FEWEST_SLIDES} there is none, and nothing "
-        "is concluded.",
+        f"95 % interval over {units_of(patches)}; of fewer than {FEWEST_SLIDES} on a side there is none, and "
+        "nothing is concluded.",
     )
 
 
@@ -293,7 +292,7 @@ def _show_learning(study: Study, patches: pd.DataFrame) -> None:
     st.subheader("Getting quicker", anchor=False)
     arms = {arm: arm_name(arm) if arm in ARMS else arm for arm in patches["arm"].unique()}
     figure = pace_charts.getting_quicker(patches, arms)
-    st.plotly_chart(figure, config=charts.CONFIG, key="time-learning")
+    show_figure(study, figure, "time-learning")
     figure_note(
         study,
         f"{doubling_sentence(patches)} Each point: one patch of one person, the median over its nuclei; a "
@@ -375,13 +374,21 @@ def _show_suggestions(study: Study) -> None:
         study,
         "Of suggestions that were wrong on purpose: how many were kept, outline and class as proposed (the "
         "automation bias), with Wilson's 95 % interval, which is too narrow over several people. Beside them "
-        f"those that were meant. Fewer than {FEWEST_PLANTED} planted: {TOO_FEW}.",
+        f"those that were meant. Fewer than {FEWEST_PLANTED} planted: {TOO_FEW}. Seconds: median active time "
+        "on the nucleus before it was kept, of those kept each by itself; of several kept with one gesture "
+        "nobody knows how long each was looked at. As quick on a wrong one as on a right one: it was not "
+        f"looked at twice. Fewer than {FEWEST_PLANTED} such: {TOO_FEW}.",
     )
 
 
 def bias_rows(table: pd.DataFrame) -> pd.DataFrame:
     few = table["planted"] < FEWEST_PLANTED
-    kinds = {"all": "", "group": "Group", "person_id": "Person", "planted": "Mistake"}
+    kinds = {"all": "", "group": "Group", "arm": "Arm", "person_id": "Person", "planted": "Mistake"}
+    people = table["by"] == "person_id"
+    named = {**names_of(table["arm"].unique(), "arm"), **PLANTED_NAMES, **GROUP_NAMES}
+    who = table["of"].map(lambda name: named.get(name, name))
+    if table.loc[people, "of"].duplicated().any():  # somebody worked in two arms
+        who = who.where(~people, who + ", " + table["arm"].map(lambda arm: named.get(arm, arm)))
     shares = [
         f"{row.planted_kept_share:.0%} ({row.low:.0%} to {row.high:.0%})" if row.planted else ""
         for row in table.itertuples()
@@ -389,7 +396,7 @@ def bias_rows(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "Of": table["by"].map(kinds),
-            "Who or what": table["of"].map(lambda name: {**PLANTED_NAMES, **GROUP_NAMES}.get(name, name)),
+            "Who or what": who,
             "Wrong on purpose": table["planted"],
             "Kept": table["planted_kept"],
             "Share kept (95 % interval)": pd.Series(shares, table.index).where(~few, TOO_FEW),
@@ -397,5 +404,14 @@ def bias_rows(table: pd.DataFrame) -> pd.DataFrame:
             "Meant and kept": [
                 f"{row.real_kept_share:.0%}" if row.real else "" for row in table.itertuples()
             ],
+            "s before keeping a wrong one": seconds_words(table, "planted"),
+            "s before keeping a right one": seconds_words(table, "real"),
         }
     )
+
+
+def seconds_words(table: pd.DataFrame, name: str) -> list[str]:
+    """Median seconds before a suggestion was kept, with n, of rows of `automation_bias`."""
+    both = zip(table[f"{name}_kept_median_s"], table[f"{name}_kept_timed"], strict=True)
+    known = [(f"{median:.1f}" if n >= FEWEST_PLANTED else TOO_FEW, n) for median, n in both]
+    return [f"{text} (n = {n})" for text, n in known]

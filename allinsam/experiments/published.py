@@ -5,6 +5,11 @@ averages of All-in-SAM do not follow from their parts. "ADJ" is the pixel Jaccar
 averaged; no AJI.
 """
 
+import pandas as pd
+
+from allinsam.errors import InputError
+from allinsam.training.methods import METHODS
+
 MONUSEG_COLUMNS = ("dice", "auc", "recall", "precision", "best_f1", "iou", "adj")
 
 # Table 3: (label, method, data) -> MONUSEG_COLUMNS.
@@ -52,3 +57,47 @@ IN_HOUSE: dict[tuple[str, str], tuple[float, ...]] = {
     ("all_in_sam_mocl", "expert"): (0.7218, 0.7087, 0.7699, 0.7380, 0.7462, 0.7146),
     ("all_in_sam_mocl", "student"): (0.7364, 0.6987, 0.7421, 0.7187, 0.7329, 0.7137),
 }
+
+SOURCE = "Li et al. 2025, arXiv 2508.15751"
+# What these figures are of, by where they are printed.
+PRINTED_IN = {
+    "Table 1": "instance F1 on the authors' own kidney slides, labels drawn by an expert and by students",
+    "Table 2": "MoNuSeg, a public set of other organs; methods that were not built here",
+    "Table 3": "MoNuSeg, a public set of other organs; All-in-SAM beside nnU-Net",
+}
+SLIPS = (
+    "In print, MOCL by the expert has 0.6685 as its mesangial average, which should read 0.6885; the "
+    "averages of All-in-SAM do not follow from their parts."
+)
+
+
+def printed_table(name: str) -> pd.DataFrame:
+    """One of PRINTED_IN, as printed: text columns that say which method on what, then one for each figure.
+
+    A figure that was not reported is NaN. What Table 2 repeats of Table 3 stands in Table 3 alone.
+    """
+    if name == "Table 1":
+        heads = [f"{class_name}, {condition}" for condition, class_name in IN_HOUSE_COLUMNS]
+        rows = [
+            {"method": METHODS[method].title, "annotators": group, **dict(zip(heads, values, strict=True))}
+            for (method, group), values in IN_HOUSE.items()
+        ]
+        return pd.DataFrame(rows)
+    if name == "Table 2":
+        reported = {
+            key: {m: row.get(m) for m in ("dice", "iou", "adj")} for key, row in MONUSEG_OTHERS.items()
+        }
+    elif name == "Table 3":
+        reported = {key: dict(zip(MONUSEG_COLUMNS, row, strict=True)) for key, row in MONUSEG.items()}
+    else:
+        raise InputError(f"The paper prints no {name[:20]!r}. Choose one of {', '.join(PRINTED_IN)}.")
+    rows = [
+        {
+            "labels": labels,
+            "method": METHODS[method].title if method in METHODS else method,
+            "data": data,
+            **row,
+        }
+        for (labels, method, data), row in reported.items()
+    ]
+    return pd.DataFrame(rows).astype({name: float for name in next(iter(reported.values()))})

@@ -161,12 +161,16 @@ def with_majority(
 def by_groups(table: pd.DataFrame) -> pd.DataFrame:
     """Rows of `figures_of` summarised per class and kind of pair, such as "expert + student", with the 95 %
     interval of F1 over slides."""
-    kinds = [
+    slides = dict(zip(table["patch"], table["slide"], strict=True))
+    return summarise(table.assign(pair=pair_kinds(table)), ["class", "pair"], slides)
+
+
+def pair_kinds(table: pd.DataFrame) -> list[str]:
+    """Of which two groups the two sides of each row of `figures_of` are; a majority has no group."""
+    return [
         f"{MAJORITY} + {b}" if pd.isna(a) else " + ".join(sorted([a, b]))
         for a, b in zip(table["group_a"], table["group_b"], strict=True)
     ]
-    slides = dict(zip(table["patch"], table["slide"], strict=True))
-    return summarise(table.assign(pair=kinds), ["class", "pair"], slides)
 
 
 def over_time(made: StudyOverlaps, table: pd.DataFrame, value: str) -> pd.DataFrame:

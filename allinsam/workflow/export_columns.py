@@ -324,8 +324,9 @@ COLUMNS: dict[str, dict[str, str]] = {
         "state": "of the patch: open or submitted",
     },
     "automation_bias": {
-        "by": "all, group, person_id or planted (kind of mistake)",
-        "of": "which group, person or kind",
+        "by": "all, group, arm, person_id (in each arm) or planted (kind of mistake)",
+        "of": "which group, arm, person or kind",
+        "arm": "guidance/tool; all where several are taken together",
         "planted": "suggestions wrong on purpose, on patches handed in",
         "planted_kept": "of these, kept with outline and class as proposed",
         "planted_kept_share": "the same as a share: the automation bias",
@@ -334,6 +335,10 @@ COLUMNS: dict[str, dict[str, str]] = {
         "real": "suggestions that were meant",
         "real_kept": "of these, kept as proposed",
         "real_kept_share": "the same as a share",
+        "planted_kept_median_s": "median active seconds on a wrong one before it was kept, each by itself",
+        "planted_kept_timed": "how many that is the median of; those kept several at once are left out",
+        "real_kept_median_s": "the same of those that were meant",
+        "real_kept_timed": "how many that is the median of",
     },
     "learning": {
         "person_id": WHO_AND_WHERE["person_id"],

@@ -18,9 +18,11 @@ import pandas as pd
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from allinsam.consensus import FEWEST_RATERS
+from allinsam.errors import NotFoundError
 from allinsam.files import write_file
 from allinsam.matched import Overlaps, gather
-from allinsam.overlaps import PATCH_FIELDS, Majority, PatchOverlaps, Work, count_overlaps
+from allinsam.overlaps import PATCH_FIELDS, Majority, PatchOverlaps, Work, count_overlaps, majority_masks
 from allinsam.records import LEARNING_PURPOSES, UNPROMPTED_GUIDANCES, WORK_PURPOSES
 from allinsam.store import Study, images
 from allinsam.store import acts as act_store
@@ -152,22 +154,48 @@ def count_study(
 
 def count_patch(study: Study, patch: Patch) -> PatchOverlaps:
     """Count a patch and keep the result; where it cannot be kept it is counted all the same."""
-    with study.science.read() as db:
-        names = {row["id"]: row["name"] for row in study_store.list_classes(db)}
-        rows = act_store.current_masks(db, [look["id"] for look in patch.looks])
-    marks: dict[int, list[tuple[int, str]]] = {}
-    for assignment_id, class_id, _, _, counts in rows:
-        marks.setdefault(assignment_id, []).append((class_id, counts))
-    works = [
-        Work(look["id"], look["person_id"], tuple(look["class_ids"]), tuple(marks.get(look["id"], ())))
-        for look in patch.looks
-    ]
+    works, names = _works(study, patch.looks)
     overlaps = count_overlaps(works, patch.size_hw, names, *_together(patch.looks))
     try:
         _write(patch.path, overlaps)
     except OSError as error:
         log.warning("Overlaps %s were not kept on disk: %s", patch.path, error)
     return overlaps
+
+
+def _works(study: Study, looks: Sequence[Row]) -> tuple[list[Work], dict[int, str]]:
+    """What was drawn in these looks, and the names of the classes."""
+    with study.science.read() as db:
+        names = {row["id"]: row["name"] for row in study_store.list_classes(db)}
+        rows = act_store.current_masks(db, [look["id"] for look in looks])
+    marks: dict[int, list[tuple[int, str]]] = {}
+    for assignment_id, class_id, _, _, counts in rows:
+        marks.setdefault(assignment_id, []).append((class_id, counts))
+    works = [
+        Work(look["id"], look["person_id"], tuple(look["class_ids"]), tuple(marks.get(look["id"], ())))
+        for look in looks
+    ]
+    return works, names
+
+
+def students_majority(
+    study: Study, patch_id: int, purpose: str
+) -> tuple[list[int], list[tuple[int, np.ndarray]]]:
+    """`majority_masks` of the students who handed in a patch for this purpose.
+
+    Raises:
+        NotFoundError: fewer than three of them did.
+    """
+    patch = next((one for one in list_patches(study) if one.row["id"] == patch_id), None)
+    looks = patch.looks if patch else ()
+    places = sorted(first_looks(looks, purpose).values())
+    students = [looks[place] for place in places if looks[place]["group"] == "student"]
+    if len(students) < FEWEST_RATERS:
+        raise NotFoundError(
+            f"{len(students)} students finished this patch. A majority takes {FEWEST_RATERS}."
+        )
+    works, names = _works(study, students)
+    return majority_masks(works, patch.size_hw, names)
 
 
 def first_looks(looks: Sequence[Row], purpose: str) -> dict[str, int]:

@@ -8,15 +8,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from allinsam.pace import (
-    FEWEST_NUCLEI,
-    FEWEST_PATCHES,
-    Ratio,
-    change_per_doubling,
-    cluster_unit,
-    geometric_ratio,
-    medians,
-)
+from allinsam.comparison import FEWEST_NUCLEI, FEWEST_PATCHES
+from allinsam.pace import Ratio, change_per_doubling, cluster_unit, geometric_ratio, medians
 from allinsam.records import WORK_PURPOSES
 from allinsam.store import Study
 from allinsam.store import acts as act_store

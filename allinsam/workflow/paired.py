@@ -11,7 +11,7 @@ from allinsam.metrics import match_instances
 from allinsam.store import Study, images
 from allinsam.store import acts as act_store
 from allinsam.store import study as study_store
-from allinsam.workflow.overlapping import finished_looks
+from allinsam.workflow.overlapping import finished_looks, students_majority
 
 Labels = dict[str, np.ndarray]  # class -> label image
 
@@ -26,12 +26,17 @@ class DrawnMark:
     tag: str = ""  # both classes, where they differ
 
 
-def paired_labels(study: Study, key_a: int, key_b: int) -> tuple[int, Labels, Labels]:
+def paired_labels(study: Study, key_a: int | None, key_b: int) -> tuple[int, Labels, Labels]:
     """The patch and, for each class that both finished, both label images.
 
+    key_a: None is what most students marked on the patch of the other.
+
     Raises:
-        NotFoundError: one of the assignments takes no part in agreement, or they are of two patches.
+        NotFoundError: one of the assignments takes no part in agreement, they are of two patches, or there
+            is no majority.
     """
+    if key_a is None:
+        return _majority_labels(study, key_b)
     looks = {look["id"]: look for look in finished_looks(study) if look["id"] in (key_a, key_b)}
     for key in (key_a, key_b):
         if key not in looks:
@@ -55,9 +60,23 @@ def paired_labels(study: Study, key_a: int, key_b: int) -> tuple[int, Labels, La
     return a["patch_id"], *sides
 
 
+def _majority_labels(study: Study, key_b: int) -> tuple[int, Labels, Labels]:
+    patch_id, theirs, _ = paired_labels(study, key_b, key_b)
+    look = next(look for look in finished_looks(study) if look["id"] == key_b)
+    classes, agreed = students_majority(study, patch_id, look["purpose"])
+    with study.science.read() as db:
+        names = {row["id"]: row["name"] for row in study_store.list_classes(db)}
+        patch = images.get_patch(db, patch_id)
+    size_hw = (patch["height_px"], patch["width_px"])
+    masks = {names[k]: [mask for of, mask in agreed if of == k] for k in classes}
+    shared = [name for name in theirs if name in masks]
+    majority = {name: instances_to_labels(masks[name], size_hw=size_hw) for name in shared}
+    return patch_id, majority, {name: theirs[name] for name in shared}
+
+
 def paired_marks(
     study: Study,
-    key_a: int,
+    key_a: int | None,
     key_b: int,
     class_name: str | None = None,
     by_class: bool = False,

@@ -21,7 +21,7 @@ from allinsam.comparison import (
     interval_in_words,
 )
 from allinsam.errors import InputError
-from allinsam.experiments.published import IN_HOUSE, IN_HOUSE_COLUMNS, MONUSEG_OTHERS
+from allinsam.experiments.published import IN_HOUSE, IN_HOUSE_COLUMNS, MONUSEG_OTHERS, SLIPS
 from allinsam.files import write_file
 from allinsam.store import Study, runs
 from allinsam.store import study as study_store
@@ -354,9 +354,7 @@ def markdown(
     others = sorted({name for _, name, _ in MONUSEG_OTHERS})
     parts.append(
         f"{', '.join(others)} are in the paper's Tables 2 and 3 only, on other data; they were not trained "
-        "here, and `python -m allinsam monuseg` prints their published figures. In print, MOCL by the expert "
-        "has 0.6685 as its mesangial average, which should read 0.6885; the averages of All-in-SAM do not "
-        "follow from their parts."
+        f"here, and `python -m allinsam monuseg` prints their published figures. {SLIPS}"
     )
     return "\n\n".join(parts) + "\n"
 

@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -72,6 +73,33 @@ def test_groups_majority_and_alpha(open_page: OpenPage, study: Study) -> None:
     assert rows.loc[("podocyte", "two students"), "n"] == 24
     assert alpha["Classes asked for"].tolist() == ["mesangial + podocyte"]
     assert alpha["n"].tolist() == [56] and alpha["Class only"].tolist() == ["1.00"]
+
+
+def select_row(app: AppTest, key: str, row: int) -> AppTest:
+    """Click a row of a table, whose key begins so."""
+    frame = next(frame for frame in app.dataframe if str(frame.key or "").startswith(key))
+    app.session_state[frame.key] = {"selection": {"rows": [row], "columns": [], "cells": []}}
+    return app.run()
+
+
+def test_a_row_of_groups_opens_its_patches_with_both_outlines(open_page: OpenPage, study: Study) -> None:
+    for patch_id in range(1, 9):
+        finish(study, "s3", "student", patch_id, {1: PODOCYTES[:2], 2: MESANGIAL})
+    app = open_tab(open_page("agreement"), "Groups")
+    assert "/api/agreement/" not in texts(app)
+    who = app.dataframe[0].value[["Class", "Who"]].apply(tuple, axis=1).tolist()
+    app = select_row(app, "groups ", who.index(("podocyte", "majority of students and expert")))
+    assert not app.exception
+    assert "**Majority of students and expert, podocyte**: 8 comparisons, worst first" in texts(app)
+    patches = app.dataframe[1].value
+    assert patches["Both"].tolist() == [3] * 8 and patches["Only the second"].tolist() == [1] * 8
+    with study.science.read() as db:
+        keys = {row["patch_id"]: row["id"] for row in queue.list_assignments(db, "e1")}
+    first = re.search(r"/api/agreement/majority/(\d+)\.png\?[^\"]*class=podocyte", texts(app))
+    assert int(first.group(1)) in keys.values()
+    app = select_row(app, "groups ", who.index(("podocyte", "two students")))
+    assert not app.exception and "24 comparisons" in texts(app)
+    assert re.search(r"/api/agreement/\d+/\d+\.png", texts(app))
 
 
 def test_classes_and_times(open_page: OpenPage, study: Study) -> None:

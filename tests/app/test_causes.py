@@ -137,7 +137,7 @@ class TestNobodyFoundAnything(TestNothingInCommon):
 
 
 def box_table(gain: float, low: float, high: float) -> pd.DataFrame:
-    figures = {"n": 40, "slides": 4, "box_iou": 0.6, "sam_iou": 0.6 + gain}
+    figures = {"n": 40, "slides": 6, "box_iou": 0.6, "sam_iou": 0.6 + gain}
     return pd.DataFrame([figures | {"sam_gain": gain, "sam_low": low, "sam_high": high}])
 
 
@@ -148,7 +148,7 @@ def box_table(gain: float, low: float, high: float) -> pd.DataFrame:
         (box_table(-0.2, -0.3, -0.1), "**overlap less**"),
         (box_table(0.05, -0.1, 0.2), "**neither more nor less**"),
         (box_table(0.2, 0.1, 0.3).assign(n=9), "Too few nuclei"),
-        (box_table(0.2, 0.1, 0.3).assign(slides=1), "Too few nuclei"),
+        (box_table(0.2, 0.1, 0.3).assign(slides=5), "Too few nuclei"),
         (box_table(0.2, 0.1, 0.3).iloc[:0], "Too few nuclei"),
     ],
 )

@@ -227,3 +227,70 @@ def test_a_reviewer_reads_curves_and_is_not_sent_to_train(open_page: OpenPage, s
 @pytest.mark.parametrize(("ids", "said"), [([1], "1"), ([1, 2, 3, 7], "1 to 3, 7"), ([4, 9], "4, 9")])
 def test_run_numbers_in_words(ids: list[int], said: str) -> None:
     assert spans(ids) == said
+
+
+# ---------------------------------------------------------------- what the paper printed
+
+
+def test_the_papers_figures_stand_apart_and_only_where_asked(open_page: OpenPage, study: Study) -> None:
+    app = open_page("compare")
+    assert "not measured here" not in texts(app)
+    before = [chart.proto.spec for chart in app.get("plotly_chart")], len(app.dataframe)
+    app.toggle(key="published-on").set_value(True).run()
+    assert not app.exception
+    assert "**Published, other images, not measured here.** Li et al. 2025" in texts(app)
+    printed = app.dataframe[0].value
+    assert printed["Method"].tolist().count("All-in-SAM") == 2 and len(printed) == 8
+    assert printed["podocyte, injured"].tolist()[0] == "0.7124"
+    # No plot, and no other table, has them.
+    assert ([chart.proto.spec for chart in app.get("plotly_chart")], len(app.dataframe) - 1) == before
+    table = next(group for group in app.button_group if group.label == "Table of the paper")
+    table.set_value("Table 2").run()
+    assert not app.exception
+    assert app.dataframe[0].value.set_index(["Method", "Training data"]).loc[("Xie", "all"), "Dice"] == "–"
+    assert "Table 2: MoNuSeg" in texts(app)
+
+
+def test_without_scores_nothing_published_stands_in_for_them(open_page: OpenPage, study: Study) -> None:
+    with study.science.write() as db:
+        db["score"].delete_where()
+    app = open_page("compare")
+    assert not app.exception and not app.toggle and "Nothing has been scored yet" in texts(app)
+
+
+# ---------------------------------------------------------------- free table
+
+
+def free_table(app: AppTest) -> pd.DataFrame:
+    return next(frame.value for frame in app.dataframe if "Labels from" in frame.value.columns)
+
+
+def test_rows_and_columns_are_chosen(open_page: OpenPage, study: Study) -> None:
+    app = open_page("compare")
+    table = free_table(app).set_index("Labels from")
+    assert table.columns.tolist() == [
+        f"{name}, {condition}" for name in ("mesangial", "podocyte") for condition in ("injured", "normal")
+    ]
+    assert table.loc["students", "podocyte, injured"] == "0.667 (too few slides: 0.667, 0.667) n = 4, 2, 16"
+    app.multiselect(key="group-columns").set_value([]).run()
+    assert not app.exception
+    row = free_table(app).set_index("Labels from").loc["expert"]
+    assert row[["Mean", "Runs", "Patches", "Slides", "Nuclei"]].tolist() == ["1.000", 1, 8, 4, 56]
+    link = 'href="/api/export/grouped.csv?rows=labels&columns=&metric=f1_instance&of=side_by_side"'
+    assert link in texts(app).replace("&amp;", "&")
+    app.multiselect(key="group-columns").set_value(["labels"]).run()
+    assert not app.exception
+    assert "'labels' is asked for twice" in app.warning[-1].value
+
+
+def test_people_s_labels_need_scores_of_their_own(open_page: OpenPage, study: Study) -> None:
+    app = open_page("compare")
+    app.selectbox(key="group-of").set_value("people").run()
+    assert not app.exception
+    assert "Nothing was scored here by this metric" in texts(app)
+
+
+def test_a_reviewer_groups_and_downloads_nothing(open_page: OpenPage, study: Study) -> None:
+    app = open_page("compare", role="reviewer")
+    assert not app.exception and len(free_table(app)) == 3
+    assert "grouped.csv" not in texts(app)

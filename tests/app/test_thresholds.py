@@ -41,6 +41,11 @@ def pictures(page: AppTest) -> str:
     return next(element.value for element in page.get("html") if "t-panes" in element.value)
 
 
+def patches_of(page: AppTest) -> object:
+    """The chooser of the patch."""
+    return next(group for group in page.get("button_group") if group.label == "Patch")
+
+
 def test_the_page_starts_at_the_first_unsigned_with_otsu(open_page: OpenPage, study: Study) -> None:
     sign_threshold(study, 1, "GATA3", 90.0, "by eye", LEAD)
     page = open_page("thresholds", role="lead")
@@ -152,7 +157,7 @@ def signed_page(open_page: OpenPage, two_patches: Study, monkeypatch: pytest.Mon
 
 def test_a_patch_gets_its_own_with_a_reason(signed_page: OpenPage, two_patches: Study) -> None:
     page = signed_page()
-    page.get("button_group")[0].set_value(2).run()
+    patches_of(page).set_value(2).run()
     page.toggle[0].set_value(True).run()
     assert "the slide's 100 holds for it" in page.info[0].value
     page.number_input(key="type_in").set_value(70.0).run()
@@ -177,7 +182,7 @@ def test_the_slides_threshold_stays_what_it_is_for_the_others(
     page.slider(key="slide_to").set_value(130.0).run()
     page.button(key="sign").click().run()
     assert (holds(two_patches, 2), holds(two_patches, 1)) == (70, 130)
-    page.get("button_group")[0].set_value(2).run()
+    patches_of(page).set_value(2).run()
     assert page.toggle[0].value and page.slider(key="slide_to").value == 70.0
 
 

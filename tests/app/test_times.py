@@ -154,10 +154,23 @@ class TestSuggestions:
 
 def test_a_share_of_planted_mistakes_with_its_interval() -> None:
     row = {"by": "group", "of": "student", "planted": 10, "planted_kept": 1, "planted_kept_share": 0.1}
-    row |= {"low": 0.018, "high": 0.404, "real": 0, "real_kept": 0, "real_kept_share": None}
+    row |= {"low": 0.018, "high": 0.404, "real": 0, "real_kept": 0, "real_kept_share": None, "arm": "all"}
+    row |= {"planted_kept_median_s": 2.04, "planted_kept_timed": 5}
+    row |= {"real_kept_median_s": None, "real_kept_timed": 0}
     shown = time_parts.bias_rows(pd.DataFrame([row])).iloc[0]
     assert shown["Share kept (95 % interval)"] == "10% (2% to 40%)" and shown["Meant and kept"] == ""
     assert (shown["Of"], shown["Who or what"]) == ("Group", "students")
+    assert shown["s before keeping a wrong one"] == "2.0 (n = 5)"
+    assert shown["s before keeping a right one"] == "too few (n = 0)"
+
+
+def test_a_person_of_two_arms_is_told_apart() -> None:
+    row = {"by": "person_id", "of": "s1", "planted": 0, "planted_kept": 0, "planted_kept_share": None}
+    row |= {"low": None, "high": None, "real": 0, "real_kept": 0, "real_kept_share": None}
+    row |= {f"{name}_kept_{what}": 0 for name in ("planted", "real") for what in ("median_s", "timed")}
+    arms = [{"arm": f"suggestion/{tool}"} for tool in ("box_sam", "contour")]
+    who = time_parts.bias_rows(pd.DataFrame([row | arm for arm in arms]))["Who or what"]
+    assert who.nunique() == 2 and who.str.startswith("s1, ").all()
 
 
 def ratio(low: float, high: float, slides: int = 6) -> Ratio:

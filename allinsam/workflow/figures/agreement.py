@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from allinsam.agreement import FEWEST_NUCLEI, FEWEST_PATCHES, matrix
+from allinsam.agreement import matrix
 from allinsam.causes import CAUSES_OF, FEWEST_DIFFERENCES, by_person, sum_causes
-from allinsam.comparison import TOO_FEW_SLIDES
+from allinsam.comparison import FEWEST_NUCLEI, FEWEST_PATCHES, TOO_FEW_SLIDES
 from allinsam.reliability import BASIS
 from allinsam.workflow import agreeing, caused
 from allinsam.workflow.agreeing import Choice

@@ -291,6 +291,18 @@ KINDS: dict[str, Kind] = {
         "suggestions that were meant",
         "Share of the suggestions that were meant which were kept as proposed.",
     ),
+    "planted_kept_s": Kind(
+        "Seconds before keeping a wrong one",
+        "s",
+        "suggestions kept each by itself",
+        "Median active seconds on a suggestion wrong on purpose before it was kept as proposed.",
+    ),
+    "real_kept_s": Kind(
+        "Seconds before keeping a meant one",
+        "s",
+        "suggestions kept each by itself",
+        "Median active seconds on a suggestion that was meant before it was kept as proposed.",
+    ),
     # ------------------------------------------------------------ models and comparisons
     "mean_score": Kind(
         "Mean score",

@@ -5,14 +5,14 @@ from itertools import combinations
 
 import pandas as pd
 
-from allinsam.comparison import TOO_FEW_SLIDES
-from allinsam.pace import FEWEST_IN_ORDER, FEWEST_NUCLEI, FEWEST_PATCHES, Ratio, medians
+from allinsam.comparison import FEWEST_NUCLEI, FEWEST_PATCHES, TOO_FEW_SLIDES
+from allinsam.pace import FEWEST_IN_ORDER, Ratio, medians
 from allinsam.suggesting import FEWEST_PLANTED
 from allinsam.workflow import paces, suggesting
 from allinsam.workflow.figures.sources import FEW_NUCLEI, FEW_PATCHES, NOTHING, Row, Sources, figure, rows_of
 
 BY = {"group": "group", "arm": "arm", "person_id": "person"}
-BIAS_OF = {"all": "everybody", "group": "group", "person_id": "person", "planted": "mistake"}
+BIAS_OF = {"all": "everybody", "group": "group", "arm": "arm", "person_id": "person", "planted": "mistake"}
 
 
 def _gap(cutoff_s: float) -> str:
@@ -100,8 +100,12 @@ def of_suggestions(sources: Sources) -> Iterator[Row]:
     """Wrong suggestions that were kept."""
     for row in rows_of(suggesting.automation_bias_table(sources.study)):
         few = "too few suggestions" if row["planted"] < FEWEST_PLANTED else ""
-        where = {"about": BIAS_OF[row["by"]], "a": row["of"]}
+        where = {"about": BIAS_OF[row["by"]], "a": row["of"], "setting": row["arm"]}
         ends = {"low": row["low"], "high": row["high"]}
         yield figure("planted_kept", row["planted_kept_share"], row["planted"], few=few, **ends, **where)
         if row["real"]:
             yield figure("real_kept", row["real_kept_share"], row["real"], **where)
+        for name in ("planted", "real"):
+            seconds, n = row[f"{name}_kept_median_s"], row[f"{name}_kept_timed"]
+            few = "too few suggestions" if n < FEWEST_PLANTED else ""
+            yield figure(f"{name}_kept_s", seconds, n, few=few, **where)
