@@ -20,7 +20,7 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 
 from allinsam.errors import InputError
-from allinsam.masks import as_labels, as_mask, decode_window
+from allinsam.masks import as_labels, as_mask, decode_places, decode_window
 
 UNDETECTED = "undetected"
 CELLS_AT_ONCE = 1 << 18  # pairs of marks whose parts are joined at once
@@ -73,8 +73,8 @@ def rated_patch(
     """
     looked = {rater: frozenset(classes) for rater, classes in looked.items()}
     instances = []
-    for rater, class_name, mask, key in marked:
-        shape, pixels = mask_places(mask)
+    marked = list(marked)
+    for (rater, class_name, _, key), (shape, pixels) in zip(marked, _all_places(marked), strict=True):
         if shape != tuple(size_hw):
             raise InputError(f"A mask of {shape} px is not of this patch of {tuple(size_hw)} px.")
         if class_name not in looked.get(rater, ()):
@@ -82,6 +82,24 @@ def rated_patch(
         if len(pixels):
             instances.append(Instance(rater, class_name, pixels, key))
     return RatedPatch(tuple(size_hw), looked, tuple(instances))
+
+
+def _all_places(marked: Sequence[Marked]) -> Iterator[tuple[tuple[int, ...], np.ndarray]]:
+    """`mask_places` of each; run-length codes as they are stored are read all at once."""
+    masks = [mask for _, _, mask, _ in marked]
+    first = masks[0] if masks else None
+    if not all(_is_stored(mask) and mask["size"] == first["size"] for mask in masks):
+        yield from (mask_places(mask) for mask in masks)
+        return
+    if masks:
+        size_hw = tuple(int(side) for side in first["size"])
+        number, places = decode_places([mask["counts"] for mask in masks], size_hw)
+        cuts = np.searchsorted(number, np.arange(1, len(masks)))
+        yield from ((size_hw, np.sort(mine)) for mine in np.split(places, cuts))
+
+
+def _is_stored(mask: np.ndarray | Mapping[str, Any]) -> bool:
+    return isinstance(mask, Mapping) and isinstance(mask.get("counts"), str) and len(mask.get("size", ())) == 2
 
 
 def mask_places(mask: np.ndarray | Mapping[str, Any]) -> tuple[tuple[int, ...], np.ndarray]:
@@ -156,8 +174,8 @@ def _pairwise_iou(instances: Sequence[Instance]) -> np.ndarray:
 def join_marks(
     iou: np.ndarray, raters: np.ndarray, classes: np.ndarray, threshold: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which groups of marks are joined: (m, 2) the first mark of one group and of the other, and (m,) the mean
-    IoU between the groups.
+    """Which groups of marks are joined: (m, 2) the first mark of one group and of the other, and (m,) the
+    mean IoU between the groups.
 
     The marks are ordered by place, `iou` is (n, n), `raters` and `classes` are numbers. Marks that no pair
     above the threshold links never meet: the joins are those of one such part after the other, within a part

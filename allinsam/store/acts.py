@@ -182,6 +182,23 @@ def current_masks(db: Database, assignment_ids: Iterable[int]) -> list[tuple[int
     return db.execute(query, [json.dumps(list(assignment_ids))]).fetchall()
 
 
+def students_doubtful(
+    db: Database, patch_ids: Iterable[int], below_iou: float, below_support: float
+) -> list[dict[str, Any]]:
+    """Current annotations of students' production on these patches whose predicted IoU or molecular support
+    is low: id, patch_id, guidance, origin, predicted_iou and molecular_support.
+    """
+    query = f"""SELECT n.id, a.patch_id, a.guidance, n.origin, n.predicted_iou, n.molecular_support
+        FROM annotation n JOIN assignment a ON a.id = n.assignment_id
+        WHERE (n.predicted_iou < :iou OR n.molecular_support < :support) AND n.state = 'accepted' AND {NEWEST}
+        AND n.assignment_id IN (
+            SELECT x.id FROM assignment x JOIN person p ON p.id = x.person_id
+            WHERE x.purpose = 'production' AND p.grp = 'student'
+            AND x.patch_id IN (SELECT value FROM json_each(:patches)))"""
+    chosen = {"iou": below_iou, "support": below_support, "patches": json.dumps(sorted(patch_ids))}
+    return list(db.query(query, chosen))
+
+
 def annotations_by_threshold(db: Database) -> dict[int, int]:
     """Threshold id -> how many current annotations were made under it."""
     query = f"SELECT threshold_id, count(*) FROM ({CURRENT_QUERY}) WHERE threshold_id IS NOT NULL GROUP BY 1"

@@ -124,21 +124,24 @@ def finished_classes(db: Database) -> list[dict[str, Any]]:
     ]
 
 
-def finished_work(db: Database) -> list[dict[str, Any]]:
+def finished_work(db: Database, patch_id: int | None = None) -> list[dict[str, Any]]:
     """One row for each assignment handed in of which a class is complete or empty, with those classes' ids,
-    and how many annotation rows it has and the newest of them.
+    and how many annotation rows it has and the newest of them; of the study or of a patch.
     """
-    query = """WITH kept AS (
-            SELECT assignment_id, count(*) AS n_rows, max(id) AS newest FROM annotation GROUP BY assignment_id
+    of_patch = "patch_id = :patch" if patch_id is not None else "1"
+    query = f"""WITH kept AS (
+            SELECT assignment_id, count(*) AS n_rows, max(id) AS newest FROM annotation
+            WHERE assignment_id IN (SELECT id FROM assignment WHERE {of_patch}) GROUP BY assignment_id
         )
         SELECT a.id, a.person_id, a.patch_id, a.purpose, a.guidance, a.position, a.submitted_at,
             n.grp AS "group", json_group_array(ac.class_id) AS class_ids,
             ifnull(k.n_rows, 0) AS n_rows, ifnull(k.newest, 0) AS newest
         FROM assignment a JOIN assignment_class ac ON ac.assignment_id = a.id
         JOIN person n ON n.id = a.person_id LEFT JOIN kept k ON k.assignment_id = a.id
-        WHERE a.state = 'submitted' AND ac.state IN ('complete', 'nothing_here')
+        WHERE a.state = 'submitted' AND ac.state IN ('complete', 'nothing_here') AND {of_patch}
         GROUP BY a.id ORDER BY a.id"""
-    return [{**row, "class_ids": sorted(json.loads(row["class_ids"]))} for row in db.query(query)]
+    rows = db.query(query, {"patch": patch_id})
+    return [{**row, "class_ids": sorted(json.loads(row["class_ids"]))} for row in rows]
 
 
 def ask_for_classes(db: Database, assignment_id: int, class_ids: Iterable[int]) -> None:

@@ -23,9 +23,10 @@ from allinsam.worth import ENOUGH, KINDS, UNDO, Item, expected_seconds, rank
 # ------------------------------------------------------------------------------------- what waits
 
 
-def open_items(study: Study, person_id: str | None) -> list[Item]:
+def open_items(study: Study, person_id: str | None, at_once: int | None = None) -> list[Item]:
     """Everything that waits for this person, ranked; of None, for an expert who has not begun anything.
 
+    at_once: where the disputes of more patches are still to be found, those patches are left out.
     Patches to outline wait for people in the group of experts alone: nobody else's outlines are gold.
     """
     with study.science.read() as db:
@@ -38,7 +39,7 @@ def open_items(study: Study, person_id: str | None) -> list[Item]:
         ]
     if person_id and (own := _own_seconds_per_patch(study, person_id, state)):
         seconds |= {"gold": own, "reference": own}
-    found += nucleus_items(study, person_id, seconds, test)
+    found += nucleus_items(study, person_id, seconds, test, at_once)
     found += _patch_items(study, person_id, seconds, test)
     return rank(found)
 

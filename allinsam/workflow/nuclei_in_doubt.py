@@ -23,14 +23,18 @@ Doubt = tuple[int, str, str]  # patch, cluster, why
 
 
 def nucleus_items(
-    study: Study, person_id: str | None, seconds: Mapping[str, float], test: Collection[int]
+    study: Study,
+    person_id: str | None,
+    seconds: Mapping[str, float],
+    test: Collection[int],
+    at_once: int | None = None,
 ) -> list[Item]:
     """Nuclei in dispute, reviews that only have to be finished, doubtful outlines of test patches, and labels
     that a run with MOCL trusts little.
 
-    test: patches of the test part.
+    test: patches of the test part. at_once: see `reviewing.patches_to_review`.
     """
-    rows = reviewing.patches_to_review(study, person_id)
+    rows = reviewing.patches_to_review(study, person_id, at_once)
     found = []
     for row in rows:
         patch_id, worth = row["patch_id"], 1.0 if row["patch_id"] in test else ELSEWHERE
@@ -132,35 +136,26 @@ def _find_mocl_doubts(study: Study, run_ids: tuple[int, ...], state: tuple[int, 
 def _doubts(study: Study, test: frozenset[int]) -> tuple[Doubt, ...]:
     """Students' kept outlines on test patches that the model or the marker speaks against, by nucleus."""
     with study.science.read() as db:
-        return _find_doubts(study, test, act_store.last_change(db)) if test else ()
+        state = act_store.last_change(db)
+    return _find_doubts(study, test, (*state, len(reviewing.untallied(study)))) if test else ()
 
 
 @lru_cache(maxsize=4)
 def _find_doubts(study: Study, test: frozenset[int], state: tuple[int, ...]) -> tuple[Doubt, ...]:
-    """`state` stands for what people drew."""
+    """`state` stands for what people drew, and of how many patches the nuclei are known."""
     with study.science.read() as db:
         marks = {
-            (row["assignment_id"], row["object_id"]): (row["patch_id"], why)
-            for row in act_store.current_annotations(db)
-            if row["patch_id"] in test
-            and (row["purpose"], row["group"]) == ("production", "student")
-            and (why := _why_doubtful(row))
+            row["id"]: (row["patch_id"], why)
+            for row in act_store.students_doubtful(db, test, LOW_PREDICTED_IOU, LOW_SUPPORT)
+            if (why := _why_doubtful(row))
         }
-    found = []
-    for patch_id in sorted({patch_id for patch_id, _ in marks.values()}):
-        try:
-            nuclei = nuclei_of(study, patch_id)
-        except InputError:  # not handed in yet
-            continue
-        for nucleus in nuclei:
-            whys = [
-                marks[source][1]
-                for member in nucleus.members
-                if (source := (member.source.assignment_id, member.source.object_id)) in marks
-            ]
-            if whys:
-                found.append((patch_id, nucleus.cluster_id, whys[0]))
-    return tuple(found)
+    known = reviewing.tallies(study, {patch_id for patch_id, _ in marks.values()})
+    return tuple(
+        (patch_id, nucleus.cluster_id, whys[0])
+        for patch_id, tally in sorted(known.items())
+        for nucleus in tally
+        if (whys := [marks[row][1] for row in nucleus.annotation_ids if row in marks])
+    )
 
 
 def _why_doubtful(row: Mapping[str, Any]) -> str | None:
