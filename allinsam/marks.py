@@ -99,7 +99,9 @@ def _all_places(marked: Sequence[Marked]) -> Iterator[tuple[tuple[int, ...], np.
 
 
 def _is_stored(mask: np.ndarray | Mapping[str, Any]) -> bool:
-    return isinstance(mask, Mapping) and isinstance(mask.get("counts"), str) and len(mask.get("size", ())) == 2
+    if not isinstance(mask, Mapping):
+        return False
+    return isinstance(mask.get("counts"), str) and len(mask.get("size", ())) == 2
 
 
 def mask_places(mask: np.ndarray | Mapping[str, Any]) -> tuple[tuple[int, ...], np.ndarray]:

@@ -267,7 +267,10 @@ def newest_of_objects(db: Database) -> dict[tuple[int, str], dict[str, Any]]:
     return {(row["assignment_id"], row["object_id"]): row for row in db.query(query)}
 
 
-def object_counts(db: Database) -> dict[tuple[int, int], int]:
-    """(assignment, class) -> how many objects stand there now."""
-    query = f"SELECT assignment_id, class_id, count(*) FROM ({CURRENT_QUERY}) GROUP BY 1, 2"
-    return {(row[0], row[1]): row[2] for row in db.execute(query).fetchall()}
+def object_counts(db: Database, person_id: str | None = None) -> dict[tuple[int, int], int]:
+    """(assignment, class) -> how many objects stand there now, of one person or of everyone."""
+    mine = "WHERE assignment_id IN (SELECT id FROM assignment WHERE person_id = :person)" if person_id else ""
+    query = f"""SELECT assignment_id, class_id, count(*) FROM annotation WHERE state = 'accepted' AND id IN (
+        SELECT max(id) FROM annotation {mine} GROUP BY assignment_id, object_id) GROUP BY 1, 2"""
+    rows = db.execute(query, {"person": person_id} if person_id else {}).fetchall()
+    return {(row[0], row[1]): row[2] for row in rows}

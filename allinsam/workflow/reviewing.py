@@ -196,7 +196,14 @@ _lock = Lock()
 
 
 def _key(study: Study, db: Database, work: _Work) -> _Key:
-    names = tuple((row["id"], row["name"]) for row in study_store.list_classes(db))
+    return _key_of(study, work, _class_names(db))
+
+
+def _class_names(db: Database) -> tuple[tuple[int, str], ...]:
+    return tuple((row["id"], row["name"]) for row in study_store.list_classes(db))
+
+
+def _key_of(study: Study, work: _Work, names: tuple[tuple[int, str], ...]) -> _Key:
     return study.folder, work.patch_id, work.sha256, names
 
 
@@ -218,13 +225,16 @@ def _tally_path(study: Study, key: _Key) -> Path:
     return tally_path(study, key[1], key[2:])
 
 
+def _tallied_works(study: Study, db: Database) -> list[tuple[_Work, Tally | None]]:
+    """Of every patch that was handed in, with its nuclei where they are known."""
+    names = _class_names(db)
+    return [(work, _known_tally(study, _key_of(study, work, names))) for work in _works(study, db)]
+
+
 def _tally(study: Study, db: Database, work: _Work) -> Tally:
-    """The nuclei of a patch; kept in a file, too."""
-    key = _key(study, db, work)
-    known = _known_tally(study, key)
-    if known is not None:
-        return known
+    """The nuclei of a patch, found and remembered."""
     # Not kept as candidates: the patches in hand must not be driven out by the list of all.
+    key = _key(study, db, work)
     found = _recall(_candidates_of, key) or _find(db, work)
     letter_of = work.letters(images.get_patch(db, work.patch_id))
     tally = tuple(
@@ -235,18 +245,13 @@ def _tally(study: Study, db: Database, work: _Work) -> Tally:
         )
         for one in found
     )
-    keep_tally(_tally_path(study, key), tally)
     return _keep(_tally_of, key, tally, PATCHES_KNOWN)
 
 
 def untallied(study: Study) -> list[int]:
-    """Patches that were handed in and of which nobody has looked yet at what is in dispute."""
+    """Patches that were handed in and on which nobody has looked yet for what is in dispute."""
     with study.science.read() as db:
-        return [
-            work.patch_id
-            for work in _works(study, db)
-            if _known_tally(study, _key(study, db, work)) is None
-        ]
+        return [work.patch_id for work, tally in _tallied_works(study, db) if tally is None]
 
 
 def tally_study(
@@ -254,15 +259,19 @@ def tally_study(
     report: Callable[[float, float, str], None] = lambda done, total, message: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, int]:
-    """Find what is in dispute on every patch; what is done stays done when it is stopped."""
+    """Find what is in dispute on every patch, and keep it; what is done stays done when it is stopped."""
     missing = untallied(study)
     for number, patch_id in enumerate(missing):
         if should_stop():
             return {"patches": len(missing), "found": number}
         report(number, len(missing), f"patch {number + 1} of {len(missing)}")
         with study.science.read() as db:
-            if rows := _claims(db, patch_id).get(patch_id):
-                _tally(study, db, _work_of(db, patch_id, rows))
+            rows = _claims(db, patch_id).get(patch_id)
+            if rows is None:  # taken back since
+                continue
+            work = _work_of(db, patch_id, rows)
+            tally, path = _tally(study, db, work), _tally_path(study, _key(study, db, work))
+        keep_tally(path, tally)
     with study.science.read() as db:
         drop_stale_tallies(study, [_tally_path(study, _key(study, db, w)) for w in _works(study, db)])
     report(1, 1, f"{len(missing)} patches looked at")
@@ -270,15 +279,11 @@ def tally_study(
 
 
 def tallies(study: Study, patch_ids: Iterable[int]) -> dict[int, Tally]:
-    """The nuclei of these patches, of those that are known; the others are left out."""
-    wanted, found = set(patch_ids), {}
+    """The nuclei of these patches where they are known; the others are left out."""
+    wanted = set(patch_ids)
     with study.science.read() as db:
-        for work in _works(study, db):
-            if work.patch_id in wanted:
-                known = _known_tally(study, _key(study, db, work))
-                if known is not None:
-                    found[work.patch_id] = known
-    return found
+        known = _tallied_works(study, db) if wanted else []
+    return {work.patch_id: tally for work, tally in known if tally is not None and work.patch_id in wanted}
 
 
 def _recall(memory: OrderedDict, key: Any) -> Any:
@@ -332,23 +337,21 @@ def patches_to_review(
     at_once: of how many patches at most the disputes are found here; where there are more to find, those
     patches are left out (see `untallied`).
     """
-    if at_once is not None and len(untallied(study)) <= at_once:
-        at_once = None
     with study.science.read() as db:
         patches = {patch["id"]: patch for patch in images.list_patches(db)}
-        works, decided = _works(study, db), reviews.decided(db)
+        works, decided = _tallied_works(study, db), reviews.decided(db)
+        finds = at_once is None or sum(tally is None for _, tally in works) <= at_once
         seconds = {kind: each for kind, (each, _) in expected_seconds(settled.list_settled(db)).items()}
         versions: dict[int, list[dict[str, Any]]] = {}
         for row in reviews.list_reviews(db):
             versions.setdefault(row["patch_id"], []).append(row)
         rows = []
-        for work in works:
-            patch_id = work.patch_id
-            tally = _known_tally(study, _key(study, db, work)) if at_once is not None else None
-            if tally is None and at_once is not None:
+        for work, known in works:
+            if known is None and not finds:
                 continue
-            tally = tally if tally is not None else _tally(study, db, work)
-            disputed, nuclei = [one.cluster_id for one in tally if one.in_dispute], len(tally)
+            tally = _tally(study, db, work) if known is None else known
+            patch_id, nuclei = work.patch_id, len(tally)
+            disputed = [one.cluster_id for one in tally if one.in_dispute]
             stands = _standing_of(versions.get(patch_id, []), work)
             still = [key for key in disputed if key not in decided.get(patch_id, {})]
             finished = stands["state"] == "reviewed"

@@ -39,12 +39,7 @@ def tally_path(study: Study, patch_id: int, work: Any) -> Path:
 
 
 def keep_tally(path: Path, tally: Tally) -> None:
-    """Where it cannot be kept, it is found again the next time."""
-    try:
-        path.parent.mkdir(exist_ok=True)
-        write_file(path, json.dumps(tally).encode())
-    except OSError as error:
-        log.warning("Disputes %s were not kept on disk: %s", path, error)
+    write_file(path, json.dumps(tally).encode())
 
 
 def read_tally(path: Path) -> Tally | None:
