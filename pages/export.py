@@ -10,11 +10,13 @@ from allinsam.workflow.exports import consents_table
 from allinsam.workflow.taught import learning_table
 from webapp.causes_parts import cause_counts
 from webapp.page_parts import (
+    AT_ONCE,
     agreement_counts,
     annotation_state,
     consensus_counts,
     curve_counts,
     download_link,
+    marks_handed_in,
     page_head,
     row_counts,
     score_state,
@@ -28,15 +30,20 @@ from webapp.session import current_study, require
 
 
 def rows_of(study: Study) -> dict[str, int]:
-    """Table -> number of rows."""
+    """Table -> number of rows; of a large study without those that only making the table would tell."""
     folder, state = str(study.folder), annotation_state(study)
+    told_by_making = {}
+    if marks_handed_in(study) <= AT_ONCE:
+        told_by_making = {
+            "times": len(times_of(folder, state)["by_patch"]),
+            **curve_counts(folder, state, score_state(study)),
+            **agreement_counts(folder, state),
+            **consensus_counts(folder, state),
+            **cause_counts(folder, state),
+        }
     return {
         **row_counts(folder, state),
-        "times": len(times_of(folder, state)["by_patch"]),
-        **curve_counts(folder, state, score_state(study)),
-        **agreement_counts(folder, state),
-        **consensus_counts(folder, state),
-        **cause_counts(folder, state),
+        **told_by_making,
         **review_counts(study),
         **suggestion_counts(folder, state),
         "learning": len(learning_table(study)),
@@ -44,6 +51,12 @@ def rows_of(study: Study) -> dict[str, int]:
         "settled": settled_count(study),
         "scores": len(scores_of(folder, score_state(study))),
     }
+
+
+def rows_in_words(n: int | None) -> str:
+    if n is None:
+        return ":gray[not counted]"
+    return f"{n:,} rows" if n else ":gray[empty]"
 
 
 def review_counts(study: Study) -> dict[str, int]:
@@ -96,7 +109,7 @@ def main() -> None:
         with st.container(border=True):
             left, middle, right = st.columns([6, 1.2, 1.6], vertical_alignment="center")
             left.markdown(f"**{table}.csv**  \n{title}")
-            middle.markdown(f"{counts[table]:,} rows" if counts[table] else ":gray[empty]")
+            middle.markdown(rows_in_words(counts.get(table)))
             with right:
                 download_link(f"{table}.csv", f"Download {table}")
     show_formats(counts["objects"])

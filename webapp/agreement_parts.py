@@ -22,18 +22,19 @@ from webapp import charts
 from webapp.agreement_routes import COLOURS
 from webapp.job_parts import duration, show_jobs
 from webapp.page_parts import (
+    AT_ONCE,
     annotation_state,
     choices_at,
     figure_note,
     figure_suffix,
     figures_at,
+    marks_handed_in,
     overlaps_of,
     reliability_of,
 )
 
 FEWEST_PATCHES = 3
 FEWEST_NUCLEI = 10
-AT_ONCE = 20_000  # outlines; more are compared by a job
 MARKS_PER_S = 6_000  # for telling how long it takes
 FIGURES = {
     "f1": ("Instance F1", "the same nuclei found: 1 means all of them"),
@@ -592,7 +593,3 @@ def show_reliability(study: Study, person: SignedIn) -> None:
         f"{TOO_FEW.capitalize()}: fewer than {FEWEST_NUCLEI} nuclei, or fewer than three people. "
         f"{LEFT_OUT} People who share an error trust each other: read it beside scores against gold.",
     )
-
-
-def marks_handed_in(study: Study) -> int:
-    return sum(look["n_rows"] for look in overlapping.finished_looks(study))

@@ -24,12 +24,14 @@ from allinsam.workflow.rated import slide_of_patch
 from webapp import charts
 from webapp.job_parts import show_jobs
 from webapp.page_parts import (
+    AT_ONCE,
     annotation_state,
     attempt,
     download_link,
     empty_state,
     figure_note,
     figure_suffix,
+    marks_handed_in,
 )
 
 KINDS = {
@@ -84,6 +86,12 @@ def cause_counts(folder: str, state: tuple[int, ...]) -> dict[str, int]:
 
 
 def show_causes(study: Study, person: SignedIn) -> None:
+    if (n_marks := marks_handed_in(study)) > AT_ONCE:
+        st.info(
+            f"This takes too long for a page with {n_marks:,} outlines. `python -m allinsam export --table "
+            "causes boxes_and_masks` writes the tables."
+        )
+        return
     tables = why_of(str(study.folder), (*annotation_state(study), *state_of(study)))
     if tables["nuclei"].empty:
         empty_state(

@@ -16,10 +16,11 @@ from allinsam.store.runs import last_score
 from allinsam.store.study import get_study, list_classes
 from allinsam.workflow import agreeing, exports, rated, scored, work_times
 from allinsam.workflow.agreed import count_rows, reliability_table
-from allinsam.workflow.overlapping import Patch, StudyOverlaps, study_overlaps
+from allinsam.workflow.overlapping import Patch, StudyOverlaps, finished_looks, study_overlaps
 from webapp.navigation import PAGES, PAGES_FOLDER
 
 SIMULATED = "Simulated tissue: no evidence for real tissue."
+AT_ONCE = 20_000  # outlines that a page compares itself; more are left to a job or the command line
 METRIC_NAMES = {
     "f1_instance": "Instance F1",
     "dice": "Dice (pixels)",
@@ -122,6 +123,14 @@ def download_link(file: str, label: str) -> None:
 LINK_STYLE = """<style>.download { display: inline-block; border: 1px solid #b9cdd1; border-radius: .35rem;
 padding: .3rem .75rem; color: #0d6b7a; text-decoration: none; font-size: .95rem; white-space: nowrap; }
 .download:hover, .download:focus-visible { background: #eef3f4; border-color: #0d6b7a; }</style>"""
+
+
+# --- How much there is ----------------------------------------------------------------------------
+
+
+def marks_handed_in(study: Study) -> int:
+    """Outlines of everybody who looked for themselves; more than AT_ONCE are too many for a page."""
+    return sum(look["n_rows"] for look in finished_looks(study))
 
 
 # --- Tables that take seconds, kept until what they are made of changes ---------------------------

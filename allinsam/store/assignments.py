@@ -102,26 +102,31 @@ def assignment_classes(db: Database, assignment_id: int) -> dict[int, str]:
     return {row["class_id"]: row["state"] for row in rows}
 
 
-def all_assignment_classes(db: Database) -> list[dict[str, Any]]:
+def all_assignment_classes(db: Database, where: str = "1", **values: Any) -> list[dict[str, Any]]:
     """One row per (assignment, class) of the whole study, with person, group, patch and class name."""
     return list(
         db.query(
-            """SELECT ac.assignment_id, ac.class_id, ac.state, c.name AS class_name, a.person_id,
+            f"""SELECT ac.assignment_id, ac.class_id, ac.state, c.name AS class_name, a.person_id,
                 n.grp AS "group", a.patch_id, a.purpose, a.guidance, a.tool, a.state AS assignment_state
             FROM assignment_class ac JOIN assignment a ON a.id = ac.assignment_id
             JOIN cell_class c ON c.id = ac.class_id JOIN person n ON n.id = a.person_id
-            ORDER BY ac.assignment_id, ac.class_id"""
+            WHERE {where} ORDER BY ac.assignment_id, ac.class_id""",
+            values,
         )
     )
 
 
-def finished_classes(db: Database) -> list[dict[str, Any]]:
-    """The rows of `all_assignment_classes` that may teach and be scored: handed in, and complete or empty."""
-    return [
-        row
-        for row in all_assignment_classes(db)
-        if row["assignment_state"] == "submitted" and row["state"] in ("complete", "nothing_here")
-    ]
+def finished_classes(db: Database, patch_ids: Iterable[int] | None = None) -> list[dict[str, Any]]:
+    """The rows of `all_assignment_classes` that may teach and be scored: handed in, and complete or empty;
+    of the study or of some patches.
+    """
+    finished = "a.state = 'submitted' AND ac.state IN ('complete', 'nothing_here')"
+    if patch_ids is None:
+        return all_assignment_classes(db, finished)
+    of_patches = "a.patch_id IN (SELECT value FROM json_each(:patches))"
+    return all_assignment_classes(
+        db, f"{finished} AND {of_patches}", patches=json.dumps(sorted(set(patch_ids)))
+    )
 
 
 def finished_work(db: Database, patch_id: int | None = None) -> list[dict[str, Any]]:

@@ -400,8 +400,8 @@ def review_state(study: Study, patch_id: int, person_id: str | None = None) -> R
         of_reviews = {row["gold_assignment_id"] for row in versions}
         others = {
             row["assignment_id"]
-            for row in queue.finished_classes(db)
-            if (row["patch_id"], row["purpose"]) == (patch_id, "gold") and row["group"] in ("truth", "expert")
+            for row in queue.finished_classes(db, [patch_id])
+            if row["purpose"] == "gold" and row["group"] in ("truth", "expert")
         }
     letter_of = work.letters(patch)
     raters = {letter_of[person]: key for key, person in work.person_of.items()}
