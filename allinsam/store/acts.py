@@ -239,25 +239,29 @@ def last_change(db: Database) -> tuple[int, int, int]:
     return int(row[0]), int(row[1]), int(row[2])
 
 
-def act_marks(db: Database) -> dict[int, tuple[int, int, str, int]]:
+def act_marks(db: Database, assignment_ids: Iterable[int]) -> dict[int, tuple[int, int, str, int]]:
     """Assignment -> its number of acts, and id, client and seq of the last: others as soon as acts are."""
     query = """SELECT g.assignment_id, g.n, x.id, x.client, x.seq FROM (
-            SELECT assignment_id, count(*) AS n, max(id) AS last FROM act GROUP BY assignment_id
+            SELECT assignment_id, count(*) AS n, max(id) AS last FROM act
+            WHERE assignment_id IN (SELECT value FROM json_each(?)) GROUP BY assignment_id
         ) g JOIN act x ON x.id = g.last"""
-    return {row[0]: tuple(row[1:]) for row in db.execute(query).fetchall()}
+    rows = db.execute(query, [json.dumps(list(assignment_ids))]).fetchall()
+    return {row[0]: tuple(row[1:]) for row in rows}
 
 
-def timed_acts(db: Database, assignment_id: int) -> list[dict[str, Any]]:
-    """What time is worked out from, without outlines: the acts of one assignment that people made, in order.
+def timed_acts(db: Database, assignment_ids: Iterable[int]) -> dict[int, list[tuple]]:
+    """What time is worked out from, without outlines: the acts that people made on each of these, in order.
 
-    Each has client, kind, object_id, client_ms, received_at, and of its payload the model's time alone.
+    Each is (client, kind, object_id, client_ms, received_at, the model's time of a `mask_shown` in ms).
     """
-    query = f"""SELECT client, kind, object_id, client_ms, received_at,
+    query = f"""SELECT assignment_id, client, kind, object_id, client_ms, received_at,
             CASE kind WHEN 'mask_shown' THEN json_extract(payload, '$.model_ms') END AS model_ms
-        FROM act WHERE assignment_id = ? AND surface NOT IN ({", ".join("?" * len(NOBODYS_SURFACES))})
-        ORDER BY id"""
-    rows = db.query(query, [assignment_id, *NOBODYS_SURFACES])
-    return [{**row, "payload": {"model_ms": row["model_ms"]}} for row in rows]
+        FROM act WHERE assignment_id IN (SELECT value FROM json_each(?)) AND surface NOT IN {NOBODYS_SURFACES}
+        ORDER BY assignment_id, id"""
+    found: dict[int, list[tuple]] = {}
+    for assignment_id, *act in db.execute(query, [json.dumps(list(assignment_ids))]):
+        found.setdefault(assignment_id, []).append(tuple(act))
+    return found
 
 
 def newest_of_objects(db: Database) -> dict[tuple[int, str], dict[str, Any]]:
