@@ -371,6 +371,15 @@ def agreement(args: argparse.Namespace) -> Result:
     return {name: table.to_dict("records") for name, table in tables.items() if name != "pairwise"}
 
 
+def disputes(args: argparse.Namespace) -> Result:
+    """Find what raters disagree about on every patch, as the Review page shows it, and keep it."""
+    from allinsam.store import open_study
+    from allinsam.workflow import reviewing
+
+    with progress_of(args) as progress:
+        return reviewing.tally_study(open_study(args.study), progress.report, progress.should_stop)
+
+
 def predict(args: argparse.Namespace) -> Result:
     """Nuclei of each class on one PAS image, by a finished run; label images and a CSV of objects."""
     from allinsam.store import open_study
@@ -603,6 +612,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], Result]] = {
     "noise": noise,
     "compare": compare,
     "agreement": agreement,
+    "disputes": disputes,
     "predict": predict,
     "export": export,
     "export-annotations": export_annotations,

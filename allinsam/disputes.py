@@ -3,13 +3,19 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from itertools import combinations
 from string import ascii_uppercase
 
 import numpy as np
 
 from allinsam.consensus import DEFAULTS as CONSENSUS
-from allinsam.consensus import ClassChoice, count_votes, disjoint_outlines, find_objects, majority_classes
+from allinsam.consensus import (
+    ClassChoice,
+    count_votes,
+    disjoint_outlines,
+    find_objects,
+    majority_classes,
+    window_of,
+)
 from allinsam.marks import Instance, RatedPatch
 
 # Of two outlines of one small nucleus, one px apart all round, the IoU is about 0.8.
@@ -54,7 +60,7 @@ def find_candidates(patch: RatedPatch, outline_iou: float = OUTLINE_IOU) -> list
     outlines = disjoint_outlines(claims, patch.size_hw, "majority") if claims else []
     candidates = []
     for thing, choice, (n, looked), pixels in zip(found, choices, votes, outlines, strict=True):
-        alike = _most_alike(thing.members, outline_iou)
+        alike = _most_alike(thing.members, outline_iou, patch.size_hw)
         reasons = (
             *(["missed"] if n < looked else []),
             *(["class"] if len(set(thing.said.values())) > 1 else []),
@@ -66,18 +72,11 @@ def find_candidates(patch: RatedPatch, outline_iou: float = OUTLINE_IOU) -> list
     return candidates
 
 
-def _most_alike(members: Sequence[Instance], iou: float) -> int:
-    counts = [1] * len(members)
-    for (i, a), (j, b) in combinations(enumerate(members), 2):
-        if _iou(a, b) >= iou:
-            counts[i] += 1
-            counts[j] += 1
-    return max(counts)
-
-
-def _iou(a: Instance, b: Instance) -> float:
-    shared = len(np.intersect1d(a.pixels, b.pixels, assume_unique=True))
-    return shared / (len(a.pixels) + len(b.pixels) - shared)
+def _most_alike(members: Sequence[Instance], iou: float, size_hw: tuple[int, int]) -> int:
+    drawn = window_of(members, size_hw)[1].reshape(len(members), -1).astype(np.float32)
+    shared = (drawn @ drawn.T).astype(np.int64)  # counts of pixels: exact
+    area = np.diag(shared)
+    return int((shared / (area[:, None] + area[None, :] - shared) >= iou).sum(axis=1).max())
 
 
 def letters(people: Iterable[str], patch: str) -> dict[str, str]:

@@ -20,9 +20,10 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 
 from allinsam.errors import InputError
-from allinsam.masks import as_labels, as_mask, decode_window
+from allinsam.masks import as_labels, as_mask, decode_places, decode_window
 
 UNDETECTED = "undetected"
+CELLS_AT_ONCE = 1 << 18  # pairs of marks whose parts are joined at once
 
 # ---------------------------------------------------------------- what the raters marked
 
@@ -72,8 +73,8 @@ def rated_patch(
     """
     looked = {rater: frozenset(classes) for rater, classes in looked.items()}
     instances = []
-    for rater, class_name, mask, key in marked:
-        shape, pixels = mask_places(mask)
+    marked = list(marked)
+    for (rater, class_name, _, key), (shape, pixels) in zip(marked, _all_places(marked), strict=True):
         if shape != tuple(size_hw):
             raise InputError(f"A mask of {shape} px is not of this patch of {tuple(size_hw)} px.")
         if class_name not in looked.get(rater, ()):
@@ -81,6 +82,26 @@ def rated_patch(
         if len(pixels):
             instances.append(Instance(rater, class_name, pixels, key))
     return RatedPatch(tuple(size_hw), looked, tuple(instances))
+
+
+def _all_places(marked: Sequence[Marked]) -> Iterator[tuple[tuple[int, ...], np.ndarray]]:
+    """`mask_places` of each; run-length codes as they are stored are read all at once."""
+    masks = [mask for _, _, mask, _ in marked]
+    first = masks[0] if masks else None
+    if not all(_is_stored(mask) and mask["size"] == first["size"] for mask in masks):
+        yield from (mask_places(mask) for mask in masks)
+        return
+    if masks:
+        size_hw = tuple(int(side) for side in first["size"])
+        number, places = decode_places([mask["counts"] for mask in masks], size_hw)
+        cuts = np.searchsorted(number, np.arange(1, len(masks)))
+        yield from ((size_hw, np.sort(mine)) for mine in np.split(places, cuts))
+
+
+def _is_stored(mask: np.ndarray | Mapping[str, Any]) -> bool:
+    if not isinstance(mask, Mapping):
+        return False
+    return isinstance(mask.get("counts"), str) and len(mask.get("size", ())) == 2
 
 
 def mask_places(mask: np.ndarray | Mapping[str, Any]) -> tuple[tuple[int, ...], np.ndarray]:
@@ -127,13 +148,15 @@ def cluster(instances: Iterable[Instance], iou_threshold: float = 0.5) -> list[t
     instances = sorted(instances, key=_place)
     if not instances:
         return []
-    iou = _pairwise_iou(instances)
-    # A mean above the threshold needs a pair above it: what no pair links never meets.
-    n_parts, part = connected_components(iou > iou_threshold, directed=False)
-    groups = []
-    for number in range(n_parts):
-        groups += _join(np.flatnonzero(part == number).tolist(), instances, iou, iou_threshold)
-    return [tuple(instances[i] for i in group) for group in sorted(groups)]
+    raters, classes = (
+        np.unique([getattr(mark, name) for mark in instances], return_inverse=True)[1]
+        for name in ("rater", "class_name")
+    )
+    pairs, _ = join_marks(_pairwise_iou(instances), raters, classes, iou_threshold)
+    groups = {number: [number] for number in range(len(instances))}
+    for a, b in pairs.tolist():
+        groups[a] += groups.pop(b)
+    return [tuple(instances[i] for i in group) for group in sorted(sorted(g) for g in groups.values())]
 
 
 def _place(instance: Instance) -> tuple:
@@ -150,54 +173,94 @@ def _pairwise_iou(instances: Sequence[Instance]) -> np.ndarray:
     return shared / (areas[:, None] + areas[None, :] - shared)
 
 
-def _join(
-    members: list[int], instances: Sequence[Instance], iou: np.ndarray, threshold: float
-) -> list[list[int]]:
-    raters = np.unique([instances[i].rater for i in members], return_inverse=True)[1]
-    classes = np.unique([instances[i].class_name for i in members], return_inverse=True)[1]
-    groups = {i: [i] for i in members}
-    for a, b, _ in join_order(iou[np.ix_(members, members)], raters, classes, threshold):
-        groups[members[a]] = sorted(groups[members[a]] + groups.pop(members[b]))
-    return list(groups.values())
-
-
-def join_order(
+def join_marks(
     iou: np.ndarray, raters: np.ndarray, classes: np.ndarray, threshold: float
-) -> list[tuple[int, int, float]]:
-    """Which groups of marks are joined, one after the other: (first mark of one, of the other, mean IoU).
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which groups of marks are joined: (m, 2) the first mark of one group and of the other, and (m,) the
+    mean IoU between the groups.
 
-    The marks are ordered by place, `iou` is (n, n), `raters` and `classes` are numbers. Of equal means the
-    pair comes first that agrees most about the class, then the one that lies first. No mean is above an
-    earlier one, so that the joins at a higher threshold are the first of these.
+    The marks are ordered by place, `iou` is (n, n), `raters` and `classes` are numbers. Marks that no pair
+    above the threshold links never meet: the joins are those of one such part after the other, within a part
+    in the order in which they are made. Of equal means the pair comes first that agrees most about the class,
+    then the one that lies first. No mean is above an earlier one of its part, so that the joins at a higher
+    threshold are the first of these.
     """
-    n = len(iou)
-    total, alike = iou.astype(float), (classes[:, None] == classes[None, :]).astype(float)
-    apart = raters[:, None] != raters[None, :]
-    size = np.ones(n)
-    upper = np.triu(np.ones((n, n), bool), 1)
-    link = np.where(upper & apart, np.round(total, 12), -1.0)
-    joins = []
-    while n > 1:
-        best = link.max()
-        if best <= threshold:
-            break
-        candidates = np.flatnonzero(link.ravel() == best)
-        if len(candidates) > 1:
-            rows, columns = np.divmod(candidates, n)
-            share = alike[rows, columns] / (size[rows] * size[columns])
-            candidates = candidates[share == share.max()]
-        a, b = divmod(int(candidates[0]), n)
-        joins.append((a, b, float(best)))
-        size[a] += size[b]
+    part = connected_components(csr_matrix(iou > threshold), directed=False)[1]
+    sizes = np.bincount(part, minlength=1)
+    order = np.argsort(part, kind="stable")
+    starts = np.cumsum(sizes) - sizes
+    pairs, means, parts = [np.zeros((0, 2), np.int64)], [np.zeros(0)], [np.zeros(0, np.int64)]
+    for chosen in _alike_in_size(sizes):
+        place = np.arange(sizes[chosen].max())
+        inside = place < sizes[chosen, None]
+        members = order[np.where(inside, starts[chosen, None] + place, 0)]
+        found = _join_parts(iou, members, inside, raters, classes, threshold)
+        rows, a, b, mean = (np.concatenate(column) for column in zip(*found, strict=True))
+        pairs.append(np.stack([members[rows, a], members[rows, b]], axis=1))
+        means.append(mean)
+        parts.append(chosen[rows])
+    by_part = np.argsort(np.concatenate(parts), kind="stable")
+    return np.concatenate(pairs)[by_part], np.concatenate(means)[by_part]
+
+
+def _alike_in_size(sizes: np.ndarray) -> Iterator[np.ndarray]:
+    """Numbers of the parts of two marks or more, those together that are worked on at once."""
+    doublings = np.ceil(np.log2(np.maximum(sizes, 1))).astype(int)
+    for doubling in np.unique(doublings[sizes > 1]):
+        alike = np.flatnonzero(doublings == doubling)
+        at_once = max(1, CELLS_AT_ONCE >> (2 * int(doubling)))
+        yield from (alike[start : start + at_once] for start in range(0, len(alike), at_once))
+
+
+def _join_parts(
+    iou: np.ndarray,
+    members: np.ndarray,
+    inside: np.ndarray,
+    raters: np.ndarray,
+    classes: np.ndarray,
+    threshold: float,
+) -> list[tuple[np.ndarray, ...]]:
+    """The joins of several parts, one of each at a time: rows of `members`, two columns, mean IoU.
+
+    members: (p, n) numbers of marks; inside: which of them there are.
+    """
+    n = members.shape[1]
+    total = iou[members[:, :, None], members[:, None, :]].astype(float)
+    rater, named = raters[members], classes[members]
+    alike = (named[:, :, None] == named[:, None, :]).astype(float)
+    apart = (rater[:, :, None] != rater[:, None, :]) & inside[:, :, None] & inside[:, None, :]
+    size = np.ones(members.shape)
+    link = np.where(np.triu(np.ones((n, n), bool), 1) & apart, np.round(total, 12), -1.0)
+    rows, columns, found = np.arange(len(members)), np.arange(n), []
+    while True:
+        flat = link.reshape(len(link), n * n)
+        first = flat.argmax(axis=1)
+        best = flat[np.arange(len(flat)), first]
+        goes_on = best > threshold
+        if not goes_on.all():
+            total, alike, apart, size, link, rows = (
+                kept[goes_on] for kept in (total, alike, apart, size, link, rows)
+            )
+            flat, first, best = link.reshape(len(link), n * n), first[goes_on], best[goes_on]
+        if not len(rows):
+            return found or [(rows, first, first, best)]
+        equal = flat == best[:, None]
+        tied = np.flatnonzero(equal.sum(axis=1) > 1)
+        if len(tied):
+            share = alike[tied] / (size[tied, :, None] * size[tied, None, :])
+            first[tied] = np.where(equal[tied], share.reshape(len(tied), -1), -1.0).argmax(axis=1)
+        a, b = np.divmod(first, n)
+        found.append((rows, a, b, best))
+        each = np.arange(len(rows))
+        size[each, a] += size[each, b]
         for sums in (total, alike):
-            sums[a] += sums[b]
-            sums[:, a] = sums[a]
-        apart[a] &= apart[b]
-        apart[:, a] = apart[a]
-        size[b] = np.inf  # gone
-        link[b], link[:, b] = -1.0, -1.0
-        gone = np.isinf(size)
-        mean = np.round(total[a] / (size[a] * size), 12)
-        mean[gone | ~apart[a]] = -1.0
-        link[a, a + 1 :], link[:a, a] = mean[a + 1 :], mean[:a]
-    return joins
+            sums[each, a] += sums[each, b]
+            sums[each, :, a] = sums[each, a]
+        apart[each, a] &= apart[each, b]
+        apart[each, :, a] = apart[each, a]
+        size[each, b] = np.inf  # gone
+        link[each, b], link[each, :, b] = -1.0, -1.0
+        mean = np.round(total[each, a] / (size[each, a][:, None] * size), 12)
+        mean[np.isinf(size) | ~apart[each, a]] = -1.0
+        link[each, a] = np.where(columns > a[:, None], mean, -1.0)
+        link[each, :, a] = np.where(columns < a[:, None], mean, -1.0)

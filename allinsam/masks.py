@@ -131,8 +131,10 @@ def decode_places(counts: Sequence[str], size_hw: tuple[int, int]) -> tuple[np.n
     run_lengths, run_mask = runs[inside], mask[inside]
     run_starts = (np.cumsum(runs) - runs)[inside] - run_mask * size
     offset = np.repeat(run_starts - (np.cumsum(run_lengths) - run_lengths), run_lengths)
-    column, row = np.divmod(np.arange(run_lengths.sum()) + offset, height)
-    return np.repeat(run_mask, run_lengths), row * width + column
+    down = np.arange(run_lengths.sum()) + offset
+    column = down // height
+    # Row times width plus column, the row being what is left of `down`.
+    return np.repeat(run_mask, run_lengths), down * width - column * (size - 1)
 
 
 def _places_one_by_one(counts: Sequence[str], size_hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

@@ -14,11 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import connected_components
 
 from allinsam.consensus import DEFAULTS, FEWEST_RATERS, as_found, decide_objects
 from allinsam.errors import InputError
-from allinsam.marks import Instance, RatedPatch, join_order
+from allinsam.marks import Instance, RatedPatch, join_marks
 from allinsam.masks import decode_places
 
 LOWEST_IOU = 0.3  # marks are joined to nuclei from here up: no threshold may be lower
@@ -79,13 +78,15 @@ def count_overlaps(
     """
     marks = _disjoint_marks(works, size_hw)
     drawn = _as_matrix(marks, size_hw)
-    shared = (drawn @ drawn.T).toarray()
-    first, second = np.nonzero(np.triu(shared, 1) * (marks.look[:, None] != marks.look[None, :]))
-    counted = [np.stack([first, second, shared[first, second]], axis=1)]
+    first, second, shared = _shared_pixels(drawn)
+    iou = np.zeros((len(marks.area), len(marks.area)))
+    iou[first, second] = shared / (marks.area[first] + marks.area[second] - shared)
+    apart = (first < second) & (marks.look[first] != marks.look[second])
+    counted = [np.stack([first, second, shared], axis=1)[apart]]
     looks = [work.key for work in works]
     finished = [(look, class_id) for look, work in enumerate(works) for class_id in sorted(work.classes)]
     order = np.array(_by_place(works, marks, class_names), np.int64)
-    joins_of = cache(lambda members: _joins(order[np.isin(marks.look[order], members)], marks, shared))
+    joins_of = cache(lambda members: _joins(order[np.isin(marks.look[order], members)], marks, iou))
     seen, joins, join_iou = _join_circles(circles or {}, works, joins_of)
     added, n_marks = [marks], len(marks.look)
     for key, majority in (majorities or {}).items():
@@ -156,7 +157,7 @@ class _Marks(NamedTuple):
     look: np.ndarray  # (n,)
     class_id: np.ndarray  # (n,)
     area: np.ndarray  # (n,), none is 0
-    places: np.ndarray  # (sum of areas,) of the flattened patch, mark after mark, ascending in each
+    places: np.ndarray  # (sum of areas,) of the flattened patch, mark after mark, in no order
 
     def pixels(self) -> list[np.ndarray]:
         return np.split(self.places, np.cumsum(self.area)[:-1]) if len(self.area) else []
@@ -185,9 +186,7 @@ def _disjoint_marks(works: Sequence[Work], size_hw: tuple[int, int]) -> _Marks:
         group = slice(stops[begin] - area[begin], stops[end - 1])
         kept[group] = owner[places[group]] == number[group]
     left = np.bincount(number[kept], minlength=len(rows))
-    # Run lengths go down the columns: sorted by mark, then by place.
-    places = np.sort(number[kept] * owner.size + places[kept]) % owner.size
-    return _Marks(look[left > 0], class_id[left > 0], left[left > 0], places)
+    return _Marks(look[left > 0], class_id[left > 0], left[left > 0], places[kept])
 
 
 def _as_matrix(marks: _Marks, size_hw: tuple[int, int]) -> csr_matrix:
@@ -196,10 +195,19 @@ def _as_matrix(marks: _Marks, size_hw: tuple[int, int]) -> csr_matrix:
     return csr_matrix((ones, marks.places, starts), shape=(len(marks.area), size_hw[0] * size_hw[1]))
 
 
+def _shared_pixels(drawn: csr_matrix) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Every two rows that share columns, also a row with itself, in their order, and how many they share."""
+    shared = drawn @ drawn.T
+    shared.sort_indices()
+    first = np.repeat(np.arange(drawn.shape[0]), np.diff(shared.indptr))
+    return first, shared.indices.astype(np.int64), shared.data.astype(np.int64)
+
+
 # ---------------------------------------------------------------- nuclei
 
 
-Joins = list[tuple[int, int, float]]  # first marks of two groups, and their mean IoU
+Joins = tuple[np.ndarray, np.ndarray]  # (m, 2) first marks of two groups, and (m,) their mean IoU
+NO_JOINS = (np.zeros((0, 2), np.int64), np.zeros(0))
 
 
 def _join_circles(
@@ -208,17 +216,18 @@ def _join_circles(
     joins_of: Callable[[tuple[int, ...]], Joins],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`seen`, `joins` and `join_iou` of all circles."""
-    seen, joins, join_iou = [], [], []
+    seen, joins, join_iou = [], [np.zeros((0, 3), np.int64)], [np.zeros(0)]
     for circle, members in circles.items():
         asked = {class_id for look in members for class_id in works[look].classes}
         present = tuple(sorted(look for look in members if set(works[look].classes) == asked))
         seen += [(circle, look) for look in present]
-        joins += [(circle, a, b) for a, b, _ in joins_of(present)]
-        join_iou += [iou for *_, iou in joins_of(present)]
+        pairs, mean = joins_of(present)
+        joins.append(np.insert(pairs, 0, circle, axis=1))
+        join_iou.append(mean)
     return (
         np.array(seen, np.int32).reshape(-1, 2),
-        np.array(joins, np.int32).reshape(-1, 3),
-        np.array(join_iou, np.float64),
+        np.concatenate(joins).astype(np.int32),
+        np.concatenate(join_iou),
     )
 
 
@@ -227,34 +236,28 @@ def _by_place(works: Sequence[Work], marks: _Marks, class_names: Mapping[int, st
     if not len(marks.area):
         return []
     starts = np.cumsum(marks.area) - marks.area
-    begin = marks.places[starts]
+    begin = np.minimum.reduceat(marks.places, starts)
 
     def place(mark: int) -> tuple:
-        rows = marks.places[starts[mark] : starts[mark] + marks.area[mark]]
+        rows = np.sort(marks.places[starts[mark] : starts[mark] + marks.area[mark]])
         name = class_names[int(marks.class_id[mark])]
         return int(begin[mark]), int(marks.area[mark]), rows.tobytes(), name, works[marks.look[mark]].rater
 
     order = np.lexsort((marks.area, begin))
     same = (np.diff(begin[order]) == 0) & (np.diff(marks.area[order]) == 0)
-    return sorted(order.tolist(), key=place) if same.any() else order.tolist()
+    if same.any():  # only those that begin alike are looked at
+        like = np.flatnonzero(np.append(False, same) | np.append(same, False))
+        order[like] = sorted(order[like].tolist(), key=place)
+    return order.tolist()
 
 
-def _joins(order: np.ndarray, marks: _Marks, shared: np.ndarray) -> Joins:
-    """The joins among these marks, which are ordered by place."""
+def _joins(order: np.ndarray, marks: _Marks, iou: np.ndarray) -> Joins:
+    """The joins among these marks, which are ordered by place; `iou` is of all marks."""
     if not len(order):
-        return []
-    area, common = marks.area[order], shared[np.ix_(order, order)]
-    iou = common / (area[:, None] + area[None, :] - common)
-    part = connected_components(csr_matrix(iou > LOWEST_IOU), directed=False)[1]
-    joins = []
-    for members in np.split(np.argsort(part, kind="stable"), np.cumsum(np.bincount(part))[:-1]):
-        if len(members) > 1:
-            mine = order[members]
-            mean = join_order(
-                iou[np.ix_(members, members)], marks.look[mine], marks.class_id[mine], LOWEST_IOU
-            )
-            joins += [(int(mine[a]), int(mine[b]), link) for a, b, link in mean]
-    return joins
+        return NO_JOINS
+    mine = iou[np.ix_(order, order)]
+    pairs, mean = join_marks(mine, marks.look[order], marks.class_id[order], LOWEST_IOU)
+    return order[pairs], mean
 
 
 def _agreed_marks(
@@ -277,9 +280,9 @@ def _agreed_marks(
     }
     patch = RatedPatch(tuple(size_hw), looked, tuple(instances.values()))
     groups = {mark: [mark] for mark in instances}
-    for a, b, iou in joins:
-        if iou > DEFAULTS.iou_threshold:
-            groups[a] += groups.pop(b)
+    pairs, mean = joins
+    for a, b in pairs[mean > DEFAULTS.iou_threshold].tolist():
+        groups[a] += groups.pop(b)
     found = as_found(patch, [tuple(instances[mark] for mark in group) for group in groups.values()])
     agreed = decide_objects({"": patch}, {"": found})[""]
     things = sorted(agreed.objects, key=lambda thing: id_of[thing.choice.class_name])

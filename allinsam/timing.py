@@ -24,6 +24,7 @@ from allinsam.errors import InputError
 
 IDLE_CUTOFF_S = 60.0
 IDLE_CUTOFFS_S = (15.0, 30.0, 60.0, 120.0)
+UNUSUAL = frozenset({"blur", "pause", "resume"})  # acts after which a gap is more than a difference
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,44 @@ class Gaps:
 
 def gaps_of(acts: Sequence[Mapping]) -> Gaps:
     """The gaps of one assignment; acts in order, each with kind, client_ms, payload, object_id, client."""
+    columns = [[act.get(name) for act in acts] for name in ("client", "kind", "object_id", "client_ms")]
+    return plain_gaps(*columns, [_model_ms(act) for act in acts]) or _gaps_one_by_one(acts)
+
+
+def plain_gaps(
+    clients: Sequence[object],
+    kinds: Sequence[str],
+    object_ids: Sequence[str | None],
+    client_ms: Sequence[float],
+    model_ms: Sequence[float | None],
+) -> Gaps | None:
+    """The same of acts by column, all at once; None where somebody paused, went away or came back.
+
+    model_ms: of each `mask_shown`, how long the model took.
+    """
+    unusual = len(set(clients)) != 1 or kinds[0] == "mask_shown" or not UNUSUAL.isdisjoint(kinds)
+    if unusual or not all(isinstance(ms, int | float) for ms in client_ms):
+        return None
+    n, loads = len(kinds), np.array([kind == "load" for kind in kinds])
+    waits = [
+        float(ms or 0.0) if kind == "mask_shown" else 0.0 for kind, ms in zip(kinds, model_ms, strict=True)
+    ]
+    seconds = np.zeros(n)
+    seconds[1:] = np.maximum(0.0, np.diff(np.array(client_ms, float)) - waits[1:]) / 1000
+    seconds[loads] = 0.0
+    place_of = {name: i for i, name in enumerate(dict.fromkeys(o for o in object_ids if o is not None))}
+    named = np.array([-1 if o is None else place_of[o] for o in object_ids], np.int32)
+    # Each act is for the nucleus of the next act that has one, before the page is loaded anew.
+    following = np.minimum.accumulate(np.where(named >= 0, np.arange(n), n)[::-1])[::-1]
+    known = following < n
+    loaded = np.cumsum(loads)
+    known[known] = loaded[known] == loaded[following[known]]
+    owner = np.full(n, -1, np.int32)
+    owner[known] = named[following[known]]
+    return Gaps(seconds, owner, tuple(place_of), sum(waits) / 1000)
+
+
+def _gaps_one_by_one(acts: Sequence[Mapping]) -> Gaps:
     seconds, owner = np.zeros(len(acts)), np.full(len(acts), -1, np.int32)
     place_of: dict[str, int] = {}
     pending: list[int] = []

@@ -9,6 +9,7 @@ from allinsam.interchange import FORMATS
 from allinsam.store import Study, reviews
 from allinsam.workflow.export_columns import COLUMNS, TITLES
 from allinsam.workflow.exports import consents_table
+from allinsam.workflow.overlapping import AT_ONCE, marks_handed_in
 from allinsam.workflow.report import kept_report
 from allinsam.workflow.taught import learning_table
 from webapp.causes_parts import cause_counts
@@ -35,18 +36,23 @@ JOB = "report"
 
 
 def rows_of(study: Study) -> dict[str, int | None]:
-    """Table -> number of rows; None where it takes too long to say."""
+    """Table -> number of rows; None, or not there, where only making the table would tell."""
     folder, state = str(study.folder), annotation_state(study)
     kept = kept_report(study)
+    told_by_making = {}
+    if marks_handed_in(study) <= AT_ONCE:
+        told_by_making = {
+            "times": len(times_of(folder, state)["by_patch"]),
+            **curve_counts(folder, state, score_state(study)),
+            **agreement_counts(folder, state),
+            **consensus_counts(folder, state),
+            **cause_counts(folder, state),
+        }
     return {
         "figures": kept.n_figures if kept and kept.is_current else None,
         "standing_out": None,
         **row_counts(folder, state),
-        "times": len(times_of(folder, state)["by_patch"]),
-        **curve_counts(folder, state, score_state(study)),
-        **agreement_counts(folder, state),
-        **consensus_counts(folder, state),
-        **cause_counts(folder, state),
+        **told_by_making,
         **review_counts(study),
         **suggestion_counts(folder, state),
         "learning": len(learning_table(study)),
@@ -140,7 +146,7 @@ def main() -> None:
         with st.container(border=True):
             left, middle, right = st.columns([6, 1.2, 1.6], vertical_alignment="center")
             left.markdown(f"**{table}.csv**  \n{title}")
-            middle.markdown(rows_in_words(counts[table]))
+            middle.markdown(rows_in_words(counts.get(table)))
             with right:
                 download_link(f"{table}.csv", f"Download {table}")
     show_formats(counts["objects"])

@@ -8,6 +8,7 @@ from allinsam.store import Study
 from allinsam.store.study import get_study
 from allinsam.workflow.progress import study_progress
 from webapp import home_parts as parts
+from webapp.job_parts import find_disputes
 from webapp.navigation import EVERYONE
 from webapp.page_parts import as_typed, page_head, simulated_note
 from webapp.session import current_study, require
@@ -49,6 +50,8 @@ def main() -> None:
     if leads and progress.patches:
         with st.container(key="outlook"):
             parts.show_outlook(study, person, progress)
+    if person.role != "annotator":
+        find_disputes(study, person)
     if person.role == "annotator":
         parts.show_own_work(study, person)
     else:

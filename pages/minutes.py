@@ -2,6 +2,7 @@
 
 import streamlit as st
 
+from webapp.job_parts import find_disputes
 from webapp.minutes_parts import PANE_PX
 from webapp.page_parts import simulated_note
 from webapp.session import current_study, require
@@ -15,10 +16,10 @@ STYLE = """<style>
 
 
 def main() -> None:
-    require("lead", "reviewer")
-    study = current_study()
+    person, study = require("lead", "reviewer"), current_study()
     st.html(STYLE)
     st.html("<h1 style='font-size: 1.35rem; padding: 0; margin: 0'>Ten minutes</h1>")
+    find_disputes(study, person)
     minutes.show(PANE_PX, "minutes")
     simulated_note(study)
 

@@ -9,6 +9,7 @@ import streamlit as st
 from allinsam.accounts import SignedIn, demand
 from allinsam.store import Study
 from allinsam.workflow.reviewing import (
+    AT_ONCE,
     ReviewState,
     clusters,
     finish,
@@ -17,8 +18,9 @@ from allinsam.workflow.reviewing import (
     reopen,
     review_state,
     send_back,
+    untallied,
 )
-from webapp.job_parts import duration
+from webapp.job_parts import duration, find_disputes
 from webapp.page_parts import as_typed, attempt, empty_state, page_head, simulated_note
 from webapp.session import current_study, require
 from webapp.surfaces import review_pane
@@ -247,9 +249,12 @@ def main() -> None:
     person, study = require("lead", "reviewer"), current_study()
     demand(person, "review")
     with st.spinner("Looking for what people disagree on ..."):
-        rows = patches_to_review(study, person.person_id)
+        rows = patches_to_review(study, person.person_id, AT_ONCE)
     if told := st.session_state.pop("told", ""):
         st.toast(told, icon=":material/check:")
+    find_disputes(study, person)
+    if not rows and untallied(study):
+        return
     if not rows:
         page_head("Review", "Where people disagree about nuclei, one person settles it.")
         empty_state(

@@ -19,6 +19,7 @@ from allinsam.palette import CLEAR_COLOURS
 from allinsam.store import Study, open_study
 from allinsam.workflow import caused
 from allinsam.workflow.first_masks import state_of
+from allinsam.workflow.overlapping import AT_ONCE, marks_handed_in
 from allinsam.workflow.rated import slide_of_patch
 from webapp import charts
 from webapp.figure_parts import show_figure
@@ -70,6 +71,12 @@ def cause_counts(folder: str, state: tuple[int, ...]) -> dict[str, int]:
 
 
 def show_causes(study: Study, person: SignedIn) -> None:
+    if (n_marks := marks_handed_in(study)) > AT_ONCE:
+        st.info(
+            f"This takes too long for a page with {n_marks:,} outlines. `python -m allinsam export --table "
+            "causes boxes_and_masks` writes the tables."
+        )
+        return
     tables = why_of(str(study.folder), (*annotation_state(study), *state_of(study)))
     if tables["nuclei"].empty:
         empty_state(

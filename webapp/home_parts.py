@@ -23,6 +23,7 @@ from allinsam.workflow.progress import (
     class_progress,
     person_progress,
 )
+from allinsam.workflow.reviewing import AT_ONCE
 from allinsam.workflow.stuck import Stuck, find_stuck
 from allinsam.worth import Item, days_of_ten_minutes, within
 from webapp.job_parts import BADGES, TITLES
@@ -131,7 +132,7 @@ def minutes_of(items: Sequence[Item]) -> str:
 def items_of(study: Study, person_id: str | None) -> list[Item]:
     """After a start of the server, what raters disagree about is looked for on every patch once."""
     with st.spinner("Looking for what waits ..."):
-        return open_items(study, person_id)
+        return open_items(study, person_id, AT_ONCE)
 
 
 def show_ten_minutes(study: Study, person: SignedIn) -> None:

@@ -7,9 +7,11 @@ import pandas as pd
 import streamlit as st
 
 from allinsam import jobs
+from allinsam.accounts import SignedIn, may
 from allinsam.errors import AllinsamError, by_name
 from allinsam.jobs import JobView
 from allinsam.store import Study, runs
+from allinsam.workflow.reviewing import AT_ONCE, untallied
 from webapp import charts
 from webapp.figure_parts import show_figure
 from webapp.run_parts import show_examples
@@ -32,6 +34,7 @@ TITLES = {
     "register": "Register the IF",
     "agreement": "Compare outlines",
     "report": "Make the report",
+    "disputes": "Find what people disagree about",
     "import": "Import images",
     "import-slide": "Import a slide",
 }
@@ -50,6 +53,7 @@ RESUMES_FROM = {
     "embed": "the patch it was at",
     "first-masks": "the patch it was at",
     "agreement": "the patch it was at",
+    "disputes": "the patch it was at",
     "evaluate": "the first run",
     "report": "the beginning",
 }
@@ -194,3 +198,20 @@ def live_point(run: Mapping[str, Any], detail: Mapping[str, Any]) -> dict[str, A
     before = stages["adapter"] if detail["stage"] == "corrective" else 0
     epoch = before + stages[detail["stage"]] * detail["done"] / detail["total"]
     return {"title": run["name"], "epoch": epoch, "loss": detail["loss"]}
+
+
+def find_disputes(study: Study, person: SignedIn) -> None:
+    """Where disputes are still to be found on many patches: says so, and lets a job do it."""
+    missing = len(untallied(study))
+    if missing <= AT_ONCE or not may(person, "review"):
+        return
+    known = _newest(study, 1, ("disputes",))
+    # One that failed or was cancelled is somebody's to resume.
+    if not known or known[0].state == "finished":
+        jobs.submit(study, "disputes", {}, person.person_id)
+    st.info(
+        f"What people disagree about is still being looked for on {missing:,} patches, in the background. "
+        "They are not counted yet.",
+        icon=":material/hourglass_top:",
+    )
+    show_jobs(study, limit=1, verbs=("disputes",))

@@ -12,6 +12,7 @@ from allinsam.accounts import SignedIn, demand
 from allinsam.errors import AllinsamError, InputError
 from allinsam.store import Study
 from allinsam.workflow.expert_queue import open_items
+from allinsam.workflow.reviewing import AT_ONCE
 from allinsam.workflow.settling import settle, undo
 from webapp.desk_routes import json_body
 from webapp.image_routes import refusal
@@ -85,7 +86,7 @@ def _next(study: Study, person: SignedIn, body: dict[str, Any]) -> dict[str, Any
     count = body.get("count", MOST_AT_ONCE)
     if type(count) is not int or not 1 <= count <= MOST_AT_ONCE:
         raise InputError(f"count is {count!r}. Give 1 to {MOST_AT_ONCE}.")
-    items = open_items(study, person.person_id)
+    items = open_items(study, person.person_id, AT_ONCE)
     names = {name for name in left_out if isinstance(name, str)}
     waiting = [item for item in items if item.name not in names]
     return {
@@ -121,5 +122,5 @@ def _undo(study: Study, person: SignedIn, body: dict[str, Any]) -> dict[str, Any
     if last is None:
         return {"undone": None, "items": []}
     name = f"{last['kind']}:{last['key']}"
-    back = [item for item in open_items(study, person.person_id) if item.name == name]
+    back = [item for item in open_items(study, person.person_id, AT_ONCE) if item.name == name]
     return {"undone": name, "decision": last["decision"], "items": shown(study, back)}

@@ -182,6 +182,23 @@ def current_masks(db: Database, assignment_ids: Iterable[int]) -> list[tuple[int
     return db.execute(query, [json.dumps(list(assignment_ids))]).fetchall()
 
 
+def students_doubtful(
+    db: Database, patch_ids: Iterable[int], below_iou: float, below_support: float
+) -> list[dict[str, Any]]:
+    """Current annotations of students' production on these patches whose predicted IoU or molecular support
+    is low: id, patch_id, guidance, origin, predicted_iou and molecular_support.
+    """
+    query = f"""SELECT n.id, a.patch_id, a.guidance, n.origin, n.predicted_iou, n.molecular_support
+        FROM annotation n JOIN assignment a ON a.id = n.assignment_id
+        WHERE (n.predicted_iou < :iou OR n.molecular_support < :support) AND n.state = 'accepted' AND {NEWEST}
+        AND n.assignment_id IN (
+            SELECT x.id FROM assignment x JOIN person p ON p.id = x.person_id
+            WHERE x.purpose = 'production' AND p.grp = 'student'
+            AND x.patch_id IN (SELECT value FROM json_each(:patches)))"""
+    chosen = {"iou": below_iou, "support": below_support, "patches": json.dumps(sorted(patch_ids))}
+    return list(db.query(query, chosen))
+
+
 def annotations_by_threshold(db: Database) -> dict[int, int]:
     """Threshold id -> how many current annotations were made under it."""
     query = f"SELECT threshold_id, count(*) FROM ({CURRENT_QUERY}) WHERE threshold_id IS NOT NULL GROUP BY 1"
@@ -222,25 +239,29 @@ def last_change(db: Database) -> tuple[int, int, int]:
     return int(row[0]), int(row[1]), int(row[2])
 
 
-def act_marks(db: Database) -> dict[int, tuple[int, int, str, int]]:
+def act_marks(db: Database, assignment_ids: Iterable[int]) -> dict[int, tuple[int, int, str, int]]:
     """Assignment -> its number of acts, and id, client and seq of the last: others as soon as acts are."""
     query = """SELECT g.assignment_id, g.n, x.id, x.client, x.seq FROM (
-            SELECT assignment_id, count(*) AS n, max(id) AS last FROM act GROUP BY assignment_id
+            SELECT assignment_id, count(*) AS n, max(id) AS last FROM act
+            WHERE assignment_id IN (SELECT value FROM json_each(?)) GROUP BY assignment_id
         ) g JOIN act x ON x.id = g.last"""
-    return {row[0]: tuple(row[1:]) for row in db.execute(query).fetchall()}
+    rows = db.execute(query, [json.dumps(list(assignment_ids))]).fetchall()
+    return {row[0]: tuple(row[1:]) for row in rows}
 
 
-def timed_acts(db: Database, assignment_id: int) -> list[dict[str, Any]]:
-    """What time is worked out from, without outlines: the acts of one assignment that people made, in order.
+def timed_acts(db: Database, assignment_ids: Iterable[int]) -> dict[int, list[tuple]]:
+    """What time is worked out from, without outlines: the acts that people made on each of these, in order.
 
-    Each has client, kind, object_id, client_ms, received_at, and of its payload the model's time alone.
+    Each is (client, kind, object_id, client_ms, received_at, the model's time of a `mask_shown` in ms).
     """
-    query = f"""SELECT client, kind, object_id, client_ms, received_at,
+    query = f"""SELECT assignment_id, client, kind, object_id, client_ms, received_at,
             CASE kind WHEN 'mask_shown' THEN json_extract(payload, '$.model_ms') END AS model_ms
-        FROM act WHERE assignment_id = ? AND surface NOT IN ({", ".join("?" * len(NOBODYS_SURFACES))})
-        ORDER BY id"""
-    rows = db.query(query, [assignment_id, *NOBODYS_SURFACES])
-    return [{**row, "payload": {"model_ms": row["model_ms"]}} for row in rows]
+        FROM act WHERE assignment_id IN (SELECT value FROM json_each(?)) AND surface NOT IN {NOBODYS_SURFACES}
+        ORDER BY assignment_id, id"""
+    found: dict[int, list[tuple]] = {}
+    for assignment_id, *act in db.execute(query, [json.dumps(list(assignment_ids))]):
+        found.setdefault(assignment_id, []).append(tuple(act))
+    return found
 
 
 def newest_of_objects(db: Database) -> dict[tuple[int, str], dict[str, Any]]:
@@ -250,7 +271,10 @@ def newest_of_objects(db: Database) -> dict[tuple[int, str], dict[str, Any]]:
     return {(row["assignment_id"], row["object_id"]): row for row in db.query(query)}
 
 
-def object_counts(db: Database) -> dict[tuple[int, int], int]:
-    """(assignment, class) -> how many objects stand there now."""
-    query = f"SELECT assignment_id, class_id, count(*) FROM ({CURRENT_QUERY}) GROUP BY 1, 2"
-    return {(row[0], row[1]): row[2] for row in db.execute(query).fetchall()}
+def object_counts(db: Database, person_id: str | None = None) -> dict[tuple[int, int], int]:
+    """(assignment, class) -> how many objects stand there now, of one person or of everyone."""
+    mine = "WHERE assignment_id IN (SELECT id FROM assignment WHERE person_id = :person)" if person_id else ""
+    query = f"""SELECT assignment_id, class_id, count(*) FROM annotation WHERE state = 'accepted' AND id IN (
+        SELECT max(id) FROM annotation {mine} GROUP BY assignment_id, object_id) GROUP BY 1, 2"""
+    rows = db.execute(query, {"person": person_id} if person_id else {}).fetchall()
+    return {(row[0], row[1]): row[2] for row in rows}

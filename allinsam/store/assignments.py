@@ -102,26 +102,18 @@ def assignment_classes(db: Database, assignment_id: int) -> dict[int, str]:
     return {row["class_id"]: row["state"] for row in rows}
 
 
-def all_assignment_classes(db: Database) -> list[dict[str, Any]]:
+def all_assignment_classes(db: Database, where: str = "1", **values: Any) -> list[dict[str, Any]]:
     """One row per (assignment, class) of the whole study, with person, group, patch and class name."""
     return list(
         db.query(
-            """SELECT ac.assignment_id, ac.class_id, ac.state, c.name AS class_name, a.person_id,
+            f"""SELECT ac.assignment_id, ac.class_id, ac.state, c.name AS class_name, a.person_id,
                 n.grp AS "group", a.patch_id, a.purpose, a.guidance, a.tool, a.state AS assignment_state
             FROM assignment_class ac JOIN assignment a ON a.id = ac.assignment_id
             JOIN cell_class c ON c.id = ac.class_id JOIN person n ON n.id = a.person_id
-            ORDER BY ac.assignment_id, ac.class_id"""
+            WHERE {where} ORDER BY ac.assignment_id, ac.class_id""",
+            values,
         )
     )
-
-
-def finished_classes(db: Database) -> list[dict[str, Any]]:
-    """The rows of `all_assignment_classes` that may teach and be scored: handed in, and complete or empty."""
-    return [
-        row
-        for row in all_assignment_classes(db)
-        if row["assignment_state"] == "submitted" and row["state"] in ("complete", "nothing_here")
-    ]
 
 
 def last_assignment(db: Database) -> tuple[int, int]:
@@ -130,21 +122,37 @@ def last_assignment(db: Database) -> tuple[int, int]:
     return int(row[0]), int(row[1])
 
 
-def finished_work(db: Database) -> list[dict[str, Any]]:
-    """One row for each assignment handed in of which a class is complete or empty, with those classes' ids,
-    and how many annotation rows it has and the newest of them.
+def finished_classes(db: Database, patch_ids: Iterable[int] | None = None) -> list[dict[str, Any]]:
+    """The rows of `all_assignment_classes` that may teach and be scored: handed in, and complete or empty;
+    of the study or of some patches.
     """
-    query = """WITH kept AS (
-            SELECT assignment_id, count(*) AS n_rows, max(id) AS newest FROM annotation GROUP BY assignment_id
+    finished = "a.state = 'submitted' AND ac.state IN ('complete', 'nothing_here')"
+    if patch_ids is None:
+        return all_assignment_classes(db, finished)
+    of_patches = "a.patch_id IN (SELECT value FROM json_each(:patches))"
+    return all_assignment_classes(
+        db, f"{finished} AND {of_patches}", patches=json.dumps(sorted(set(patch_ids)))
+    )
+
+
+def finished_work(db: Database, patch_id: int | None = None) -> list[dict[str, Any]]:
+    """One row for each assignment handed in of which a class is complete or empty, with those classes' ids,
+    and how many annotation rows it has and the newest of them; of the study or of a patch.
+    """
+    of_patch = "patch_id = :patch" if patch_id is not None else "1"
+    query = f"""WITH kept AS (
+            SELECT assignment_id, count(*) AS n_rows, max(id) AS newest FROM annotation
+            WHERE assignment_id IN (SELECT id FROM assignment WHERE {of_patch}) GROUP BY assignment_id
         )
         SELECT a.id, a.person_id, a.patch_id, a.purpose, a.guidance, a.position, a.submitted_at,
             n.grp AS "group", json_group_array(ac.class_id) AS class_ids,
             ifnull(k.n_rows, 0) AS n_rows, ifnull(k.newest, 0) AS newest
         FROM assignment a JOIN assignment_class ac ON ac.assignment_id = a.id
         JOIN person n ON n.id = a.person_id LEFT JOIN kept k ON k.assignment_id = a.id
-        WHERE a.state = 'submitted' AND ac.state IN ('complete', 'nothing_here')
+        WHERE a.state = 'submitted' AND ac.state IN ('complete', 'nothing_here') AND {of_patch}
         GROUP BY a.id ORDER BY a.id"""
-    return [{**row, "class_ids": sorted(json.loads(row["class_ids"]))} for row in db.query(query)]
+    rows = db.query(query, {"patch": patch_id})
+    return [{**row, "class_ids": sorted(json.loads(row["class_ids"]))} for row in rows]
 
 
 def ask_for_classes(db: Database, assignment_id: int, class_ids: Iterable[int]) -> None:

@@ -31,26 +31,32 @@ AND NOT EXISTS (
     SELECT 1 FROM suggestion g WHERE g.assignment_id = n.assignment_id AND g.object_id = n.object_id
     AND g.planted IS NOT NULL AND g.mask_counts = n.mask_counts AND g.class_id = n.class_id)
 """
+OF_ASSIGNMENTS = "AND n.assignment_id IN (SELECT value FROM json_each(:assignments))"
 
 
 # --- What the raters did --------------------------------------------------------------------------
 
 
-def work_ids(db: Database, patch_id: int | None = None) -> dict[tuple[int, int], list[int]]:
+def work_ids(db: Database, assignment_ids: Iterable[int]) -> dict[tuple[int, int], list[int]]:
     """(assignment, class) -> ids of the annotations that stand there now, of production work."""
-    where = "AND a.patch_id = :patch" if patch_id is not None else ""
     found: dict[tuple[int, int], list[int]] = {}
-    query = f"SELECT n.assignment_id, n.class_id, n.id {WORK} {where} ORDER BY n.id"
-    for assignment_id, class_id, annotation_id in db.execute(query, {"patch": patch_id}).fetchall():
+    query = f"SELECT n.assignment_id, n.class_id, n.id {WORK} {OF_ASSIGNMENTS} ORDER BY n.id"
+    chosen = {"assignments": json.dumps(list(assignment_ids))}
+    for assignment_id, class_id, annotation_id in db.execute(query, chosen).fetchall():
         found.setdefault((assignment_id, class_id), []).append(annotation_id)
     return found
 
 
-def work_on(db: Database, patch_id: int) -> list[dict[str, Any]]:
-    """The annotations behind `work_ids` of a patch, with their masks."""
+def work_on(db: Database, assignment_ids: Iterable[int]) -> list[dict[str, Any]]:
+    """The annotations behind `work_ids`, with their masks."""
     query = f"""SELECT n.id, n.assignment_id, n.object_id, n.class_id, n.mask_height_px, n.mask_width_px,
-        n.mask_counts {WORK} AND a.patch_id = :patch ORDER BY n.id"""
-    return list(db.query(query, {"patch": patch_id}))
+        n.mask_counts {WORK} {OF_ASSIGNMENTS} ORDER BY n.id"""
+    return list(db.query(query, {"assignments": json.dumps(list(assignment_ids))}))
+
+
+def newest_suggestion(db: Database) -> int:
+    """Another number whenever there are more suggestions: they can make a mark nobody's."""
+    return int(db.execute("SELECT ifnull(max(id), 0) FROM suggestion").fetchone()[0])
 
 
 # --- Reviews --------------------------------------------------------------------------------------

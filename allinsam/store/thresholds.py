@@ -54,6 +54,11 @@ def current_threshold(
     return None
 
 
+def signed(db: Database) -> set[tuple[int, str, int | None]]:
+    """(slide, marker, patch) with a signed threshold; patch None: of the whole slide."""
+    return set(db.execute("SELECT DISTINCT slide_id, marker, patch_id FROM threshold").fetchall())
+
+
 def own_thresholds(db: Database, slide_id: int, marker: str) -> dict[int, dict[str, Any]]:
     """Patch id -> the newest threshold signed for that patch alone, of those that have one."""
     rows = db["threshold"].rows_where(

@@ -1,5 +1,6 @@
 """Patches into people's queues."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -90,10 +91,11 @@ def least_covered_patches(study: Study, person_id: str, count: int | None = None
         patches = images.list_patches(db)
         given = [a for a in queue.list_assignments(db) if _holds(a)]
     mine = {a["patch_id"] for a in given if a["person_id"] == person_id}
-    people = {p["id"]: sum(a["patch_id"] == p["id"] and not a["simulated"] for a in given) for p in patches}
-    place: dict[int, int] = {}
+    people = Counter(a["patch_id"] for a in given if not a["simulated"])
+    place, on_slide = {}, Counter()
     for patch in patches:
-        place[patch["id"]] = sum(patch["slide_id"] == p["slide_id"] for p in patches if p["id"] in place)
+        place[patch["id"]] = on_slide[patch["slide_id"]]
+        on_slide[patch["slide_id"]] += 1
     free = [p["id"] for p in patches if p["id"] not in mine]
     free.sort(key=lambda patch_id: (people[patch_id], place[patch_id], patch_id))
     return free if count is None else free[:count]

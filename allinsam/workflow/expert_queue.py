@@ -23,9 +23,10 @@ from allinsam.worth import ENOUGH, KINDS, UNDO, Item, expected_seconds, rank
 # ------------------------------------------------------------------------------------- what waits
 
 
-def open_items(study: Study, person_id: str | None) -> list[Item]:
+def open_items(study: Study, person_id: str | None, at_once: int | None = None) -> list[Item]:
     """Everything that waits for this person, ranked; of None, for an expert who has not begun anything.
 
+    at_once: where the disputes of more patches are still to be found, those patches are left out.
     Patches to outline wait for people in the group of experts alone: nobody else's outlines are gold.
     """
     with study.science.read() as db:
@@ -38,7 +39,7 @@ def open_items(study: Study, person_id: str | None) -> list[Item]:
         ]
     if person_id and (own := _own_seconds_per_patch(study, person_id, state)):
         seconds |= {"gold": own, "reference": own}
-    found += nucleus_items(study, person_id, seconds, test)
+    found += nucleus_items(study, person_id, seconds, test, at_once)
     found += _patch_items(study, person_id, seconds, test)
     return rank(found)
 
@@ -62,12 +63,12 @@ def test_patches(db: Database) -> set[int]:
 
 
 def _threshold_items(db: Database, seconds: float, taken_back: set[str]) -> list[Item]:
-    waiting = waiting_on_thresholds(db)
+    waiting, known = waiting_on_thresholds(db), thresholds.signed(db)
     found = []
     for row in images.slide_markers(db):
         slide_id, marker = row["slide_id"], row["marker"]
         key = f"{slide_id}:{marker}"
-        signed = thresholds.current_threshold(db, slide_id, marker) is not None
+        signed = (slide_id, marker, None) in known
         if signed and key not in taken_back:
             continue
         behind = len(waiting.get((slide_id, marker), ()))
@@ -164,11 +165,12 @@ def _patch_items(
         on_hold = images.patches_on_hold(db)
         known = {patch["id"]: patch for patch in images.list_patches(db)}
         # Such a patch would not open: its thresholds are asked about first.
+        signed = thresholds.signed(db)
         unsigned = {
             p.id
             for p in patches
             for marker in p.markers
-            if thresholds.current_threshold(db, known[p.id]["slide_id"], marker, p.id) is None
+            if signed.isdisjoint((known[p.id]["slide_id"], marker, of) for of in (None, p.id))
         }
     by_experts = {row["patch_id"] for row in finished if row["group"] in ("expert", "truth")}
     mine = {row["patch_id"]: row for row in rows if row["person_id"] == person_id}

@@ -23,14 +23,18 @@ Doubt = tuple[int, str, str]  # patch, cluster, why
 
 
 def nucleus_items(
-    study: Study, person_id: str | None, seconds: Mapping[str, float], test: Collection[int]
+    study: Study,
+    person_id: str | None,
+    seconds: Mapping[str, float],
+    test: Collection[int],
+    at_once: int | None = None,
 ) -> list[Item]:
     """Nuclei in dispute, reviews that only have to be finished, doubtful outlines of test patches, and labels
     that a run with MOCL trusts little.
 
-    test: patches of the test part.
+    test: patches of the test part. at_once: see `reviewing.patches_to_review`.
     """
-    rows = reviewing.patches_to_review(study, person_id)
+    rows = reviewing.patches_to_review(study, person_id, at_once)
     found = []
     for row in rows:
         patch_id, worth = row["patch_id"], 1.0 if row["patch_id"] in test else ELSEWHERE
@@ -64,7 +68,7 @@ def nucleus_items(
     begun = {row["patch_id"]: row for row in rows if row["state"] != "reviewed"}
     with study.science.read() as db:
         decided = reviews.decided(db)
-    for patch_id, cluster_id, why in _doubts(study, frozenset(test)):
+    for patch_id, cluster_id, why in _doubts(study, frozenset(test), len(rows)):
         key = f"{patch_id}:{cluster_id}"
         if patch_id in begun and key not in disputed and cluster_id not in decided.get(patch_id, {}):
             found.append(
@@ -79,7 +83,7 @@ def nucleus_items(
                 )
             )
     taken = {item.key for item in found}
-    for patch_id, cluster_id, why in _mocl_doubts(study):
+    for patch_id, cluster_id, why in _mocl_doubts(study, len(rows)):
         key = f"{patch_id}:{cluster_id}"
         if patch_id in begun and key not in taken and cluster_id not in decided.get(patch_id, {}):
             found.append(
@@ -96,19 +100,22 @@ def nucleus_items(
     return found
 
 
-def _mocl_doubts(study: Study) -> tuple[Doubt, ...]:
-    """Training labels that the newest run on each kind of labels trusts least, where they still stand."""
+def _mocl_doubts(study: Study, known: int) -> tuple[Doubt, ...]:
+    """Training labels that the newest run on each kind of labels trusts least, where they still stand.
+
+    known: of how many patches the nuclei are known.
+    """
     run_ids = newest_runs_with_doubts(study)
     if not run_ids:
         return ()
     with study.science.read() as db:
-        state = (*act_store.last_change(db), *reviews.last_change(db))
+        state = (*act_store.last_change(db), known)
     return _find_mocl_doubts(study, run_ids, state)
 
 
 @lru_cache(maxsize=4)
 def _find_mocl_doubts(study: Study, run_ids: tuple[int, ...], state: tuple[int, ...]) -> tuple[Doubt, ...]:
-    """What a run kept never changes; `state` stands for what people drew and decided."""
+    """What a run kept never changes; `state` stands for what people drew, and the patches that are known."""
     why_of: dict[tuple[int, int], str] = {}  # (patch, annotation)
     for run_id in run_ids:
         for row in (read_doubts(study, run_id) or {"doubts": ()})["doubts"]:
@@ -116,51 +123,37 @@ def _find_mocl_doubts(study: Study, run_ids: tuple[int, ...], state: tuple[int, 
             why = f"run {run_id} weighs this label at {share} of the usual {row['class_name']}"
             for annotation_id in row["annotation_ids"]:
                 why_of.setdefault((row["patch_id"], annotation_id), why)
-    found = []
-    for patch_id in sorted({patch_id for patch_id, _ in why_of}):
-        try:
-            nuclei = nuclei_of(study, patch_id)
-        except InputError:  # taken back since
-            continue
-        for nucleus in nuclei:
-            sources = [(patch_id, member.source.annotation_id) for member in nucleus.members]
-            if whys := [why_of[source] for source in sources if source in why_of]:
-                found.append((patch_id, nucleus.cluster_id, whys[0]))
-    return tuple(found)
+    return tuple(
+        (patch_id, nucleus.cluster_id, whys[0])
+        for patch_id, tally in sorted(reviewing.tallies(study, {patch_id for patch_id, _ in why_of}).items())
+        for nucleus in tally
+        if (whys := [why_of[patch_id, n] for n in nucleus.annotation_ids if (patch_id, n) in why_of])
+    )
 
 
-def _doubts(study: Study, test: frozenset[int]) -> tuple[Doubt, ...]:
+def _doubts(study: Study, test: frozenset[int], known: int) -> tuple[Doubt, ...]:
     """Students' kept outlines on test patches that the model or the marker speaks against, by nucleus."""
     with study.science.read() as db:
-        return _find_doubts(study, test, act_store.last_change(db)) if test else ()
+        state = (*act_store.last_change(db), known)
+    return _find_doubts(study, test, state) if test else ()
 
 
 @lru_cache(maxsize=4)
 def _find_doubts(study: Study, test: frozenset[int], state: tuple[int, ...]) -> tuple[Doubt, ...]:
-    """`state` stands for what people drew."""
+    """`state` stands for what people drew, and the patches that are known."""
     with study.science.read() as db:
         marks = {
-            (row["assignment_id"], row["object_id"]): (row["patch_id"], why)
-            for row in act_store.current_annotations(db)
-            if row["patch_id"] in test
-            and (row["purpose"], row["group"]) == ("production", "student")
-            and (why := _why_doubtful(row))
+            row["id"]: (row["patch_id"], why)
+            for row in act_store.students_doubtful(db, test, LOW_PREDICTED_IOU, LOW_SUPPORT)
+            if (why := _why_doubtful(row))
         }
-    found = []
-    for patch_id in sorted({patch_id for patch_id, _ in marks.values()}):
-        try:
-            nuclei = nuclei_of(study, patch_id)
-        except InputError:  # not handed in yet
-            continue
-        for nucleus in nuclei:
-            whys = [
-                marks[source][1]
-                for member in nucleus.members
-                if (source := (member.source.assignment_id, member.source.object_id)) in marks
-            ]
-            if whys:
-                found.append((patch_id, nucleus.cluster_id, whys[0]))
-    return tuple(found)
+    known = reviewing.tallies(study, {patch_id for patch_id, _ in marks.values()})
+    return tuple(
+        (patch_id, nucleus.cluster_id, whys[0])
+        for patch_id, tally in sorted(known.items())
+        for nucleus in tally
+        if (whys := [marks[row][1] for row in nucleus.annotation_ids if row in marks])
+    )
 
 
 def _why_doubtful(row: Mapping[str, Any]) -> str | None:

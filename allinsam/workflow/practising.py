@@ -87,12 +87,12 @@ def qualification(db: Database, person_id: str) -> Qualification:
     needed = pass_mark(db)
     if needed is None or study_store.get_person(db, person_id)["group"] != "student":
         return Qualification(None, ())
-    finished = queue.finished_classes(db)
     tried = [
         row
         for row in queue.list_assignments(db, person_id)
         if row["purpose"] == "qualification" and row["state"] == "submitted"
     ]
+    finished = queue.finished_classes(db, [row["patch_id"] for row in tried]) if tried else []
     marks = []
     for assignment in tried:
         verdicts = verdicts_of(db, assignment, finished)
@@ -121,7 +121,7 @@ def practice_feedback(study: Study, assignment_id: int) -> list[Verdict]:
             raise NotAllowedError("Only practice patches say what was right and wrong.")
         if assignment["state"] != "submitted":
             raise NotAllowedError("Hand the practice patch in first; then it says what was right and wrong.")
-        verdicts = verdicts_of(db, assignment, queue.finished_classes(db))
+        verdicts = verdicts_of(db, assignment, queue.finished_classes(db, [assignment["patch_id"]]))
     if verdicts is None:
         raise InputError("This patch has no finished gold for what was asked any more. Tell the study lead.")
     return verdicts

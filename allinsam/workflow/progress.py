@@ -63,11 +63,11 @@ class StudyProgress:
 def study_progress(study: Study) -> StudyProgress:
     """Counts for the lead; a few small queries, so that a page may ask every second or two."""
     with study.science.read() as db:
-        markers = images.slide_markers(db)
+        markers, signed = images.slide_markers(db), thresholds.signed(db)
         unsigned = [
             (row["slide"], row["marker"])
             for row in markers
-            if thresholds.current_threshold(db, row["slide_id"], row["marker"]) is None
+            if (row["slide_id"], row["marker"], None) not in signed
         ]
         newest = images.newest_registrations(db)
         people = study_store.list_people(db)

@@ -78,8 +78,9 @@ def gold_scores(db: Database, person_id: str, last: int | None = None, after: st
 
     Nobody is scored against what they drew themselves.
     """
-    finished = [row for row in queue.finished_classes(db) if row["person_id"] != person_id]
     chosen = [row for row in _handed_in(db, person_id) if is_hidden_gold(row) and row["submitted_at"] > after]
+    finished = queue.finished_classes(db, [row["patch_id"] for row in chosen]) if chosen else []
+    finished = [row for row in finished if row["person_id"] != person_id]
     scores = []
     for row in reversed(chosen):
         if last is not None and len(scores) == last:

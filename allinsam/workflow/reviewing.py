@@ -9,7 +9,7 @@ raters' own work is never touched.
 
 import json
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -32,12 +32,14 @@ from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
 from allinsam.workflow.annotating import ActLog, append_acts, marker_evidence
 from allinsam.workflow.standing import Standing, standing
+from allinsam.workflow.tallies import Nucleus, Tally, drop_stale_tallies, keep_tally, read_tally, tally_path
 from allinsam.worth import expected_seconds
 
 KINDS = ("pick", "consensus", "edited", "class", "rejected", "added")
 REVIEW_SURFACE = "review"
 PATCHES_REMEMBERED = 32
-TALLIES_REMEMBERED = 8192
+PATCHES_KNOWN = 8192
+AT_ONCE = 8  # patches whose disputes a page finds itself; more are left to a job
 
 
 @dataclass(frozen=True)
@@ -147,39 +149,61 @@ class _Work:
         return letters(self.person_of.values(), patch["image_sha256"])
 
 
-def _works(db: Database, patch_id: int | None = None) -> dict[int, _Work]:
-    standing_now = reviews.work_ids(db, patch_id)
-    claims: dict[int, list[dict[str, Any]]] = {}
-    for row in queue.finished_classes(db):
-        wanted = row["purpose"] == "production" and row["group"] != "truth"
-        if wanted and patch_id in (None, row["patch_id"]):
-            claims.setdefault(row["patch_id"], []).append(row)
-    works = {}
-    for key, rows in claims.items():
-        pairs = tuple(sorted((row["assignment_id"], row["class_id"]) for row in rows))
-        told = json.dumps([[*pair, standing_now.get(pair, [])] for pair in pairs])
-        person_of = {row["assignment_id"]: row["person_id"] for row in rows}
-        works[key] = _Work(key, pairs, person_of, sha256(told.encode()).hexdigest())
+def _claims(db: Database, patch_id: int | None = None) -> dict[int, list[Mapping[str, Any]]]:
+    """Patch -> finished production, a row for each assignment; the truth is nobody's."""
+    found: dict[int, list[Mapping[str, Any]]] = {}
+    for row in queue.finished_work(db, patch_id):
+        if row["purpose"] == "production" and row["group"] != "truth":
+            found.setdefault(row["patch_id"], []).append(row)
+    return found
+
+
+def _work_of(db: Database, patch_id: int, rows: Sequence[Mapping[str, Any]]) -> _Work:
+    pairs = tuple(sorted((row["id"], class_id) for row in rows for class_id in row["class_ids"]))
+    ids = reviews.work_ids(db, [row["id"] for row in rows])
+    told = json.dumps([[*pair, ids.get(pair, [])] for pair in pairs])
+    return _Work(
+        patch_id, pairs, {row["id"]: row["person_id"] for row in rows}, sha256(told.encode()).hexdigest()
+    )
+
+
+def _works(study: Study, db: Database) -> list[_Work]:
+    """Of every patch; looked at once for the same rows of annotations."""
+    suggested = reviews.newest_suggestion(db)
+    works = []
+    for patch_id, rows in _claims(db).items():
+        facts = [[row[name] for name in ("id", "class_ids", "n_rows", "newest")] for row in rows]
+        key = (study.folder, patch_id, suggested, json.dumps(facts))
+        work = _recall(_works_known, key) or _work_of(db, patch_id, rows)
+        works.append(_keep(_works_known, key, work, PATCHES_KNOWN))
     return works
 
 
 def _work(db: Database, patch_id: int) -> _Work:
-    found = _works(db, patch_id).get(patch_id)
-    if found is None:
+    rows = _claims(db, patch_id).get(patch_id)
+    if rows is None:
         patch = images.get_patch(db, patch_id)
         raise InputError(f"Nobody has handed in patch {patch['name']!r}. There is nothing to review yet.")
-    return found
+    return _work_of(db, patch_id, rows)
 
 
 # The study, the patch, the work there, and what its classes are called.
 _Key = tuple[Path, int, str, tuple[tuple[int, str], ...]]
+_works_known: OrderedDict[tuple, _Work] = OrderedDict()
 _candidates_of: OrderedDict[_Key, tuple[Candidate, ...]] = OrderedDict()
-_tally_of: OrderedDict[_Key, tuple[tuple[str, ...], int]] = OrderedDict()
+_tally_of: OrderedDict[_Key, Tally] = OrderedDict()
 _lock = Lock()
 
 
 def _key(study: Study, db: Database, work: _Work) -> _Key:
-    names = tuple((row["id"], row["name"]) for row in study_store.list_classes(db))
+    return _key_of(study, work, _class_names(db))
+
+
+def _class_names(db: Database) -> tuple[tuple[int, str], ...]:
+    return tuple((row["id"], row["name"]) for row in study_store.list_classes(db))
+
+
+def _key_of(study: Study, work: _Work, names: tuple[tuple[int, str], ...]) -> _Key:
     return study.folder, work.patch_id, work.sha256, names
 
 
@@ -190,16 +214,76 @@ def _candidates(study: Study, db: Database, work: _Work) -> tuple[Candidate, ...
     return found if found is not None else _keep(_candidates_of, key, _find(db, work), PATCHES_REMEMBERED)
 
 
-def _tally(study: Study, db: Database, work: _Work) -> tuple[tuple[str, ...], int]:
-    """Clusters in dispute, and how many there are in all."""
-    key = _key(study, db, work)
+def _known_tally(study: Study, key: _Key) -> Tally | None:
     known = _recall(_tally_of, key)
-    if known is not None:
-        return known
+    if known is None and (known := read_tally(_tally_path(study, key))) is not None:
+        _keep(_tally_of, key, known, PATCHES_KNOWN)
+    return known
+
+
+def _tally_path(study: Study, key: _Key) -> Path:
+    return tally_path(study, key[1], key[2:])
+
+
+def _tallied_works(study: Study, db: Database) -> list[tuple[_Work, Tally | None]]:
+    """Of every patch that was handed in, with its nuclei where they are known."""
+    names = _class_names(db)
+    return [(work, _known_tally(study, _key_of(study, work, names))) for work in _works(study, db)]
+
+
+def _tally(study: Study, db: Database, work: _Work) -> Tally:
+    """The nuclei of a patch, found and remembered."""
     # Not kept as candidates: the patches in hand must not be driven out by the list of all.
+    key = _key(study, db, work)
     found = _recall(_candidates_of, key) or _find(db, work)
-    disputed = tuple(_cluster_id(one) for one in found if one.in_dispute)
-    return _keep(_tally_of, key, (disputed, len(found)), TALLIES_REMEMBERED)
+    letter_of = work.letters(images.get_patch(db, work.patch_id))
+    tally = tuple(
+        Nucleus(
+            _cluster_id(one),
+            one.in_dispute,
+            tuple(mark.key["id"] for mark in sorted(one.members, key=lambda mark: letter_of[mark.rater])),
+        )
+        for one in found
+    )
+    return _keep(_tally_of, key, tally, PATCHES_KNOWN)
+
+
+def untallied(study: Study) -> list[int]:
+    """Patches that were handed in and on which nobody has looked yet for what is in dispute."""
+    with study.science.read() as db:
+        return [work.patch_id for work, tally in _tallied_works(study, db) if tally is None]
+
+
+def tally_study(
+    study: Study,
+    report: Callable[[float, float, str], None] = lambda done, total, message: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> dict[str, int]:
+    """Find what is in dispute on every patch, and keep it; what is done stays done when it is stopped."""
+    missing = untallied(study)
+    for number, patch_id in enumerate(missing):
+        if should_stop():
+            return {"patches": len(missing), "found": number}
+        report(number, len(missing), f"patch {number + 1} of {len(missing)}")
+        with study.science.read() as db:
+            rows = _claims(db, patch_id).get(patch_id)
+            if rows is None:  # taken back since
+                continue
+            work = _work_of(db, patch_id, rows)
+            tally, path = _tally(study, db, work), _tally_path(study, _key(study, db, work))
+        keep_tally(path, tally)
+    with study.science.read() as db:
+        drop_stale_tallies(study, [_tally_path(study, _key(study, db, w)) for w in _works(study, db)])
+    report(1, 1, f"{len(missing)} patches looked at")
+    return {"patches": len(missing), "found": len(missing)}
+
+
+def tallies(study: Study, patch_ids: Iterable[int]) -> dict[int, Tally]:
+    """The nuclei of these patches where they are known; the others are left out."""
+    wanted = set(patch_ids)
+    with study.science.read() as db:
+        known = _tallied_works(study, db) if wanted else []
+    return {work.patch_id: tally for work, tally in known if tally is not None and work.patch_id in wanted}
 
 
 def _recall(memory: OrderedDict, key: Any) -> Any:
@@ -224,7 +308,7 @@ def _find(db: Database, work: _Work) -> tuple[Candidate, ...]:
     claims = set(work.claims)
     marked = [
         (work.person_of[row["assignment_id"]], names[row["class_id"]], Mask.from_row(row).as_rle(), row)
-        for row in reviews.work_on(db, work.patch_id)
+        for row in reviews.work_on(db, list(work.person_of))
         if (row["assignment_id"], row["class_id"]) in claims
     ]
     return tuple(find_candidates(rated_patch((patch["height_px"], patch["width_px"]), looked, marked)))
@@ -239,7 +323,9 @@ def _cluster_id(candidate: Candidate) -> str:
 # --- Looking --------------------------------------------------------------------------------------
 
 
-def patches_to_review(study: Study, reviewer_id: str | None = None) -> list[dict[str, Any]]:
+def patches_to_review(
+    study: Study, reviewer_id: str | None = None, at_once: int | None = None
+) -> list[dict[str, Any]]:
     """A row for each patch that somebody has handed in, the most disputed first, the reviewed ones last.
 
     Keys: patch_id, patch, slide, condition, raters, nuclei, disputed, open (in dispute and not decided),
@@ -247,17 +333,25 @@ def patches_to_review(study: Study, reviewer_id: str | None = None) -> list[dict
     disagreement (share of the nuclei in dispute), state (see ReviewState), version, is_gold, own (whether
     `reviewer_id` is one of the raters), reviewer_id (who began it), expected_seconds (as in an
     expert's ten minutes: of each nucleus in dispute, and to finish).
+
+    at_once: of how many patches at most the disputes are found here; where there are more to find, those
+    patches are left out (see `untallied`).
     """
     with study.science.read() as db:
         patches = {patch["id"]: patch for patch in images.list_patches(db)}
-        works, decided = _works(db), reviews.decided(db)
+        works, decided = _tallied_works(study, db), reviews.decided(db)
+        finds = at_once is None or sum(tally is None for _, tally in works) <= at_once
         seconds = {kind: each for kind, (each, _) in expected_seconds(settled.list_settled(db)).items()}
         versions: dict[int, list[dict[str, Any]]] = {}
         for row in reviews.list_reviews(db):
             versions.setdefault(row["patch_id"], []).append(row)
         rows = []
-        for patch_id, work in works.items():
-            disputed, nuclei = _tally(study, db, work)
+        for work, known in works:
+            if known is None and not finds:
+                continue
+            tally = _tally(study, db, work) if known is None else known
+            patch_id, nuclei = work.patch_id, len(tally)
+            disputed = [one.cluster_id for one in tally if one.in_dispute]
             stands = _standing_of(versions.get(patch_id, []), work)
             still = [key for key in disputed if key not in decided.get(patch_id, {})]
             finished = stands["state"] == "reviewed"
@@ -306,8 +400,8 @@ def review_state(study: Study, patch_id: int, person_id: str | None = None) -> R
         of_reviews = {row["gold_assignment_id"] for row in versions}
         others = {
             row["assignment_id"]
-            for row in queue.finished_classes(db)
-            if (row["patch_id"], row["purpose"]) == (patch_id, "gold") and row["group"] in ("truth", "expert")
+            for row in queue.finished_classes(db, [patch_id])
+            if row["purpose"] == "gold" and row["group"] in ("truth", "expert")
         }
     letter_of = work.letters(patch)
     raters = {letter_of[person]: key for key, person in work.person_of.items()}

@@ -37,10 +37,14 @@ def _rows_of(db: Database, person: Mapping[str, Any]) -> list[dict[str, Any]]:
         rows.append(
             {**who, "kind": "tour", "state": standing.state, "at": tour[-1]["at"], "active_s": seconds}
         )
-    finished = [row for row in queue.finished_classes(db) if row["person_id"] != person["id"]]
-    for row in queue.list_assignments(db, person["id"]):
-        if row["purpose"] not in LEARNING_PURPOSES or row["state"] != "submitted":
-            continue
+    learnt = [
+        row
+        for row in queue.list_assignments(db, person["id"])
+        if row["purpose"] in LEARNING_PURPOSES and row["state"] == "submitted"
+    ]
+    finished = queue.finished_classes(db, [row["patch_id"] for row in learnt]) if learnt else []
+    finished = [row for row in finished if row["person_id"] != person["id"]]
+    for row in learnt:
         verdicts = verdicts_of(db, row, finished)
         if verdicts is not None:
             done = {"patch": row["patch"], "at": row["submitted_at"], **_figures(mark(verdicts))}

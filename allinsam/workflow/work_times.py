@@ -20,12 +20,13 @@ from allinsam.store import Study
 from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
-from allinsam.timing import Gaps, check_cutoff, gaps_of
+from allinsam.timing import Gaps, check_cutoff, gaps_of, plain_gaps
 from allinsam.workflow.export_columns import COLUMNS
 
 TIME_COLUMNS = list(COLUMNS["times"])
 OBJECT_TIME_COLUMNS = ["person_id", "group", "patch", "purpose", "object_id", "seconds"]
 ASSIGNMENTS_REMEMBERED = 20_000
+READ_AT_ONCE = 500  # assignments
 
 
 @dataclass(frozen=True)
@@ -52,35 +53,40 @@ _lock = Lock()
 
 def worked_on(db: Database, folder: Path, assignment_ids: Sequence[int]) -> dict[int, Worked]:
     """What people did on each of these assignments; one that nobody has worked on is left out."""
-    found: dict[int, Worked] = {}
-    marks = act_store.act_marks(db)
-    for assignment_id in assignment_ids:
-        if assignment_id not in marks:
-            continue
-        key, mark = (folder, assignment_id), marks[assignment_id]
-        with _lock:
-            known = _remembered.get(key)
-        if known is None or known[0] != mark:
-            known = mark, _read(db, assignment_id)
-        with _lock:
-            _remembered[key] = known
-            _remembered.move_to_end(key)
-            while len(_remembered) > ASSIGNMENTS_REMEMBERED:
-                _remembered.popitem(last=False)
-        if known[1] is not None:
-            found[assignment_id] = known[1]
-    return found
+    marks = act_store.act_marks(db, assignment_ids)
+    with _lock:
+        known = {key: _remembered.get((folder, key)) for key in assignment_ids if key in marks}
+    new = [key for key, row in known.items() if row is None or row[0] != marks[key]]
+    for start in range(0, len(new), READ_AT_ONCE):
+        some = new[start : start + READ_AT_ONCE]
+        acts = act_store.timed_acts(db, some)
+        known |= {key: (marks[key], _worked(acts[key]) if key in acts else None) for key in some}
+    with _lock:
+        for key, row in known.items():
+            _remembered[folder, key] = row
+            _remembered.move_to_end((folder, key))
+        while len(_remembered) > ASSIGNMENTS_REMEMBERED:
+            _remembered.popitem(last=False)
+    # Where all acts came as a file or from a model it took nobody's time.
+    return {key: worked for key, (_, worked) in known.items() if worked is not None}
 
 
-def _read(db: Database, assignment_id: int) -> Worked | None:
-    """None where all acts came as a file or from a model: that took nobody's time."""
-    acts = act_store.timed_acts(db, assignment_id)
-    if not acts:
-        return None
+def _worked(acts: Sequence[tuple]) -> Worked:
+    clients, kinds, objects, client_ms, received_at, model_ms = zip(*acts, strict=True)
+    gaps = plain_gaps(clients, kinds, objects, client_ms, model_ms)
+    if gaps is None:
+        names = ("client", "kind", "object_id", "client_ms")
+        rows = zip(clients, kinds, objects, client_ms, strict=True)
+        gaps = gaps_of(
+            [
+                {**dict(zip(names, row, strict=True)), "payload": {"model_ms": ms}}
+                for row, ms in zip(rows, model_ms, strict=True)
+            ]
+        )
     return Worked(
-        gaps_of(acts),
-        np.array([act["received_at"].encode() for act in acts]),
-        frozenset(act["object_id"] for act in acts if act["kind"] == "move"),
+        gaps,
+        np.array(received_at, "S"),
+        frozenset(name for name, kind in zip(objects, kinds, strict=True) if kind == "move"),
     )
 
 
@@ -101,7 +107,7 @@ def study_work(study: Study, person_id: str | None = None) -> StudyWork:
         assignments = [a for a in queue.list_assignments(db, person_id) if a["group"] != "truth"]
         worked = worked_on(db, study.folder, [a["id"] for a in assignments])
         kept: Counter[int] = Counter()
-        for (assignment_id, _), count in act_store.object_counts(db).items():
+        for (assignment_id, _), count in act_store.object_counts(db, person_id).items():
             kept[assignment_id] += count
     return StudyWork([a for a in assignments if a["id"] in worked], worked, kept, cutoff)
 

@@ -293,13 +293,13 @@ KINDS: dict[str, Kind] = {
     ),
     "planted_kept_s": Kind(
         "Seconds before keeping a wrong one",
-        "s",
+        "seconds",
         "suggestions kept each by itself",
         "Median active seconds on a suggestion wrong on purpose before it was kept as proposed.",
     ),
     "real_kept_s": Kind(
         "Seconds before keeping a meant one",
-        "s",
+        "seconds",
         "suggestions kept each by itself",
         "Median active seconds on a suggestion that was meant before it was kept as proposed.",
     ),
