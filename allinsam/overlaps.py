@@ -79,8 +79,7 @@ def count_overlaps(
     marks = _disjoint_marks(works, size_hw)
     drawn = _as_matrix(marks, size_hw)
     first, second, shared = _shared_pixels(drawn)
-    iou = np.zeros((len(marks.area), len(marks.area)))
-    iou[first, second] = shared / (marks.area[first] + marks.area[second] - shared)
+    iou = _all_iou(marks, first, second, shared)
     apart = (first < second) & (marks.look[first] != marks.look[second])
     counted = [np.stack([first, second, shared], axis=1)[apart]]
     looks = [work.key for work in works]
@@ -140,7 +139,7 @@ def majority_masks(
     marks = _disjoint_marks(works, size_hw)
     drawn = _as_matrix(marks, size_hw)
     order = np.array(_by_place(works, marks, class_names), np.int64)
-    joins = _joins(order, marks, (drawn @ drawn.T).toarray())
+    joins = _joins(order, marks, _all_iou(marks, *_shared_pixels(drawn)))
     classes, agreed = _agreed_marks(range(len(works)), works, marks, order, joins, size_hw, class_names)
     found = []
     for class_id, places in zip(agreed.class_id.tolist(), agreed.pixels(), strict=True):
@@ -201,6 +200,13 @@ def _shared_pixels(drawn: csr_matrix) -> tuple[np.ndarray, np.ndarray, np.ndarra
     shared.sort_indices()
     first = np.repeat(np.arange(drawn.shape[0]), np.diff(shared.indptr))
     return first, shared.indices.astype(np.int64), shared.data.astype(np.int64)
+
+
+def _all_iou(marks: _Marks, first: np.ndarray, second: np.ndarray, shared: np.ndarray) -> np.ndarray:
+    """(n, n) of every two marks, from what `_shared_pixels` gives."""
+    iou = np.zeros((len(marks.area), len(marks.area)))
+    iou[first, second] = shared / (marks.area[first] + marks.area[second] - shared)
+    return iou
 
 
 # ---------------------------------------------------------------- nuclei

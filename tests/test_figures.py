@@ -16,7 +16,7 @@ from allinsam.workflow.report_layout import CHAPTERS
 from allinsam.workflow.work_times import study_work
 from tests.finished import MESANGIAL_ID, PODOCYTE, add_learning, finish, finished_study
 from tests.studies import MESANGIAL, PODOCYTES, small_study
-from webapp import agreement_parts, causes_parts, time_parts
+from webapp import agreement_group_parts, causes_parts, time_parts
 
 NUMBERS = ("value", "low", "high", "n", "patches", "slides")
 
@@ -155,8 +155,10 @@ def test_agreement_of_groups_is_that_of_the_page(study: Study, table: pd.DataFra
         assert found["value"] == row["f1"] and found["n"] == row["n"] and found["patches"] == row["n_patches"]
         assert [float(x) for x in found["by_slide"].split()] == pytest.approx(row["f1_by_slide"], abs=1e-4)
         assert found["note"] == "too few slides" and found["low"] is None or pd.isna(found["low"])
-        shown = agreement_parts.group_rows(groups)
-        mine = shown[(shown["Class"] == row["class"]) & (shown["Who"] == agreement_parts.PAIRS[row["pair"]])]
+        shown = agreement_group_parts.group_rows(groups)
+        mine = shown[
+            (shown["Class"] == row["class"]) & (shown["Who"] == agreement_group_parts.PAIRS[row["pair"]])
+        ]
         assert mine["F1 (95 % interval)"].iloc[0].startswith(f"{found['value']:.2f} (too few slides")
     assert set(of(table, "agreement", "f1")["condition"]) == {"all", "injured", "normal"}
 

@@ -118,8 +118,8 @@ CHAPTERS = (
             Table(
                 "suggestions",
                 "Wrong suggestions that were kept",
-                ("planted_kept", "real_kept"),
-                {"about": "Of", "a": "Who or what"},
+                ("planted_kept", "real_kept", "planted_kept_s", "real_kept_s"),
+                {"about": "Of", "a": "Who or what", "setting": "Arm"},
                 plot="planted_kept",
                 only=GROUPS,
             ),
@@ -257,8 +257,8 @@ CHAPTERS = (
             Table(
                 "suggestions",
                 "Wrong suggestions that each kept",
-                ("planted_kept", "real_kept"),
-                {"a": "Who"},
+                ("planted_kept", "real_kept", "planted_kept_s", "real_kept_s"),
+                {"a": "Who", "setting": "Arm"},
                 only=PERSON,
             ),
             Table(
