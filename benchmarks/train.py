@@ -149,7 +149,9 @@ def ddp_figure() -> dict[str, dict]:
             launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
             command = [sys.executable, *launcher, "-m", "benchmarks.train", "--shared-training", str(folder)]
             environment = os.environ | {"OMP_NUM_THREADS": "1"}
-            subprocess.run(command, cwd=root, env=environment, check=True, capture_output=True)
+            ended = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+            if ended.returncode:
+                raise RuntimeError(f"Training in {processes} process(es) failed:\n{ended.stderr[-4000:]}")
             histories.append(json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))["history"])
     one, two = ([row["loss"] for row in history] for history in histories)
     largest = max(abs(a - b) for a, b in zip(one, two, strict=True))

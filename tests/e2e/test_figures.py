@@ -20,8 +20,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 def save(page: Page, folder: Path, number: int = 0) -> Path:
     """Point at a figure, press the only button of its bar, keep what comes."""
     figure = page.locator(".js-plotly-plot").nth(number)
-    figure.scroll_into_view_if_needed(timeout=PATIENT)
-    figure.hover()
+    figure.hover(timeout=PATIENT)  # scrolls to it, also if the page has drawn it anew meanwhile
     expect(figure.locator(".modebar-btn")).to_have_count(1)
     with page.expect_download(timeout=PATIENT) as coming:
         figure.locator(".modebar-btn").click()
