@@ -6,7 +6,8 @@ import torch
 
 from allinsam.errors import InputError
 
-VARIABLE = "ALLINSAM_THREADS"
+# The first that is set counts.
+VARIABLES = ("ALLINSAM_THREADS", "OMP_NUM_THREADS")
 
 
 def cores() -> int:
@@ -21,17 +22,18 @@ def free_cores() -> int:
 
 
 def wanted_threads(default: int) -> int:
-    """The setting in ALLINSAM_THREADS, else `default`."""
-    text = os.environ.get(VARIABLE, "")
-    if not text:
-        return default
-    if not text.isdigit() or int(text) < 1:
-        raise InputError(f"{VARIABLE} is {text!r}. Set it to a whole number from 1 up, or not at all.")
-    return int(text)
+    """The setting in one of VARIABLES, else `default`."""
+    for variable in VARIABLES:
+        text = os.environ.get(variable, "").split(",")[0]  # OpenMP's has one for each level of nesting
+        if text.isdigit() and int(text) > 0:
+            return int(text)
+        if text:
+            raise InputError(f"{variable} is {text!r}. Set it to a whole number from 1 up, or not at all.")
+    return default
 
 
 def use_threads(default: int) -> int:
-    """Limit torch to ALLINSAM_THREADS, else to `default` threads; returns how many."""
+    """Limit torch to the setting in one of VARIABLES, else to `default` threads; returns how many."""
     threads = wanted_threads(default)
     torch.set_num_threads(threads)
     return threads

@@ -21,11 +21,20 @@ def test_only_free_cores_are_used(monkeypatch, busy, free):
     assert compute.free_cores() == free
 
 
-def test_the_setting_wins_and_a_wrong_one_is_named(monkeypatch):
-    monkeypatch.setenv(compute.VARIABLE, "3")
-    assert compute.use_threads(1) == 3 and torch.get_num_threads() == 3
-    monkeypatch.delenv(compute.VARIABLE)
+def test_the_setting_wins(monkeypatch):
+    for variable in compute.VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
     assert compute.use_threads(2) == 2 and torch.get_num_threads() == 2
-    monkeypatch.setenv(compute.VARIABLE, "many")
-    with pytest.raises(InputError, match="'many'"):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1,2")
+    assert compute.use_threads(2) == 1 and torch.get_num_threads() == 1
+    monkeypatch.setenv("ALLINSAM_THREADS", "3")
+    assert compute.use_threads(2) == 3 and torch.get_num_threads() == 3
+
+
+@pytest.mark.parametrize("variable", compute.VARIABLES)
+@pytest.mark.parametrize("value", ["many", "0", "-1"])
+def test_a_wrong_setting_is_named(monkeypatch, variable, value):
+    monkeypatch.delenv("ALLINSAM_THREADS", raising=False)
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(InputError, match=f"{variable} is '{value}'"):
         compute.use_threads(1)
