@@ -89,7 +89,9 @@ def show_report(study: Study, person: SignedIn) -> None:
         )
         label = "Make the report" if kept is None else "Make it again"
         primary = kept is None or not kept.is_current
-        if middle.button(label, type="primary" if primary else "secondary", disabled=active):
+        with (middle if kept else right).container(horizontal=True, horizontal_alignment="right"):
+            asked = st.button(label, type="primary" if primary else "secondary", disabled=active)
+        if asked:
             demand(person, "export")
             jobs.submit(study, JOB, {}, person.person_id)
             st.rerun()

@@ -13,7 +13,7 @@ from allinsam.workflow.labels import reference_recipe
 from allinsam.workflow.progress import estimate_training, label_standing
 from webapp.figure_parts import page_head_with_format
 from webapp.job_parts import duration, show_jobs
-from webapp.page_parts import empty_state, page_button, simulated_note, truth_name
+from webapp.page_parts import empty_state, page_button, page_head, simulated_note, truth_name
 from webapp.run_parts import show_runs
 from webapp.session import current_study, require
 from webapp.train_form_parts import GROUPS, SPLIT_SEED, show_split, show_step_by_step, submit
@@ -100,9 +100,11 @@ def show_unscored(study: Study, person: SignedIn) -> None:
 
 def main() -> None:
     person, study = require("lead"), current_study()
-    page_head_with_format("Train", "Turn labels into a model that finds both cell types on PAS alone.")
     standing = label_standing(study)
-    if not any(row["group"] in GROUPS for row in standing):
+    ready = any(row["group"] in GROUPS for row in standing)
+    head = page_head_with_format if ready else page_head
+    head("Train", "Turn labels into a model that finds both cell types on PAS alone.")
+    if not ready:
         empty_state(
             "**No finished labels yet.** Train once expert and students have submitted a few patches.",
             person,
