@@ -13,6 +13,7 @@ from allinsam.experiments.fields import Field, cut_window, deal_folds, labels_fr
 from allinsam.experiments.grid import (
     COLUMNS,
     RESULT_FILE,
+    TIMERS,
     Cell,
     GridSettings,
     cells_of,
@@ -170,6 +171,18 @@ def test_a_grid_goes_on_where_it_was_and_refuses_another(finished, segmenter):
         run_grid(fields, SMALL, replace(QUICK, budget_minutes=1.0), out, segmenter)
     with pytest.raises(InputError, match="other images"):
         run_grid(fields[:3], SMALL, QUICK, out, segmenter)
+
+
+def test_the_budget_is_counted_by_the_grids_own_timer(tmp_path, segmenter, monkeypatch):
+    minutes = iter(range(10_000))
+    monkeypatch.setitem(TIMERS, "processor", lambda: 60.0 * next(minutes))
+    plenty = replace(QUICK, budget_minutes=3.0, adapter_epochs=500)
+    fields = [drawn_field(n) for n in range(4)]
+    run_grid(fields, replace(SMALL, timer="processor"), plenty, tmp_path, segmenter)
+    for minutes_taken in grid_table(tmp_path)["minutes"]:
+        assert 3 <= minutes_taken < 20
+    with pytest.raises(InputError, match="'sundial'"):
+        replace(SMALL, timer="sundial")
 
 
 def test_processes_share_a_grid(tmp_path, segmenter):

@@ -11,7 +11,7 @@ MINUTES = 15.0
 
 
 def monuseg_arguments(sub: argparse.ArgumentParser) -> None:
-    from allinsam.experiments.grid import LABELS, SHARES, GridSettings
+    from allinsam.experiments.grid import LABELS, SHARES, TIMERS, GridSettings
     from allinsam.training.methods import METHODS
 
     grid = GridSettings()
@@ -32,6 +32,12 @@ def monuseg_arguments(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument("--um-per-px", type=float, default=grid.um_per_px, help="of the images")
     sub.add_argument("--minutes", type=float, default=MINUTES, help="of each training")
+    sub.add_argument(
+        "--timer",
+        choices=tuple(TIMERS),
+        default=grid.timer,
+        help="of the minutes; processor: on a busy machine",
+    )
     sub.add_argument("--epochs", type=int, default=1000, help="of each training at most")
     sub.add_argument("--backbone", default="compact", help="of the adapter, and of the weak labels")
     sub.add_argument("--device", default="auto")
@@ -55,6 +61,7 @@ def run_monuseg(args: argparse.Namespace, report: Any, should_stop: Any) -> dict
         args.split_seed,
         args.spread,
         um_per_px=args.um_per_px,
+        timer=args.timer,
     )
     settings = replace(
         TrainingSettings(),

@@ -6,6 +6,7 @@ was, and several processes may each take a part of it.
 
 import dataclasses
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from allinsam.errors import InputError
 from allinsam.experiments.fields import Field, cut_window, deal_folds, labels_from_boxes
@@ -43,6 +45,13 @@ COLUMNS = (
     *SCORE_COLUMNS, "minutes",
 )  # fmt: skip
 
+# What a training's minutes are counted with. A processor's minutes are those of the clock on a free machine,
+# and the same on a busy one: methods stay comparable whatever else runs beside them.
+TIMERS: dict[str, Callable[[], float]] = {
+    "clock": time.monotonic,
+    "processor": lambda: time.process_time() / torch.get_num_threads(),
+}
+
 Report = Callable[[float, float, str, Mapping[str, Any]], None]
 
 
@@ -59,12 +68,15 @@ class GridSettings:
     spread: str = ""  # images with this in their name are spread over the folds
     validation: int = 2  # images of each fold
     um_per_px: float = 0.25  # of the images: MoNuSeg's are at 40x
+    timer: str = "clock"  # of the budget, a row of TIMERS
 
     def __post_init__(self) -> None:
         for name, known in (("methods", METHODS), ("labels", LABELS), ("data", SHARES)):
             unknown = [value for value in getattr(self, name) if value not in known]
             if unknown:
                 raise InputError(f"Unknown {name} {unknown[0]!r}. Choose from {', '.join(known)}.")
+        if self.timer not in TIMERS:
+            raise InputError(f"Unknown timer {self.timer!r}. Choose from {', '.join(TIMERS)}.")
 
 
 @dataclass(frozen=True)
@@ -166,7 +178,7 @@ def _run_cell(
     if METHODS[cell.method].network == "adapter":
         changes |= ADAPTER_CHANGES
     chosen = settings_of(cell.method, settings, changes)
-    result = train(chosen, patches, folder, report, should_stop)
+    result = train(chosen, patches, folder, report, should_stop, timer=TIMERS[grid.timer])
     if result.state != "done":
         return
     model = load_run(folder)

@@ -114,6 +114,7 @@ def train(
     weights_dir: Path | str | None = None,
     start: Path | str | None = None,
     look: Look | None = None,
+    timer: Callable[[], float] = time.monotonic,
 ) -> TrainingResult:
     """Train on `patches`; leave run.json and adapter.safetensors in `folder` for `inference.load_run`.
 
@@ -124,6 +125,7 @@ def train(
 
     start: a finished run of the same network and classes, whose weights this one begins with.
     look: is shown each validation patch at the end of an epoch.
+    timer: seconds that the budget and the times of the history are counted with.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -150,7 +152,7 @@ def train(
     }
     with torch.random.fork_rng(devices=[]):
         run = _Run(settings, patches, folder, loaded, fabric, identity, report, should_stop, start)
-        run.look = look
+        run.look, run.timer = look, timer
         if run.progress.history and (folder / RUN_FILE).exists():
             return run.result("done")
         try:
@@ -294,6 +296,7 @@ class _Run:
         self.bad_steps = 0  # in a row
         self.last_report = -math.inf
         self.look: Look | None = None
+        self.timer: Callable[[], float] = time.monotonic
 
     def _set_up(self) -> None:
         """A fresh optimizer, and the network as the processes share it."""
@@ -332,11 +335,11 @@ class _Run:
         if progress.stage != stage:
             self._enter(stage)
         epochs, limit = self.settings.stages[stage], self._stage_limit(stage)
-        started, before = time.monotonic(), (progress.seconds, progress.stage_seconds)
+        started, before = self.timer(), (progress.seconds, progress.stage_seconds)
 
         def clock() -> float:
             """Update both clocks; seconds in this stage. The first process's clock counts for all."""
-            passed = self.fabric.broadcast(time.monotonic() - started)
+            passed = self.fabric.broadcast(self.timer() - started)
             progress.seconds, progress.stage_seconds = before[0] + passed, before[1] + passed
             return progress.stage_seconds
 
@@ -473,14 +476,14 @@ class _Run:
 
     def _close_epoch(self, stage: str, losses: list[float], clock: Callable[[], float], limit: float) -> None:
         """Validate, keep the weights if they are the stage's best, checkpoint, report."""
-        progress, begun, first = self.progress, time.monotonic(), self.fabric.is_global_zero
+        progress, begun, first = self.progress, self.timer(), self.fabric.is_global_zero
         weights, learning = self.network.trained_state(), self._parameters()
         self._put(self.average)
         averaged = self.network.trained_state()
         scores = validate(self.network.eval(), self.scored, self.instances, self.look) if first else {}
         self._put(learning)
         scores = self.fabric.broadcast(scores)
-        self.validation_seconds = self.fabric.broadcast(time.monotonic() - begun)
+        self.validation_seconds = self.fabric.broadcast(self.timer() - begun)
         clock()
         row = {
             **self._status(stage, (progress.epoch - 1) * self.steps_per_epoch + len(losses), losses, limit),
