@@ -69,8 +69,9 @@ TABLE: dict[tuple[str, str], Row] = {
     ("GET", "/api/assignments/{assignment_id:int}/desk"): Row(
         f"/api/assignments/{ASSIGNMENT}/desk", OWNER, query=PAGE_LOAD
     ),
+    # Only practice says what was right.
     ("GET", "/api/assignments/{assignment_id:int}/verdicts"): Row(
-        f"/api/assignments/{ASSIGNMENT}/verdicts", OWNER, query=PAGE_LOAD
+        f"/api/assignments/{ASSIGNMENT}/verdicts", OWNER, query=PAGE_LOAD, answers=answers(403)
     ),
     ("POST", "/api/assignments/{assignment_id:int}/acts"): Row(
         f"/api/assignments/{ASSIGNMENT}/acts", OWNER, {**PAGE_LOAD, "gestures": []}
@@ -102,7 +103,10 @@ TABLE: dict[tuple[str, str], Row] = {
         f"/api/runs/{RUN}/patches/{PATCH}/podocyte.png", REVIEWING
     ),
     ("GET", "/api/agreement/{a:int}/{b:int}.png"): Row("/api/agreement/10/11.png", REVIEWING),
-    ("GET", "/api/agreement/majority/{b:int}.png"): Row("/api/agreement/majority/10.png", REVIEWING),
+    # Two students are no majority.
+    ("GET", "/api/agreement/majority/{b:int}.png"): Row(
+        "/api/agreement/majority/10.png", REVIEWING, answers=answers(404)
+    ),
     ("POST", "/api/minutes/next"): Row("/api/minutes/next", REVIEWING, {}),
     ("POST", "/api/minutes/settle"): Row("/api/minutes/settle", REVIEWING, {}, answers(400)),
     ("POST", "/api/minutes/undo"): Row(
