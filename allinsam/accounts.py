@@ -47,7 +47,9 @@ class AccountSettings:
     sign_in_days: float = 7.0
     invitation_days: float = 7.0
     free_failures: int = 5  # failed sign-ins of one name from one address before the first wait
+    free_failures_of_address: int = 50  # of whatever names: a whole class may share one address
     longest_wait_s: float = 300.0  # waits double from 1 s up to this: never a hard lock
+    longest_wait_of_address_s: float = 30.0
     failures_count_for_s: float = 3600.0
 
 
@@ -218,6 +220,39 @@ def set_password(
     return sign_in_token
 
 
+def change_password(
+    study: Study,
+    person: SignedIn,
+    password: str,
+    new_password: str,
+    address: str,
+    settings: AccountSettings = DEFAULT_SETTINGS,
+) -> str:
+    """Replace one's own password; ends every sign-in of the person and returns a new one.
+
+    Raises:
+        SignInRefused: the present password is wrong, or it is too soon to try again.
+        InputError: the new password is too weak.
+    """
+    _check_password(new_password, person.name, settings)
+    _refuse_if_too_soon(study, person.name, address, settings)
+    with study.server.read() as db:
+        account = rows.get_account(db, person.person_id)
+    password_hash = (account and account["password_hash"]) or _dummy_hash(settings)
+    if not _password_matches(password_hash, password[:LONGEST_PASSWORD], settings):
+        _note_failure(study, person.name, address, settings)
+        raise SignInRefused("The present password is not right. Nothing was changed.")
+    with _checks:
+        new_hash = _hasher(settings).hash(new_password)
+    token = secrets.token_urlsafe(32)
+    with study.server.write() as db:
+        rows.clear_failures(db, person.name, address)
+        rows.update_account(db, person.person_id, password_hash=new_hash)
+        rows.end_sign_ins_of(db, person.person_id)
+        rows.add_sign_in(db, _sha256(token), person.person_id, _in_days(settings.sign_in_days))
+    return token
+
+
 def deactivate(study: Study, person_id: str) -> None:
     """Close an account and end its sign-ins. What the person annotated stays."""
     _change_account(study, person_id, active=0)
@@ -243,7 +278,7 @@ def sign_in(
     """The token of a new sign-in, for the cookie.
 
     Raises:
-        SignInRefused: name and password do not match, or this name must wait at this address.
+        SignInRefused: name and password do not match, or this name or this address must wait.
     """
     name = name.strip()[:LONGEST_NAME]
     _refuse_if_too_soon(study, name, address, settings)
@@ -254,9 +289,7 @@ def sign_in(
     password_hash = account["password_hash"] if account and usable else _dummy_hash(settings)
     matches = _password_matches(password_hash, password[:LONGEST_PASSWORD], settings)
     if not (account and usable and matches and _group_of(study, account["person_id"])):
-        with study.server.write() as db:
-            rows.forget_failures_before(db, _seconds_ago(settings.failures_count_for_s))
-            rows.add_failure(db, name, address)
+        _note_failure(study, name, address, settings)
         raise SignInRefused("This name and password do not match. Check both and try again.")
     token = secrets.token_urlsafe(32)
     with study.server.write() as db:
@@ -281,6 +314,21 @@ def signed_in(study: Study, token: str | None) -> SignedIn | None:
 def sign_out(study: Study, token: str) -> None:
     with study.server.write() as db:
         rows.end_sign_in(db, _sha256(token))
+
+
+def open_sign_ins(study: Study, person_id: str, token: str = "") -> list[dict[str, Any]]:
+    """Where a person is signed in, newest first: created_at, expires_at, here (whether by this token)."""
+    with study.server.read() as db:
+        found = rows.open_sign_ins(db, person_id)
+    here = _sha256(token)
+    return [
+        {
+            "created_at": row["created_at"],
+            "expires_at": row["expires_at"],
+            "here": row["token_sha256"] == here,
+        }
+        for row in found
+    ]
 
 
 def sign_out_everywhere(study: Study, person_id: str) -> None:
@@ -346,17 +394,35 @@ def _group_of(study: Study, person_id: str) -> str | None:
 
 
 def _refuse_if_too_soon(study: Study, name: str, address: str, settings: AccountSettings) -> None:
+    """Waits are of a name at an address, so that nobody can keep somebody else out, and of an address that
+    tries many names.
+    """
+    since = _seconds_ago(settings.failures_count_for_s)
     with study.server.read() as db:
-        since = _seconds_ago(settings.failures_count_for_s)
-        failures = rows.failures_since(db, name, address, since)
-    over = len(failures) - settings.free_failures
-    if over < 0:
-        return
-    wait_s = min(2.0 ** min(over, 30), settings.longest_wait_s)
-    passed_s = (datetime.now(UTC) - datetime.fromisoformat(failures[-1])).total_seconds()
-    if passed_s < wait_s:
-        left_s = max(1.0, wait_s - passed_s)
+        of_name = rows.failures_since(db, address, since, name)
+        of_address = rows.failures_since(db, address, since)
+    left_s = max(
+        _wait_left_s(of_name, settings.free_failures, settings.longest_wait_s),
+        _wait_left_s(of_address, settings.free_failures_of_address, settings.longest_wait_of_address_s),
+    )
+    if left_s > 0:
+        left_s = max(1.0, left_s)
         raise SignInRefused(f"Too many failed attempts. Try again in {left_s:.0f} s.", left_s)
+
+
+def _wait_left_s(failures: Sequence[str], free: int, longest_s: float) -> float:
+    """Seconds until the next attempt after these failures (times, oldest first); doubled with each."""
+    over = len(failures) - free
+    if over < 0:
+        return 0.0
+    wait_s = min(2.0 ** min(over, 30), longest_s)
+    return wait_s - (datetime.now(UTC) - datetime.fromisoformat(failures[-1])).total_seconds()
+
+
+def _note_failure(study: Study, name: str, address: str, settings: AccountSettings) -> None:
+    with study.server.write() as db:
+        rows.forget_failures_before(db, _seconds_ago(settings.failures_count_for_s))
+        rows.add_failure(db, name, address)
 
 
 @lru_cache(maxsize=4)

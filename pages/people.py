@@ -1,7 +1,6 @@
 """People: who takes part, invitations, and patches for each."""
 
 from collections.abc import Callable, Mapping, Sequence
-from urllib.parse import urlsplit
 
 import pandas as pd
 import streamlit as st
@@ -15,6 +14,7 @@ from allinsam.store import accounts as account_rows
 from allinsam.workflow.assigning import OFFERED_GUIDANCES, assign_patches, least_covered_patches
 from allinsam.workflow.consenting import consent_standing, consent_text
 from allinsam.workflow.progress import study_progress
+from webapp.address import origin_of, public_url
 from webapp.consent_parts import edit_consent
 from webapp.forms import GUIDANCE_NAMES, TOOL_NAMES
 from webapp.page_parts import as_typed, is_simulated, page_head
@@ -27,9 +27,9 @@ ROLE_NOTES = "Lead: everything. Reviewer: ten minutes, reviews, thresholds, scor
 
 
 def link_of(token: str) -> str:
-    """The one-time link, at the address this page was opened at."""
-    here = urlsplit(st.context.url or "http://127.0.0.1:8501")
-    return f"{here.scheme}://{here.netloc}/set-password?token={token}"
+    """The one-time link, at the public URL or else the address this page was opened at."""
+    here = public_url() or origin_of(st.context.url or "http://127.0.0.1:8501")
+    return f"{here}/set-password?token={token}"
 
 
 def accounts_of(study: Study) -> dict[str, dict]:
@@ -144,7 +144,25 @@ def show_accounts(study: Study, person: SignedIn, known: dict[str, dict]) -> Non
         ):
             (accounts.deactivate if account["active"] else accounts.reactivate)(study, chosen)
             st.rerun()
-        st.caption("A deactivated person is signed out at once; their work stays.")
+        role = left.selectbox(
+            "Role",
+            ROLES,
+            index=ROLES.index(account["role"]),
+            disabled=is_self,
+            help="You cannot change your own role." if is_self else ROLE_NOTES,
+            key=f"role-{chosen}-{account['role']}",
+        )
+        if right.button("Sign out everywhere", width="stretch", key="sign-out-everywhere"):
+            accounts.sign_out_everywhere(study, chosen)
+            st.toast(f"{as_typed(account['name'])} is signed out on every device.")
+        if role != account["role"]:
+            if st.button(f"Make {as_typed(account['name'])} {role}", type="primary", key="change-role"):
+                accounts.change_role(study, chosen, role)
+                st.rerun()
+        st.caption(
+            "Who is deactivated, signed out or gets another role has to leave every open page within "
+            "seconds; their work stays."
+        )
         if new_link:
             # The group of an account that exists is not changed by inviting it again.
             name, role = account["name"], account["role"]

@@ -66,10 +66,10 @@ def wait_until(ready: Callable[[], object], what: str, patience_s: float = PATIE
 
 
 @contextmanager
-def serving(study: Study, log: Path) -> Iterator[LiveServer]:
-    """Server and worker for this study, stopped at the end."""
+def serving(study: Study, log: Path, *options: str) -> Iterator[LiveServer]:
+    """Server and worker for this study, stopped at the end. options: more of `python -m webapp`."""
     port = free_port()
-    command = [sys.executable, "-m", "webapp", "--study", str(study.folder), "--port", str(port)]
+    command = [sys.executable, "-m", "webapp", "--study", str(study.folder), "--port", str(port), *options]
     with open(log, "wb") as file:
         process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
     try:

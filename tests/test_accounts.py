@@ -171,6 +171,20 @@ def test_failures_make_one_name_wait_at_one_address(empty_study: Study) -> None:
     assert accounts.signed_in(empty_study, sign_in(empty_study, "Ada", PASSWORD))
 
 
+def test_an_address_that_tries_many_names_has_to_wait(empty_study: Study) -> None:
+    few = replace(CHEAP, free_failures_of_address=4)
+    token = accounts.invite(empty_study, "ana", "annotator", "student")
+    accounts.set_password(empty_study, token, PASSWORD, CHEAP)
+    for number in range(4):
+        with pytest.raises(SignInRefused) as refusal:
+            accounts.sign_in(empty_study, f"name {number}", "wrong", "192.0.2.1", few)
+        assert refusal.value.wait_s == 0
+    with pytest.raises(SignInRefused) as refusal:
+        accounts.sign_in(empty_study, "ana", PASSWORD, "192.0.2.1", few)
+    assert 0 < refusal.value.wait_s <= few.longest_wait_of_address_s
+    assert accounts.sign_in(empty_study, "ana", PASSWORD, "192.0.2.2", few)
+
+
 def test_waits_double_up_to_a_limit(empty_study: Study) -> None:
     waits = []
     for _ in range(4):

@@ -15,7 +15,7 @@ from streamlit.runtime import Runtime
 from allinsam import accounts
 from allinsam.store import Study, create_study
 from tests.people import CHEAP, PASSWORD, signed_in_token
-from webapp import gate, session
+from webapp import gate, session, sign_in
 from webapp.server import create_app
 from webapp.sign_in import local_path
 
@@ -193,11 +193,18 @@ def test_sign_in_leads_back_and_sets_a_careful_cookie(client: TestClient, tokens
     assert client.get("/annotate", headers=BROWSER).status_code == 200
 
 
-def test_the_cookie_is_secure_behind_tls(served: TestClient, tokens: dict[str, str]) -> None:
+def test_the_cookie_is_secure_behind_tls(client: TestClient, tokens: dict[str, str]) -> None:
     form = {"name": "lead", "password": PASSWORD}
-    url = "https://testserver/sign-in"
-    answer = served.post(url, data=form, headers={"origin": "https://testserver"})
-    assert "Secure" in answer.headers["set-cookie"]
+    origin = {"origin": "https://testserver"}
+    answer = client.post("https://testserver/sign-in", data=form, headers=origin)
+    cookie = answer.headers["set-cookie"]
+    assert cookie.startswith("__Host-allinsam=")
+    assert "Secure" in cookie and "Path=/" in cookie and "Domain" not in cookie
+    assert client.get("https://testserver/", headers=BROWSER).status_code == 200
+    # A plain cookie, which a neighbouring host could have set, is nobody's over TLS.
+    client.cookies.clear()
+    client.cookies.set(session.COOKIE, tokens["lead"])
+    assert client.get("https://testserver/", headers=BROWSER).status_code == 303
 
 
 def test_a_wrong_password_shows_the_form_again(client: TestClient, tokens: dict[str, str]) -> None:
@@ -248,6 +255,83 @@ def test_sign_out_ends_this_sign_in_only(client: TestClient, study: Study) -> No
     assert accounts.signed_in(study, here) is None
     assert accounts.signed_in(study, there).name == "twice"
     assert client.get("/sign-out").status_code == 401
+
+
+@pytest.fixture
+def keeper(client: TestClient, study: Study, request: pytest.FixtureRequest) -> str:
+    """The name of somebody who is signed in here, and from another place."""
+    name = f"keeper {request.node.name}"[:60]
+    client.cookies.set(session.COOKIE, signed_in_token(study, "annotator", name=name))
+    accounts.sign_in(study, name, PASSWORD, "192.0.2.9", CHEAP)
+    return name
+
+
+def person_of(study: Study, client: TestClient) -> accounts.SignedIn | None:
+    return accounts.signed_in(study, client.cookies.get(session.COOKIE))
+
+
+def test_the_account_page_says_where_one_is_signed_in(client: TestClient, keeper: str) -> None:
+    text = client.get("/account").text
+    assert f"<h1>{keeper}</h1>" in text
+    assert text.count("<li>since ") == 2
+    assert text.count("(this browser)") == 1
+
+
+def test_a_new_password_keeps_this_browser_only(client: TestClient, study: Study, keeper: str) -> None:
+    new, person_id = "five other plain quiet words", person_of(study, client).person_id
+    form = {"password": PASSWORD, "new": new, "again": new}
+    answer = client.post("/account/password", data=form, headers=OWN_PAGE)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/account")
+    token = client.cookies.get(session.COOKIE, domain="testserver.local")
+    assert [row["here"] for row in accounts.open_sign_ins(study, person_id, token)] == [True]
+    assert accounts.signed_in(study, token).name == keeper
+    with pytest.raises(accounts.SignInRefused):
+        accounts.sign_in(study, keeper, PASSWORD, "192.0.2.9", CHEAP)
+    assert accounts.sign_in(study, keeper, new, "192.0.2.9", CHEAP)
+
+
+@pytest.mark.parametrize(
+    ("form", "status", "said"),
+    [
+        ({"password": PASSWORD, "new": "a new quiet one", "again": "another"}, 422, "differ"),
+        ({"password": PASSWORD, "new": "short", "again": "short"}, 422, "needs 10"),
+        ({"password": "wrong", "new": "a new quiet one", "again": "a new quiet one"}, 401, "not right"),
+        ({}, 422, "needs 10"),
+    ],
+)
+def test_a_refused_password_changes_nothing(
+    client: TestClient, study: Study, keeper: str, form: dict[str, str], status: int, said: str
+) -> None:
+    answer = client.post("/account/password", data=form, headers=OWN_PAGE)
+    assert (answer.status_code, said in answer.text) == (status, True)
+    assert client.get("/account").text.count("<li>since ") == 2
+    assert accounts.sign_in(study, keeper, PASSWORD, "192.0.2.9", CHEAP)
+
+
+def test_guessing_the_present_password_has_to_wait(client: TestClient, study: Study, keeper: str) -> None:
+    form = {"password": "wrong", "new": "a new quiet one", "again": "a new quiet one"}
+    statuses = [client.post("/account/password", data=form, headers=OWN_PAGE).status_code for _ in range(6)]
+    assert statuses == [401] * 5 + [429]
+    # Never a hard lock: elsewhere the name is free.
+    assert accounts.sign_in(study, keeper, PASSWORD, "192.0.2.9", CHEAP)
+
+
+def test_signing_out_everywhere_ends_this_one_too(client: TestClient, study: Study, keeper: str) -> None:
+    person_id = person_of(study, client).person_id
+    answer = client.post("/account/sign-out-everywhere", headers=OWN_PAGE)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/sign-in")
+    assert accounts.open_sign_ins(study, person_id) == []
+
+
+@pytest.mark.parametrize("path", ["/sign-in", "/set-password", "/account/password"])
+def test_when_too_many_wait_for_a_check_the_next_is_turned_away(
+    client: TestClient, study: Study, keeper: str, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr(sign_in, "LONGEST_QUEUE", 0)
+    token = accounts.invite(study, "waits", "annotator", "student")
+    form = {"name": keeper, "password": PASSWORD, "token": token, "new": PASSWORD, "again": PASSWORD}
+    answer = client.post(path, data=form, headers=OWN_PAGE)
+    assert (answer.status_code, "Try again in a moment" in answer.text) == (429, True)
 
 
 def test_an_oversized_form_is_not_read(client: TestClient) -> None:

@@ -26,6 +26,7 @@ from allinsam.store import Study, open_study
 from allinsam.store.accounts import list_accounts
 from allinsam.store.images import list_patches
 from allinsam.store.study import get_study
+from webapp.address import checked_url
 from webapp.session import UPLOAD_MB
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -244,7 +245,7 @@ def run(args: argparse.Namespace, folder: Path) -> int:
         host = "127.0.0.1" if args.address in ("0.0.0.0", "::") else args.address
         url = f"http://[{host}]:{args.port}" if ":" in host else f"http://{host}:{args.port}"
         where = ("--address", args.address, "--port", str(args.port))
-        proxies = ("--trusted-proxies", args.trusted_proxies)
+        proxies = ("--public-url", args.public_url, "--trusted-proxies", args.trusted_proxies)
         imports = ("--upload-mb", str(args.upload_mb))
         imports += ("--inbox", str(args.inbox.resolve())) if args.inbox else ()
         children = [
@@ -258,7 +259,8 @@ def run(args: argparse.Namespace, folder: Path) -> int:
             demo.look_after(study)
             if not announced and is_healthy(host, args.port):
                 announced = True
-                announce(study, url, lead_link(study, url, args.lead_group))
+                shown = args.public_url or url
+                announce(study, shown, lead_link(study, shown, args.lead_group))
                 embed_ahead(study)
             time.sleep(POLL_S)
     finally:
@@ -274,6 +276,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--lead-group", choices=INVITED_GROUPS, default="expert", help="group of the first lead, if new"
     )
     parser.add_argument(
+        "--public-url",
+        type=public_url_argument,
+        default="",
+        help="where browsers find it, behind a proxy for instance: https://kidney.example.org; "
+        "forms and websockets of other origins are refused",
+    )
+    parser.add_argument(
         "--trusted-proxies", default="", help="addresses whose X-Forwarded-For and -Proto are believed"
     )
     parser.add_argument("--new", action="store_true", help="begin an empty study where there is none")
@@ -284,6 +293,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--upload-mb", type=float, default=UPLOAD_MB, help="largest file that a browser may send"
     )
     return parser.parse_args(arguments)
+
+
+def public_url_argument(text: str) -> str:
+    try:
+        return checked_url(text) if text else ""
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def check_inbox(folder: Path | None, study: Path) -> None:

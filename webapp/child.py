@@ -15,6 +15,7 @@ from allinsam.compute import cores, use_threads
 from allinsam.errors import AllinsamError
 from allinsam.jobs import run_worker
 from allinsam.store import open_study
+from webapp.address import URL_VARIABLE, own_origins
 from webapp.session import INBOX_VARIABLE, STUDY_VARIABLE, UPLOAD_MB, UPLOAD_VARIABLE
 
 PR_SET_PDEATHSIG = 1
@@ -23,7 +24,13 @@ LARGEST_MESSAGE_BYTES = 200 * 1024 * 1024  # Streamlit's own limit
 
 
 def serve(
-    study: Path, address: str, port: int, trusted_proxies: str, inbox: Path | None, upload_mb: float
+    study: Path,
+    address: str,
+    port: int,
+    public_url: str,
+    trusted_proxies: str,
+    inbox: Path | None,
+    upload_mb: float,
 ) -> int:
     """Serve the study until told to stop."""
     import uvicorn
@@ -31,6 +38,7 @@ def serve(
     # A quarter of the cores for masks: trainings and other visitors need the rest.
     use_threads(max(1, cores() // 4))
     os.environ[STUDY_VARIABLE] = str(study)
+    os.environ[URL_VARIABLE] = public_url or " ".join(own_origins(address, port))
     os.environ[INBOX_VARIABLE] = str(inbox or "")
     os.environ[UPLOAD_VARIABLE] = str(upload_mb)
     uvicorn.run(
@@ -87,6 +95,7 @@ def main() -> int:
     parser.add_argument("--study", type=Path, required=True)
     parser.add_argument("--address", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8501)
+    parser.add_argument("--public-url", default="")
     parser.add_argument("--trusted-proxies", default="")
     parser.add_argument("--inbox", type=Path, default=None)
     parser.add_argument("--upload-mb", type=float, default=UPLOAD_MB)
@@ -95,7 +104,13 @@ def main() -> int:
     try:
         if args.what == "server":
             return serve(
-                args.study, args.address, args.port, args.trusted_proxies, args.inbox, args.upload_mb
+                args.study,
+                args.address,
+                args.port,
+                args.public_url,
+                args.trusted_proxies,
+                args.inbox,
+                args.upload_mb,
             )
         if args.what == "worker":
             return work(args.study)

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from sqlite3 import OperationalError
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import streamlit
 from starlette.datastructures import Headers, MutableHeaders
@@ -20,7 +20,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from allinsam.accounts import SignedIn, signed_in
 from allinsam.errors import AllinsamError
-from webapp.session import COOKIE, study_from_environment
+from webapp.address import cookie_token, is_own_page, public_url
+from webapp.session import study_from_environment
 
 # Everything else needs a sign-in.
 OPEN_PATHS = ("/sign-in", "/set-password", "/api/health", "/_stcore/health")
@@ -33,7 +34,7 @@ PRIVATE_FOLDERS = ("/api/", "/media/")
 CLOSED_FOLDER = "/_stcore/upload_file"
 
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
-WEBSOCKET_RECHECK_S = 5.0
+WEBSOCKET_RECHECK_S = 3.0  # closed within 5 s of the end, on a busy server too
 SIGNED_OUT_CODE = 4401
 
 
@@ -59,11 +60,10 @@ class Gate:
         except OperationalError as error:  # full or read-only disk, damaged file
             text = f"The study's folder cannot be used now: {error}. Tell the study lead."
             return await PlainTextResponse(text, 503)(scope, receive, send)
-        if scope["method"] not in SAFE_METHODS and not same_site(Headers(scope=scope)):
-            refusal = PlainTextResponse(
-                "This request did not come from this app's own pages. Open the app anew and try again.", 403
-            )
-            return await refusal(scope, receive, send)
+        if scope["method"] not in SAFE_METHODS and not is_own_page(Headers(scope=scope)):
+            where = f" at {public_url()}" if public_url() else ""
+            text = f"This request is not from this app's own pages. Open the app anew{where} and try again."
+            return await PlainTextResponse(text, 403)(scope, receive, send)
         if scope["path"].startswith(CLOSED_FOLDER):
             refusal = PlainTextResponse("Files are sent on the Import page only.", 403)
             return await refusal(scope, receive, send)
@@ -73,7 +73,7 @@ class Gate:
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            allowed = _put_person(scope) is not None and same_site(Headers(scope=scope))
+            allowed = _put_person(scope) is not None and is_own_page(Headers(scope=scope))
         except (AllinsamError, OperationalError):
             allowed = False
         if not allowed:
@@ -85,12 +85,6 @@ class Gate:
 
 def is_open(path: str) -> bool:
     return path in OPEN_PATHS or (path.startswith(OPEN_FOLDER) and ".." not in path)
-
-
-def same_site(headers: Headers) -> bool:
-    """Whether Origin, or Referer where there is none, names the host that was asked."""
-    source = headers.get("origin") or headers.get("referer")
-    return source is not None and urlsplit(source).netloc == headers.get("host")
 
 
 def until_signed_out(receive: Receive, send: Send, still_in: Callable[[], bool]) -> Receive:
@@ -164,7 +158,8 @@ def _base64_sha256(text: str) -> str:
 
 
 def _person_of(scope: Scope) -> SignedIn | None:
-    return signed_in(study_from_environment(), HTTPConnection(scope).cookies.get(COOKIE))
+    token = cookie_token(HTTPConnection(scope).cookies, scope["scheme"])
+    return signed_in(study_from_environment(), token)
 
 
 def _put_person(scope: Scope) -> SignedIn | None:

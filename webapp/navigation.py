@@ -55,7 +55,8 @@ def show_bar(person: SignedIn, study: Study) -> None:
         badges += '<span class="bar-badge bar-demo">More slides are being drawn</span>'
     st.html(
         f"""{BAR_STYLE}<div class="bar">{badges}
-        <span class="bar-who">{html.escape(person.name)} ({html.escape(person.role)})</span>
+        <a class="bar-who" href="/account" target="_self" title="Password, sign out everywhere"
+        >{html.escape(person.name)} ({html.escape(person.role)})</a>
         <form method="post" action="/sign-out"><button type="submit">Sign out</button></form></div>"""
     )
 
@@ -69,6 +70,7 @@ BAR_STYLE = """<style>
        white-space: nowrap; }
 .bar-simulated { background: #fff3d6; color: #6b4700; border-color: #e8cd8c; }
 .bar-demo { background: #e3f1f3; color: #0a5561; border-color: #a9cfd5; }
+.bar a.bar-who { color: inherit; text-decoration: underline dotted; text-underline-offset: .2em; }
 .bar-who { white-space: nowrap; max-width: 14rem; overflow: hidden; text-overflow: ellipsis; }
 .bar button { font: inherit; color: #0d6b7a; background: #fff; border: 1px solid #b9cdd1;
        border-radius: .35rem; padding: .25rem .7rem; cursor: pointer; }

@@ -14,7 +14,7 @@ import streamlit as st
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Mount, Route
+from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from allinsam.accounts import DEFAULT_SETTINGS, AccountSettings
@@ -32,9 +32,10 @@ from webapp import (
     review_routes,
     run_routes,
 )
+from webapp.account_page import account_routes
 from webapp.gate import Gate
 from webapp.session import study_from_environment
-from webapp.sign_in import sign_in_routes
+from webapp.sign_in import Checks, sign_in_routes
 
 WEBAPP = Path(__file__).resolve().parent
 
@@ -68,27 +69,31 @@ def health(request: Request) -> Response:
     return JSONResponse({"status": "ok"})
 
 
+def own_routes(settings: AccountSettings = DEFAULT_SETTINGS) -> list[BaseRoute]:
+    """Everything that is answered by this app itself, not by Streamlit."""
+    checks = Checks()
+    return [
+        *sign_in_routes(settings, checks),
+        *account_routes(settings, checks),
+        Route("/api/health", health),
+        Mount("/assets", StaticFiles(directory=WEBAPP / "assets")),
+        *image_routes.routes,
+        *guide_routes.routes,
+        *card_routes.routes,
+        *desk_routes.routes,
+        *review_routes.routes,
+        *export_routes.routes,
+        *agreement_routes.routes,
+        *minutes_routes.routes,
+        *import_routes.routes,
+        *run_routes.routes,
+    ]
+
+
 def create_app(settings: AccountSettings = DEFAULT_SETTINGS) -> st.App:
     """The whole application. Streamlit allows one per process."""
     return st.App(
-        WEBAPP / "app.py",
-        lifespan=lifespan,
-        routes=[
-            *sign_in_routes(settings),
-            Route("/api/health", health),
-            Mount("/assets", StaticFiles(directory=WEBAPP / "assets")),
-            *image_routes.routes,
-            *guide_routes.routes,
-            *card_routes.routes,
-            *desk_routes.routes,
-            *review_routes.routes,
-            *export_routes.routes,
-            *agreement_routes.routes,
-            *minutes_routes.routes,
-            *import_routes.routes,
-            *run_routes.routes,
-        ],
-        middleware=[Middleware(Gate)],
+        WEBAPP / "app.py", lifespan=lifespan, routes=own_routes(settings), middleware=[Middleware(Gate)]
     )
 
 

@@ -9,8 +9,8 @@ import streamlit as st
 from allinsam.accounts import SignedIn, signed_in
 from allinsam.errors import AllinsamError, InputError
 from allinsam.store import Study, open_study
+from webapp.address import COOKIE, SECURE_COOKIE
 
-COOKIE = "allinsam"
 STUDY_VARIABLE = "ALLINSAM_STUDY"
 INBOX_VARIABLE = "ALLINSAM_INBOX"
 UPLOAD_VARIABLE = "ALLINSAM_UPLOAD_MB"
@@ -78,4 +78,5 @@ def require(*roles: str) -> SignedIn:
 
 
 def _cookie_token() -> str | None:
-    return st.context.cookies.get(COOKIE)
+    # The gate has seen to it that over TLS there is none but the secure one.
+    return st.context.cookies.get(SECURE_COOKIE) or st.context.cookies.get(COOKIE)

@@ -1,8 +1,10 @@
 """Sign-in, set-password and sign-out: plain HTML pages that work without JavaScript."""
 
 import html
+from collections.abc import Callable
 from pathlib import Path
 from string import Template
+from typing import Any
 
 import anyio
 from anyio.to_thread import run_sync
@@ -13,7 +15,8 @@ from starlette.routing import Route
 from allinsam import accounts
 from allinsam.accounts import AccountSettings, SignInRefused
 from allinsam.errors import InputError
-from webapp.session import COOKIE, study_from_environment
+from webapp.address import cookie_name, cookie_token, is_secure
+from webapp.session import study_from_environment
 
 PAGE = Template((Path(__file__).parent / "assets" / "page.html").read_text("utf-8"))
 POLICY = (
@@ -22,6 +25,7 @@ POLICY = (
 )
 LONGEST_FORM_BYTES = 10_000
 LONGEST_QUEUE = 20
+BUSY = "Many people are signing in. Try again in a moment."
 
 SIGN_IN_FORM = Template("""
 <h1>Sign in</h1>
@@ -62,10 +66,22 @@ LINK_ENDED = """
 """
 
 
-def sign_in_routes(settings: AccountSettings) -> list[Route]:
+class Checks:
+    """Runs what checks passwords: two at once, a bounded number waiting, the rest turned away."""
+
+    def __init__(self) -> None:
+        # Waiting for a check must not hold one of the threads that serve files.
+        self.limiter = anyio.CapacityLimiter(2)
+
+    async def run(self, check: Callable[..., str], *arguments: Any) -> str | None:
+        """What the check returns; None where too many wait."""
+        if self.limiter.statistics().tasks_waiting >= LONGEST_QUEUE:
+            return None
+        return await run_sync(check, *arguments, limiter=self.limiter)
+
+
+def sign_in_routes(settings: AccountSettings, checks: Checks) -> list[Route]:
     """The routes of this module; `settings` says how passwords are checked."""
-    # Waiting for a check must not hold one of the threads that serve files.
-    checks = anyio.CapacityLimiter(2)
 
     async def show_sign_in(request: Request) -> Response:
         target = local_path(request.query_params.get("next", "/"))
@@ -76,19 +92,16 @@ def sign_in_routes(settings: AccountSettings) -> list[Route]:
     async def post_sign_in(request: Request) -> Response:
         form = await read_form(request)
         name, target = form.get("name", ""), local_path(form.get("next", "/"))
-        if checks.statistics().tasks_waiting >= LONGEST_QUEUE:
-            return sign_in_page(target, name, "Many people are signing in. Try again in a moment.", 429)
-        address = request.client.host if request.client else "unknown"
-        study = study_from_environment()
+        study, password = study_from_environment(), form.get("password", "")
         try:
-            token = await run_sync(
-                accounts.sign_in, study, name, form.get("password", ""), address, settings, limiter=checks
-            )
+            token = await checks.run(accounts.sign_in, study, name, password, address_of(request), settings)
         except SignInRefused as refusal:
             refused = sign_in_page(target, name, str(refusal), 429 if refusal.wait_s else 401)
             if refusal.wait_s:
                 refused.headers["Retry-After"] = str(round(refusal.wait_s))
             return refused
+        if token is None:
+            return sign_in_page(target, name, BUSY, 429)
         return with_cookie(RedirectResponse(target, 303), token, request, settings)
 
     async def show_set_password(request: Request) -> Response:
@@ -106,9 +119,11 @@ def sign_in_routes(settings: AccountSettings) -> list[Route]:
         if password != form.get("again", ""):
             return set_password_page(name, token, settings, "The two passwords differ. Type both again.")
         try:
-            cookie = await run_sync(accounts.set_password, study, token, password, settings, limiter=checks)
+            cookie = await checks.run(accounts.set_password, study, token, password, settings)
         except InputError as error:
             return set_password_page(name, token, settings, str(error))
+        if cookie is None:
+            return set_password_page(name, token, settings, BUSY, 429)
         return with_cookie(RedirectResponse("/", 303), cookie, request, settings)
 
     return [
@@ -121,10 +136,8 @@ def sign_in_routes(settings: AccountSettings) -> list[Route]:
 
 
 async def sign_out(request: Request) -> Response:
-    accounts.sign_out(study_from_environment(), request.cookies.get(COOKIE, ""))
-    response = RedirectResponse("/sign-in", 303)
-    response.delete_cookie(COOKIE, path="/", httponly=True, samesite="lax", secure=is_https(request))
-    return response
+    accounts.sign_out(study_from_environment(), cookie_token(request.cookies, request.url.scheme) or "")
+    return without_cookie(RedirectResponse("/sign-in", 303), request)
 
 
 def sign_in_page(target: str, name: str = "", error: str = "", status: int = 200) -> Response:
@@ -137,14 +150,16 @@ def sign_in_page(target: str, name: str = "", error: str = "", status: int = 200
     return page("Sign in", form, error, status)
 
 
-def set_password_page(name: str | None, token: str, settings: AccountSettings, error: str = "") -> Response:
+def set_password_page(
+    name: str | None, token: str, settings: AccountSettings, error: str = "", status: int = 422
+) -> Response:
     """The form for the person the link is for, or what to do with a link that is for nobody."""
     if name is None:
         return page("Link ended", LINK_ENDED, "", 410)
     form = SET_PASSWORD_FORM.substitute(
         name=html.escape(name), token=html.escape(token), shortest=settings.shortest_password
     )
-    return page("Set your password", form, error, 422 if error else 200)
+    return page("Set your password", form, error, status if error else 200)
 
 
 def page(title: str, body: str, error: str = "", status: int = 200) -> Response:
@@ -164,19 +179,28 @@ async def read_form(request: Request) -> dict[str, str]:
 
 def with_cookie(response: Response, token: str, request: Request, settings: AccountSettings) -> Response:
     response.set_cookie(
-        COOKIE,
+        cookie_name(request.url.scheme),
         token,
         max_age=round(settings.sign_in_days * 86_400),
         path="/",
         httponly=True,
         samesite="lax",
-        secure=is_https(request),
+        secure=is_secure(request.url.scheme),
     )
     return response
 
 
-def is_https(request: Request) -> bool:
-    return request.url.scheme == "https"
+def without_cookie(response: Response, request: Request) -> Response:
+    scheme = request.url.scheme
+    response.delete_cookie(
+        cookie_name(scheme), path="/", httponly=True, samesite="lax", secure=is_secure(scheme)
+    )
+    return response
+
+
+def address_of(request: Request) -> str:
+    """Where a request comes from: the other end of the connection, or what a trusted proxy says of it."""
+    return request.client.host if request.client else "unknown"
 
 
 def local_path(target: str) -> str:

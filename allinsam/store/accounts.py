@@ -68,6 +68,11 @@ def signed_in_account(db: Database, token_sha256: str) -> dict[str, Any] | None:
     return next(db.query(query, [token_sha256, utc_now()]), None)
 
 
+def open_sign_ins(db: Database, person_id: str) -> list[dict[str, Any]]:
+    query = "SELECT * FROM sign_in WHERE person_id = ? AND expires_at > ? ORDER BY created_at DESC"
+    return list(db.query(query, [person_id, utc_now()]))
+
+
 def end_sign_in(db: Database, token_sha256: str) -> None:
     db.execute("DELETE FROM sign_in WHERE token_sha256 = ?", [token_sha256])
 
@@ -80,10 +85,12 @@ def add_failure(db: Database, name: str, address: str) -> None:
     db["sign_in_failure"].insert({"name": name.lower(), "address": address, "at": utc_now()})
 
 
-def failures_since(db: Database, name: str, address: str, since: str) -> list[str]:
-    """Times of failed sign-ins by this name from this address, oldest first."""
-    query = "SELECT at FROM sign_in_failure WHERE name = ? AND address = ? AND at > ? ORDER BY at"
-    return [row["at"] for row in db.query(query, [name.lower(), address, since])]
+def failures_since(db: Database, address: str, since: str, name: str | None = None) -> list[str]:
+    """Times of failed sign-ins from this address, by this name or any, oldest first."""
+    query = """SELECT at FROM sign_in_failure
+        WHERE address = :address AND at > :since AND (:name IS NULL OR name = :name) ORDER BY at"""
+    wanted = {"address": address, "since": since, "name": name and name.lower()}
+    return [row["at"] for row in db.query(query, wanted)]
 
 
 def clear_failures(db: Database, name: str, address: str) -> None:
