@@ -19,7 +19,7 @@ from sqlite3 import OperationalError
 from types import FrameType
 
 from allinsam.accounts import INVITED_GROUPS, invite
-from allinsam.errors import AllinsamError, InputError, NotFoundError
+from allinsam.errors import AllinsamError, InputError, NotFoundError, StorageError
 from allinsam.jobs import beat_as, list_views, submit
 from allinsam.locking import only_one
 from allinsam.store import Study, open_study
@@ -144,7 +144,7 @@ def has_patches(folder: Path) -> bool:
     try:
         with study.science.read() as db:
             return bool(list_patches(db))
-    except OperationalError:
+    except (OperationalError, StorageError):
         return False
 
 

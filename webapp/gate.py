@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from sqlite3 import OperationalError
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -19,7 +18,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from allinsam.accounts import SignedIn, signed_in
-from allinsam.errors import AllinsamError
+from allinsam.errors import AllinsamError, StorageError, by_name
 from webapp.session import COOKIE, study_from_environment
 
 # Everything else needs a sign-in.
@@ -55,10 +54,8 @@ class Gate:
         try:
             person = _put_person(scope)
         except AllinsamError as error:
-            return await PlainTextResponse(str(error), 503)(scope, receive, send)
-        except OperationalError as error:  # full or read-only disk, damaged file
-            text = f"The study's folder cannot be used now: {error}. Tell the study lead."
-            return await PlainTextResponse(text, 503)(scope, receive, send)
+            tell = " Tell the study lead." if isinstance(error, StorageError) else ""
+            return await PlainTextResponse(by_name(str(error)) + tell, 503)(scope, receive, send)
         if scope["method"] not in SAFE_METHODS and not same_site(Headers(scope=scope)):
             refusal = PlainTextResponse(
                 "This request did not come from this app's own pages. Open the app anew and try again.", 403
@@ -74,7 +71,7 @@ class Gate:
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             allowed = _put_person(scope) is not None and same_site(Headers(scope=scope))
-        except (AllinsamError, OperationalError):
+        except AllinsamError:
             allowed = False
         if not allowed:
             await receive()

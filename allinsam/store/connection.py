@@ -10,9 +10,26 @@ from pathlib import Path
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
-from allinsam.errors import InputError, NotFoundError
+from allinsam.errors import InputError, NotFoundError, StorageError
 
 BUSY_TIMEOUT_S = 10.0
+
+
+# SQLite's codes of what is no fault of the program's, in words with the remedy.
+STORAGE_FAULTS = {
+    sqlite3.SQLITE_FULL: "the disk is full. Make room on it and try again",
+    sqlite3.SQLITE_READONLY: "it may only be read. Give this program the right to write to it and its folder",
+    sqlite3.SQLITE_PERM: "it may not be used. Give this program the right to read and write it",
+    sqlite3.SQLITE_CANTOPEN: "it cannot be opened. Give this program the right to write to its folder, "
+    "and see that the disk is there and not full",
+    sqlite3.SQLITE_IOERR: "the disk fails to read or write it. Make room on the disk and look at its health",
+    sqlite3.SQLITE_BUSY: "another program holds it. Close that one and try again",
+    sqlite3.SQLITE_LOCKED: "another program holds it. Close that one and try again",
+    sqlite3.SQLITE_CORRUPT: "it is damaged. Stop the app and restore the study from a backup: "
+    "python -m allinsam restore",
+    sqlite3.SQLITE_NOTADB: "it is damaged: no database is in it. Stop the app and restore the study from a "
+    "backup: python -m allinsam restore",
+}
 
 
 def utc_now() -> str:
@@ -29,15 +46,20 @@ class DatabaseFile:
 
     @contextmanager
     def read(self) -> Iterator[Database]:
-        """A consistent view of the file; nothing can be written through it."""
-        db = self._connect()
-        try:
-            db.execute("PRAGMA query_only = ON")
-            db.execute("BEGIN")
-            yield db
-        finally:
-            db.conn.rollback()
-            db.conn.close()
+        """A consistent view of the file; nothing can be written through it.
+
+        Raises:
+            StorageError: the file cannot be read now.
+        """
+        with self._faults_told():
+            db = self._connect()
+            try:
+                db.execute("PRAGMA query_only = ON")
+                db.execute("BEGIN")
+                yield db
+            finally:
+                db.conn.rollback()
+                db.conn.close()
 
     @contextmanager
     def write(self) -> Iterator[Database]:
@@ -46,34 +68,58 @@ class DatabaseFile:
         BEGIN IMMEDIATE takes the write lock at once, so that a read followed by a write in one
         transaction cannot fail half-way with "database is locked". Keep model calls and file
         I/O outside.
+
+        Raises:
+            StorageError: the file cannot be written now; nothing of the transaction is kept.
         """
-        db = self._connect()
-        try:
-            db.execute("BEGIN IMMEDIATE")
+        with self._faults_told():
+            db = self._connect()
             try:
-                yield db
-            except BaseException:
-                db.conn.rollback()
-                raise
-            db.conn.execute("COMMIT")
-        finally:
-            db.conn.close()
+                db.execute("BEGIN IMMEDIATE")
+                try:
+                    yield db
+                except BaseException:
+                    db.conn.rollback()
+                    raise
+                db.conn.execute("COMMIT")
+            finally:
+                db.conn.close()
 
     def create_or_migrate(self) -> None:
         """Bring the file to the newest schema; refuse a file written by a newer version."""
-        db = self._connect(create=True)
+        with self._faults_told():
+            db = self._connect(create=True)
+            try:
+                if self._pending(db):
+                    self.migrations.apply(db)
+            finally:
+                db.conn.close()
+
+    def pending_steps(self) -> list[str]:
+        """Names of the schema steps that an existing file lacks; refuse a file written by a newer version."""
+        with self.read() as db:
+            return self._pending(db)
+
+    def _pending(self, db: Database) -> list[str]:
+        applied = {migration.name for migration in self.migrations.applied(db)}
+        known = [migration.name for migration in self.migrations._migrations]
+        if unknown := applied - set(known):
+            raise InputError(
+                f"{self.path} was written by a newer allinsam (unknown schema step "
+                f"{sorted(unknown)[0]!r}). Update allinsam to open it."
+            )
+        return [name for name in known if name not in applied]
+
+    @contextmanager
+    def _faults_told(self) -> Iterator[None]:
+        """A full disk, a damaged file and the like in words, whoever ran into it."""
         try:
-            applied = {migration.name for migration in self.migrations.applied(db)}
-            known = {migration.name for migration in self.migrations._migrations}
-            if applied - known:
-                raise InputError(
-                    f"{self.path} was written by a newer allinsam (unknown schema step "
-                    f"{sorted(applied - known)[0]!r}). Update allinsam to open it."
-                )
-            if known - applied:
-                self.migrations.apply(db)
-        finally:
-            db.conn.close()
+            yield
+        except sqlite3.DatabaseError as error:
+            said = STORAGE_FAULTS.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
+            if said is None:
+                raise
+            raise StorageError(f"{self.path} cannot be used now: {said}. ({error})") from error
 
     def _connect(self, create: bool = False) -> Database:
         # Not connect(path): for a file that was moved away it would leave an empty one in its place.
