@@ -26,6 +26,7 @@ from allinsam.store import Study, open_study
 from allinsam.store.accounts import list_accounts
 from allinsam.store.images import list_patches
 from allinsam.store.study import get_study
+from webapp.keeping import Backups, check_before_serving
 from webapp.session import UPLOAD_MB
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -236,7 +237,9 @@ def main(arguments: list[str] | None = None) -> int:
 def run(args: argparse.Namespace, folder: Path) -> int:
     check_port(args.address, args.port)
     check_inbox(args.inbox, folder)
+    check_before_serving(folder, args.backups)
     demo = Demo(folder)
+    backups = Backups(folder, args.backups and args.backups.resolve(), args.backup_minutes, start)
     children: list[Child] = []
     try:
         prepare(demo, args.study == DEFAULT_STUDY, args.new)
@@ -256,13 +259,16 @@ def run(args: argparse.Namespace, folder: Path) -> int:
             for child in children:
                 child.keep_running()
             demo.look_after(study)
+            if demo.process is None:
+                backups.look_after()
             if not announced and is_healthy(host, args.port):
                 announced = True
                 announce(study, url, lead_link(study, url, args.lead_group))
                 embed_ahead(study)
             time.sleep(POLL_S)
     finally:
-        stop_all([p for p in (demo.process, *(child.process for child in children)) if p is not None])
+        processes = (demo.process, backups.process, *(child.process for child in children))
+        stop_all([p for p in processes if p is not None])
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -282,6 +288,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--upload-mb", type=float, default=UPLOAD_MB, help="largest file that a browser may send"
+    )
+    parser.add_argument("--backup-minutes", type=float, default=30.0, help="0: no backups by itself")
+    parser.add_argument(
+        "--backups", type=Path, default=None, help="their folder; the study's backups/ if none"
     )
     return parser.parse_args(arguments)
 

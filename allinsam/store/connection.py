@@ -1,5 +1,6 @@
 """How a database file is opened, read and written. Every transaction has a connection of its own."""
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,10 +40,14 @@ def utc_now() -> str:
 
 @dataclass(frozen=True)
 class DatabaseFile:
-    """One SQLite file and the migrations that make its schema."""
+    """One SQLite file and the migrations that make its schema.
+
+    frozen: nobody writes to it, as in a backup: it is read without leaving a trace beside it or in it.
+    """
 
     path: Path
     migrations: Migrations
+    frozen: bool = False
 
     @contextmanager
     def read(self) -> Iterator[Database]:
@@ -95,6 +100,56 @@ class DatabaseFile:
             finally:
                 db.conn.close()
 
+    def copy_to(self, target: Path) -> None:
+        """Copy the file as it is at one moment, while others go on writing.
+
+        `target` is a database in a single file, on disk when this returns.
+
+        Raises:
+            StorageError: the file cannot be read, or the copy not be written.
+        """
+        with self.read() as db:
+            copy = None
+            try:
+                copy = sqlite3.connect(target, isolation_level=None)
+                db.conn.backup(copy)
+                copy.execute("PRAGMA journal_mode = DELETE")
+            except sqlite3.DatabaseError as error:
+                raise StorageError(
+                    f"{self.path} could not be copied to {target}: {error}. Make room on that disk, see that "
+                    "it may be written to, and try again."
+                ) from error
+            finally:
+                if copy is not None:
+                    copy.close()
+        with open(target, "rb+") as file:
+            os.fsync(file.fileno())
+
+    def close_log(self) -> None:
+        """Bring what is still in the write-ahead log into the file itself. Nobody else may have it open."""
+        with self._faults_told():
+            db = self._connect()
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            db.conn.close()
+
+    def applied_steps(self) -> list[str]:
+        """Names of the schema steps that made the file, in order."""
+        with self.read() as db:
+            return [migration.name for migration in self.migrations.applied(db)]
+
+    def damage(self, quick: bool = False) -> list[str]:
+        """What SQLite's own checks find, one line each; also where the file cannot be read at all.
+
+        quick: do not compare indexes with their tables, which takes longest.
+        """
+        try:
+            with self.read() as db:
+                return [f"{self.path.name}: {line}" for line in integrity_problems(db, quick)]
+        except (StorageError, NotFoundError) as error:
+            return [str(error)]
+        except sqlite3.DatabaseError as error:  # damage that not even its checks get past
+            return [f"{self.path.name}: {error}"]
+
     def pending_steps(self) -> list[str]:
         """Names of the schema steps that an existing file lacks; refuse a file written by a newer version."""
         with self.read() as db:
@@ -123,7 +178,8 @@ class DatabaseFile:
 
     def _connect(self, create: bool = False) -> Database:
         # Not connect(path): for a file that was moved away it would leave an empty one in its place.
-        address = f"{self.path.resolve().as_uri()}?mode={'rwc' if create else 'rw'}"
+        mode = "ro&immutable=1" if self.frozen else "rwc" if create else "rw"
+        address = f"{self.path.resolve().as_uri()}?mode={mode}"
         try:
             conn = sqlite3.connect(address, timeout=BUSY_TIMEOUT_S, isolation_level=None, uri=True)
         except sqlite3.OperationalError as error:
@@ -133,14 +189,20 @@ class DatabaseFile:
                 f"{self.path} is gone. Put it back, and stop the app before moving it."
             ) from error
         db = Database(conn)
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        db.execute("PRAGMA foreign_keys = ON")
+        try:
+            if not self.frozen:
+                db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = FULL")
+            db.execute("PRAGMA foreign_keys = ON")
+        except BaseException:
+            conn.close()
+            raise
         return db
 
 
-def integrity_problems(db: Database) -> list[str]:
-    """What SQLite's own checks find: damaged pages and rows that point nowhere."""
-    found = [row[0] for row in db.execute("PRAGMA integrity_check").fetchall() if row[0] != "ok"]
+def integrity_problems(db: Database, quick: bool = False) -> list[str]:
+    """What SQLite's own checks find: damaged pages, rows against their constraints or that point nowhere."""
+    check = "quick_check" if quick else "integrity_check"
+    found = [row[0] for row in db.execute(f"PRAGMA {check}").fetchall() if row[0] != "ok"]
     dangling = db.execute("PRAGMA foreign_key_check").fetchall()
     return found + [f"row {row[1]} of {row[0]} points to a missing row of {row[2]}" for row in dangling]
