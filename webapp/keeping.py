@@ -42,14 +42,14 @@ def check_before_serving(folder: Path, backups: Path | None) -> None:
 def _way_back(folder: Path, good: Backup | None) -> str:
     if good is None:
         return (
-            "There is no good backup in the folders known here. Keep the folder as it is, and copy a backup of "
-            "your own, or the files that your disk's snapshots have."
+            "There is no good backup in the folders known here. Keep the folder as it is, and look for a "
+            "backup of your own."
         )
     new = folder.with_name(f"{folder.name}-restored")
     return (
         f"The newest good backup is of {good.made_at}. Restore it with\n\n    "
-        f"python -m allinsam restore {good.folder} --study {new}\n\nand start the app with --study {new}. Keep "
-        "the damaged folder until you have seen that all is there."
+        f"python -m allinsam restore {good.folder} --study {new}\n\nand start the app with --study {new}. "
+        "Keep the damaged folder until you have seen that all is there."
     )
 
 

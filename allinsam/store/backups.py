@@ -299,8 +299,8 @@ def _demand_room(
     if free < needed + KEPT_FREE_BYTES:
         raise StorageError(
             f"A backup needs {needed / 1e6:,.0f} MB more in {making.parent}, and "
-            f"{KEPT_FREE_BYTES / 1e6:,.0f} MB stay free for those who annotate; {free / 1e6:,.0f} MB are free. "
-            "Make room, or name a folder on another disk (--to; of the app: --backups)."
+            f"{KEPT_FREE_BYTES / 1e6:,.0f} MB stay free for those who annotate; {free / 1e6:,.0f} MB are "
+            "free. Make room, or name a folder on another disk (--to; of the app: --backups)."
         )
 
 

@@ -72,7 +72,7 @@ def _replay_all(study: Study) -> dict[str, Any]:
         assignments = queue.list_assignments(db)
     acts, rows, problems = 0, 0, []
     for assignment in assignments:
-        found = _assignment_problems(study, assignment)
+        found = assignment_problems(study, assignment)
         acts, rows = acts + found["acts"], rows + found["rows"]
         problems += found["problems"]
     return {"assignments": len(assignments), "acts": acts, "annotations": rows, "problems": problems}
@@ -86,7 +86,7 @@ def _file_problems(path: Path, sha256: str) -> list[str]:
     return []
 
 
-def _assignment_problems(study: Study, assignment: dict[str, Any]) -> dict[str, Any]:
+def assignment_problems(study: Study, assignment: dict[str, Any]) -> dict[str, Any]:
     """Rebuild one assignment's annotation rows and states from its acts and compare."""
     where = f"assignment {assignment['id']}"
     with study.science.read() as db:
