@@ -88,6 +88,11 @@ DEFAULT_PLAN: dict[str, Any] = {
 def open_study(folder: Path) -> Study:
     """Open a study and bring its schema up to date, after a copy of its databases as they were."""
     study = Study(Path(folder).resolve())
+    if not study.science.path.exists() and study.server.path.exists():
+        raise NotFoundError(
+            f"{study.science.path} is gone, and the rest of the study is there. Put it back, or restore the "
+            "study from a backup: python -m allinsam restore"
+        )
     if not study.science.path.exists():
         raise NotFoundError(
             f"No study in {study.folder}. Make one with `python -m allinsam demo --study {folder}` "

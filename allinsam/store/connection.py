@@ -1,6 +1,7 @@
 """How a database file is opened, read and written. Every transaction has a connection of its own."""
 
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +15,10 @@ from sqlite_utils.migrations import Migrations
 from allinsam.errors import InputError, NotFoundError, StorageError
 
 BUSY_TIMEOUT_S = 10.0
+FULL_BYTES = 1_000_000
 
 
+DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 # SQLite's codes of what is no fault of the program's, in words with the remedy.
 STORAGE_FAULTS = {
     sqlite3.SQLITE_FULL: "the disk is full. Make room on it and try again",
@@ -138,17 +141,24 @@ class DatabaseFile:
             return [migration.name for migration in self.migrations.applied(db)]
 
     def damage(self, quick: bool = False) -> list[str]:
-        """What SQLite's own checks find, one line each; also where the file cannot be read at all.
+        """What SQLite's own checks find, one line each; also where damage lets nothing be read at all.
 
         quick: do not compare indexes with their tables, which takes longest.
+
+        Raises:
+            StorageError: the file cannot be read for another reason than damage, such as a full disk.
         """
         try:
             with self.read() as db:
                 return [f"{self.path.name}: {line}" for line in integrity_problems(db, quick)]
-        except (StorageError, NotFoundError) as error:
+        except NotFoundError as error:
             return [str(error)]
-        except sqlite3.DatabaseError as error:  # damage that not even its checks get past
-            return [f"{self.path.name}: {error}"]
+        except StorageError as error:
+            if getattr(error.__cause__, "sqlite_errorcode", 0) & 0xFF not in DAMAGE:
+                raise
+            return [f"{self.path.name}: {error.__cause__}."]
+        except sqlite3.DatabaseError as error:  # a schema that cannot be understood
+            return [f"{self.path.name}: {error}."]
 
     def pending_steps(self) -> list[str]:
         """Names of the schema steps that an existing file lacks; refuse a file written by a newer version."""
@@ -165,15 +175,25 @@ class DatabaseFile:
             )
         return [name for name in known if name not in applied]
 
+    def _is_full(self, code: int) -> bool:
+        """On a full disk not even what readers share can be made, which SQLite calls an error of the disk."""
+        if code not in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
+            return False
+        try:
+            return shutil.disk_usage(self.path.parent).free < FULL_BYTES
+        except OSError:
+            return False
+
     @contextmanager
     def _faults_told(self) -> Iterator[None]:
         """A full disk, a damaged file and the like in words, whoever ran into it."""
         try:
             yield
         except sqlite3.DatabaseError as error:
-            said = STORAGE_FAULTS.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
-            if said is None:
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            if code not in STORAGE_FAULTS:
                 raise
+            said = STORAGE_FAULTS[sqlite3.SQLITE_FULL if self._is_full(code) else code]
             raise StorageError(f"{self.path} cannot be used now: {said}. ({error})") from error
 
     def _connect(self, create: bool = False) -> Database:
