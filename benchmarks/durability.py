@@ -251,7 +251,7 @@ def _fork_reader(study: Study) -> int:
         return pid
     try:
         with study.science.read() as db:
-            db.execute("SELECT count(*) FROM act").fetchone()
+            act_store.span_of_acts(db)
             os.write(write_end, b".")
             while True:
                 time.sleep(60)
