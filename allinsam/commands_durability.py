@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from allinsam.errors import InputError, NotFoundError
+from allinsam.errors import AllinsamError, InputError, NotFoundError
 
 Result = dict[str, Any]
 
@@ -12,14 +12,19 @@ Result = dict[str, Any]
 def backup(args: argparse.Namespace) -> Result:
     """Copy a study, while people work in it, into a new dated folder with a hash of every file."""
     from allinsam.store import Study
-    from allinsam.store.backups import AUTOMATIC, BY_HAND, backups_folder, expire, make_backup
+    from allinsam.store.backups import AUTOMATIC, BY_HAND, backups_folder, expire, make_backup, note_failure
 
     study = Study(args.study.resolve())
     if not study.science.path.exists():
         raise NotFoundError(f"No study in {study.folder}. Name its folder with --study.")
     folder = (args.to or backups_folder(study)).resolve()
     why = AUTOMATIC if args.automatic else BY_HAND
-    made = make_backup(study, folder, why, only_if_changed=args.automatic)
+    try:
+        made = make_backup(study, folder, why, only_if_changed=args.automatic)
+    except AllinsamError as error:
+        note_failure(study, str(error))
+        raise
+    note_failure(study, None)
     expired = expire(folder) if args.automatic else []
     if made is None:
         lines = [] if args.quiet else ["Nothing has changed since the last backup."]

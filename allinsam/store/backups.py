@@ -31,6 +31,7 @@ MANIFEST = "backup.json"
 MANIFEST_VERSION = 1
 WITHDRAWALS = "withdrawals.jsonl"  # beside the dated folders
 OTHER_FOLDERS = "other_folders.json"  # in the study's own backups folder: where else there are backups
+FAILURE = "failed.json"  # in the study's own backups folder
 UNDER_WAY, EXPIRED = ".making-", ".expired-"
 DATABASES = ("server.sqlite", "study.sqlite")  # in this order: an account is made after its person
 BY_HAND, AUTOMATIC, BEFORE = "by hand", "automatic", "before "
@@ -302,6 +303,25 @@ def _demand_room(
             f"{KEPT_FREE_BYTES / 1e6:,.0f} MB stay free for those who annotate; {free / 1e6:,.0f} MB are "
             "free. Make room, or name a folder on another disk (--to; of the app: --backups)."
         )
+
+
+def note_failure(study: AnyStudy, why: str | None) -> None:
+    """Keep why the last backup could not be made, for the lead's page; None: it was."""
+    path = backups_folder(study) / FAILURE
+    if why is None:
+        path.unlink(missing_ok=True)
+        return
+    with contextlib.suppress(OSError):  # the disk may be full: then the page says that
+        write_file(path, json.dumps({"at": utc_now(), "why": why}).encode())
+
+
+def last_failure(study: AnyStudy) -> dict[str, str] | None:
+    """When and why the last backup could not be made; None where it was."""
+    try:
+        told = json.loads((backups_folder(study) / FAILURE).read_text("utf-8"))
+        return {"at": str(told["at"]), "why": str(told["why"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 # --- Reading --------------------------------------------------------------------------------------

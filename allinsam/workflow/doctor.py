@@ -13,7 +13,7 @@ from allinsam.errors import AllinsamError, NotFoundError
 from allinsam.jobs import LOST_AFTER_S
 from allinsam.store import Study, jobs
 from allinsam.store import study as study_store
-from allinsam.store.backups import KEPT_FREE_BYTES, known_folders, list_backups
+from allinsam.store.backups import KEPT_FREE_BYTES, known_folders, last_failure, list_backups
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 # Locks and shared memory, which SQLite's write-ahead log needs, do not hold across machines.
@@ -192,6 +192,8 @@ def _permissions(study: Study, folders: list[Path]) -> Iterator[Finding]:
 
 
 def _newest_backup(study: Study, folders: list[Path]) -> Iterator[Finding]:
+    if failure := last_failure(study):
+        yield Finding("last backup", PROBLEM, f"failed on {failure['at'][:16]}: {failure['why']}")
     found = [backup for folder in folders for backup in list_backups(folder) if backup.whole]
     if not found:
         with study.science.read() as db:
