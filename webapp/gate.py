@@ -76,7 +76,7 @@ class Gate:
         if not allowed:
             await receive()
             return await send({"type": "websocket.close", "code": SIGNED_OUT_CODE})
-        checked = until_signed_out(receive, send, lambda: _person_of(scope) is not None)
+        checked = until_signed_out(receive, send, lambda: _still_in(scope))
         return await self.app(scope, checked, send)
 
 
@@ -162,6 +162,14 @@ def _base64_sha256(text: str) -> str:
 
 def _person_of(scope: Scope) -> SignedIn | None:
     return signed_in(study_from_environment(), HTTPConnection(scope).cookies.get(COOKIE))
+
+
+def _still_in(scope: Scope) -> bool:
+    """Whether an open websocket's sign-in holds; a study that cannot be read now does not end it."""
+    try:
+        return _person_of(scope) is not None
+    except AllinsamError:
+        return True
 
 
 def _put_person(scope: Scope) -> SignedIn | None:
