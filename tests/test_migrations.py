@@ -14,7 +14,9 @@ from allinsam.workflow.checking import verify
 from tests.finished import finished_study
 from tests.people import signed_in_token
 
-STEPS = [migration.name for migration in study_schema.migrations._migrations]
+SCHEMAS = {"study.sqlite": study_schema.migrations, "server.sqlite": server_schema.migrations}
+STEPS = {name: [step.name for step in schema._migrations] for name, schema in SCHEMAS.items()}
+EARLIER = [(name, step) for name, steps in STEPS.items() for step in steps[:-1]]
 AT = "2026-01-01T00:00:00.000Z"
 # For tables that no part of the finished study fills.
 ROWS = {
@@ -63,6 +65,9 @@ ROWS = {
         "seconds": 1.0,
         "at": AT,
     },
+    "sign_in_failure": {"name": "ana", "address": "192.0.2.1", "at": AT},
+    "job": {"verb": "embed", "arguments": "{}", "state": "finished", "created_at": AT},
+    "heartbeat": {"process": "worker", "pid": 1, "at": AT},
 }
 
 
@@ -71,10 +76,11 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Study:
     """A study of the newest schema with rows in every table."""
     study = finished_study(tmp_path_factory.mktemp("full") / "study")
     signed_in_token(study, "lead", name="lead")
-    with study.science.write() as db:
-        for table, row in ROWS.items():
-            if not db[table].count:
-                db[table].insert(row)
+    for file in (study.science, study.server):
+        with file.write() as db:
+            for table, row in ROWS.items():
+                if table in db.table_names() and not db[table].count:
+                    db[table].insert(row)
     return study
 
 
@@ -82,23 +88,21 @@ def tables_of(db: Database) -> list[str]:
     return [name for name in db.table_names() if not name.startswith(("sqlite_", "_sqlite_"))]
 
 
-def at_step(full: Study, step: str, folder: Path) -> Study:
-    """The same study as a version of the program had it whose last schema step was this one."""
+def at_step(full: Study, name: str, step: str, folder: Path) -> Study:
+    """The same study as a version of the program had it whose last step of this file was this one."""
     shutil.copytree(full.folder, folder)
-    study = Study(folder)
-    for path in folder.glob("study.sqlite*"):
+    for path in folder.glob(f"{name}*"):
         path.unlink()
-    conn = sqlite3.connect(study.science.path, isolation_level=None)
+    conn = sqlite3.connect(folder / name, isolation_level=None)
     old = Database(conn)
-    following = STEPS[STEPS.index(step) + 1 :]
-    study_schema.migrations.apply(old, stop_before=following[0] if following else None)
+    SCHEMAS[name].apply(old, stop_before=STEPS[name][STEPS[name].index(step) + 1])
     conn.execute("PRAGMA foreign_keys = OFF")
-    conn.execute("ATTACH ? AS newest", [str(full.science.path)])
+    conn.execute("ATTACH ? AS newest", [str(full.folder / name)])
     for table in tables_of(old):
         columns = ", ".join(f'"{column.name}"' for column in old[table].columns)
         conn.execute(f'INSERT INTO main."{table}" ({columns}) SELECT {columns} FROM newest."{table}"')
     conn.close()
-    return study
+    return Study(folder)
 
 
 def content(path: Path, columns: dict[str, list[str]] | None = None) -> dict[str, list[tuple]]:
@@ -114,12 +118,14 @@ def content(path: Path, columns: dict[str, list[str]] | None = None) -> dict[str
     return found
 
 
-@pytest.mark.parametrize("step", STEPS)
-def test_nothing_is_lost_on_the_way_to_the_newest_schema(full: Study, step: str, tmp_path: Path) -> None:
-    study = at_step(full, step, tmp_path / "old")
-    before = content(study.science.path)
+@pytest.mark.parametrize(("name", "step"), EARLIER)
+def test_nothing_is_lost_on_the_way_to_the_newest_schema(
+    full: Study, name: str, step: str, tmp_path: Path
+) -> None:
+    study = at_step(full, name, step, tmp_path / "old")
+    before = content(study.folder / name)
     assert [table for table, rows in before.items() if not rows] == [], "a table without rows proves nothing"
-    conn = sqlite3.connect(study.science.path)
+    conn = sqlite3.connect(study.folder / name)
     columns = {
         table: [row[1] for row in conn.execute(f'PRAGMA table_info("{table}")').fetchall()]
         for table in before
@@ -127,27 +133,18 @@ def test_nothing_is_lost_on_the_way_to_the_newest_schema(full: Study, step: str,
     conn.close()
 
     opened = open_study(study.folder)
-    assert content(opened.science.path, columns) == before
-    assert opened.science.pending_steps() == []
-    assert opened.science.damage() == []
-    assert opened.science.applied_steps() == STEPS
-    # The replay of acts, every file and every row; the runs of the finished study have no weights.
+    assert content(opened.folder / name, columns) == before
+    for file in (opened.science, opened.server):
+        assert file.pending_steps() == [] and file.damage() == []
+        assert file.applied_steps() == STEPS[file.path.name]
+    # The replay of acts, every file and every row.
     assert verify(opened)["problems"] == []
 
     # What was there before the first new step is kept, with its rows.
-    kept = list_backups(opened.folder / "backups")
-    if step == STEPS[-1]:
-        assert kept == []
-        return
-    (copy,) = kept
-    assert copy.why == f"before {STEPS[-1]}" and not copy.whole
-    assert content(copy.folder / "study.sqlite") == before
-    assert list(copy.schema["study.sqlite"]) == STEPS[: STEPS.index(step) + 1]
-
-
-def test_the_server_s_database_has_had_one_schema() -> None:
-    """Another needs a way from this one, tested as above."""
-    assert [migration.name for migration in server_schema.migrations._migrations] == ["m001_first_schema"]
+    (copy,) = list_backups(opened.folder / "backups")
+    assert copy.why == f"before {STEPS[name][-1]}" and not copy.whole
+    assert content(copy.folder / name) == before
+    assert list(copy.schema[name]) == STEPS[name][: STEPS[name].index(step) + 1]
 
 
 def test_a_study_of_a_newer_program_is_refused_and_left_alone(full: Study, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ FOLDER = "backups"
 MANIFEST = "backup.json"
 MANIFEST_VERSION = 1
 WITHDRAWALS = "withdrawals.jsonl"  # beside the dated folders
+WITHDRAWAL_FIELDS = ("person_id", "kind", "reason", "by_person_id", "acts_removed", "at")
 OTHER_FOLDERS = "other_folders.json"  # in the study's own backups folder: where else there are backups
 FAILURE = "failed.json"  # in the study's own backups folder
 UNDER_WAY, EXPIRED = ".making-", ".expired-"
@@ -206,7 +207,7 @@ def _wanted(study: AnyStudy, science: DatabaseFile) -> dict[str, _Wanted]:
     """Path -> file of everything that the rows of a copied database need, and of finished runs."""
     with science.read() as db:
         hashes = {study.image_path(row["sha256"]): row["sha256"] for row in images.list_images(db)}
-        hashes |= {study.labels_path(row["sha256"]): row["sha256"] for row in runs.list_label_sets(db)}
+        hashes |= {study.labels_path(row["sha256"]): row["sha256"] for row in runs.kept_label_sets(db)}
         finished = [row for row in runs.list_runs(db) if row["state"] == "finished"]
     for run in finished:
         for path in sorted(study.run_folder(run["id"]).rglob("*")):
@@ -452,11 +453,12 @@ def keep_withdrawals(study: AnyStudy) -> None:
     To be called after each withdrawal too, so that it is known even where no later backup is made.
     """
     with study.science.read() as db:
-        rows = list(
-            db.query("SELECT person_id, reason, by_person_id, acts_removed, at FROM withdrawal ORDER BY id")
-        )
+        rows = [
+            {name: row[name] for name in WITHDRAWAL_FIELDS if name in row}
+            for row in db["withdrawal"].rows_where(order_by="id")
+        ]
     for folder in known_folders(study):
-        known = {(row["person_id"], row["at"]): row for row in [*_read_withdrawals(folder), *rows]}
+        known = {_key(row): row for row in [*_read_withdrawals(folder), *rows]}
         if rows and folder.is_dir():
             lines = [json.dumps(row, sort_keys=True) for row in sorted(known.values(), key=_at)]
             write_file(folder / WITHDRAWALS, ("\n".join(lines) + "\n").encode())
@@ -466,8 +468,8 @@ def later_withdrawals(backup: Backup) -> list[dict[str, Any]]:
     """Who withdrew after a backup was made, the first to do so first, as far as is known beside it."""
     rows = [row for row in _read_withdrawals(backup.folder.parent) if row["at"] >= backup.made_at]
     with DatabaseFile(backup.folder / "study.sqlite", _no_migrations(), frozen=True).read() as db:
-        held = {(row["person_id"], row["at"]) for row in db["withdrawal"].rows}
-    return [row for row in rows if (row["person_id"], row["at"]) not in held]
+        held = {_key(row) for row in db["withdrawal"].rows}
+    return [row for row in rows if _key(row) not in held]
 
 
 def known_folders(study: AnyStudy) -> list[Path]:
@@ -499,6 +501,10 @@ def _read_withdrawals(folder: Path) -> list[dict[str, Any]]:
             f"{path} tells who withdrew and cannot be read ({error}). Repair it by hand: one JSON object on "
             "each line."
         ) from error
+
+
+def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return row["person_id"], row.get("kind"), row["at"]
 
 
 def _at(row: Mapping[str, Any]) -> str:

@@ -22,7 +22,7 @@ def verify(study: Study) -> dict[str, Any]:
         return {**dict.fromkeys(COUNTED, 0), "problems": problems}
     with study.science.read() as db:
         stored_images = images.list_images(db)
-        label_sets = runs.list_label_sets(db)
+        label_sets = runs.kept_label_sets(db)
         trained = [row for row in runs.list_runs(db) if _has_weights(row)]
     for row in stored_images:
         problems += _file_problems(study.image_path(row["sha256"]), row["sha256"])
@@ -53,7 +53,7 @@ def verify_backup(folder: Path) -> dict[str, Any]:
     if damage or study.science.pending_steps():  # of an older schema: acts are replayed once it is restored
         return {**counts, **dict.fromkeys(COUNTED, 0), "problems": problems + damage}
     with study.science.read() as db:
-        named = {"images": images.list_images(db), "label_sets": runs.list_label_sets(db)}
+        named = {"images": images.list_images(db), "label_sets": runs.kept_label_sets(db)}
         named["runs"] = [row for row in runs.list_runs(db) if _has_weights(row)]
     replayed = _replay_all(study)
     counts |= {kind: len(rows) for kind, rows in named.items()}
