@@ -17,6 +17,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from allinsam import commands_durability
 from allinsam.errors import AllinsamError, InputError
 
 Result = dict[str, Any]
@@ -569,17 +570,6 @@ def import_run(args: argparse.Namespace) -> Result:
     return run_import(args)
 
 
-def verify(args: argparse.Namespace) -> Result:
-    """Rebuild annotations from acts and check every file and row."""
-    from allinsam.store import open_study
-    from allinsam.workflow.checking import verify as check
-
-    found = check(open_study(args.study))
-    if found["problems"] and not args.json:
-        raise InputError(f"{len(found['problems'])} problems; the first: {found['problems'][0]}")
-    return found
-
-
 # Verbs that run a model, and so decide how many threads it may use.
 MODEL_VERBS = (
     "demo",
@@ -627,7 +617,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], Result]] = {
     "bundle": bundle,
     "train-bundle": train_bundle,
     "import-run": import_run,
-    "verify": verify,
+    **commands_durability.VERBS,
 }
 
 
@@ -669,6 +659,7 @@ def build_parser() -> argparse.ArgumentParser:
         "bundle": _bundle_arguments,
         "train-bundle": paper_commands.train_bundle_arguments,
         "import-run": paper_commands.import_run_arguments,
+        **commands_durability.ARGUMENTS,
     }
     for name, verb in VERBS.items():
         sub = verbs.add_parser(name, help=verb.__doc__, description=verb.__doc__)
@@ -1074,8 +1065,12 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if os.environ.get("RANK", "0") != "0":
         return 0  # under torchrun the first process speaks for all
+    lines, code = result.pop("lines", None), result.pop("exit_code", 0)
+    if lines is not None and not args.json:
+        print(*lines, sep="\n", end="\n" if lines else "")
+        return code
     print(json.dumps(result, allow_nan=False) if args.json else json.dumps(result, indent=1, allow_nan=False))
-    return 0
+    return code
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ AllinsamError
 ├── NotFoundError    a named thing does not exist in this study
 ├── NotAllowedError  this person may not do this
 │   └── ConsentMissing   they have not agreed to the consent text of now
-└── ModelError       weights, checkpoint or device cannot be used
+├── ModelError       weights, checkpoint or device cannot be used
+└── StorageError     the study's own files cannot be read or written now
 """
 
 import re
@@ -42,3 +43,10 @@ class ConsentMissing(NotAllowedError):
 
 class ModelError(AllinsamError):
     """Weights, checkpoint or device cannot be used."""
+
+
+class StorageError(AllinsamError):
+    """The study's own files cannot be read or written now: disk full, read-only, damaged, gone.
+
+    Whoever asked did nothing wrong and may ask again later: what was to be kept is to be sent once more.
+    """

@@ -18,13 +18,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from sqlite3 import OperationalError
 from types import FrameType, TracebackType
 from typing import Any
 
 import psutil
 
-from allinsam.errors import AllinsamError, InputError
+from allinsam.errors import AllinsamError, InputError, StorageError
 from allinsam.locking import only_one
 from allinsam.store import Study
 from allinsam.store import jobs as rows
@@ -247,7 +246,7 @@ class JobReporter:
             with self._study.server.write() as db:
                 if rows.beat(db, self._job_id, **fields):
                     self._stop_asked.set()
-        except OperationalError:  # Busy or full for a while: the work goes on, the next beat tries again.
+        except StorageError:  # Busy or full for a while: the work goes on, the next beat tries again.
             with self._lock:
                 self._unwritten = fields | self._unwritten
 

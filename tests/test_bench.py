@@ -1,11 +1,11 @@
 """What a person is told: of gestures that could not be kept, and of outlines that want a second look."""
 
 from pathlib import Path
-from sqlite3 import OperationalError
 from types import SimpleNamespace
 
 import numpy as np
 
+from allinsam.errors import StorageError
 from allinsam.workflow.annotating import ActLog
 from allinsam.workflow.desk import Desk
 from tests.studies import PERSON, PODOCYTES, SIZE_PX, UNMARKED, NoCache, box_of, small_study
@@ -16,7 +16,7 @@ def test_a_gesture_that_could_not_be_saved_is_said_to_be_unsaved() -> None:
     bench = SimpleNamespace(trouble=None)
 
     def on_a_full_disk() -> None:
-        raise OperationalError("database or disk is full")
+        raise StorageError("study.sqlite cannot be used now: the disk is full. Make room.")
 
     assert not attempt(bench, on_a_full_disk)
     assert "Not saved" in bench.trouble and "disk is full" in bench.trouble

@@ -22,6 +22,7 @@ def study(tmp_path):
 def break_open(study, *statements):
     """Change rows past the triggers, as a damaged disk or a stray hand would."""
     conn = sqlite3.connect(study.science.path, isolation_level=None)
+    conn.execute("PRAGMA ignore_check_constraints = ON")
     triggers = [row[0] for row in conn.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'")]
     for trigger in triggers:
         conn.execute(f"DROP TRIGGER {trigger}")
@@ -38,6 +39,7 @@ def break_open(study, *statements):
         ("UPDATE assignment SET state = 'open' WHERE state = 'submitted'", "its acts say otherwise"),
         ("UPDATE assignment_class SET state = 'nothing_here' WHERE state = 'complete'", "class states"),
         ("UPDATE annotation SET threshold_id = 999 WHERE id = 1", "points to a missing row"),
+        ("UPDATE slide SET condition = 'unwell' WHERE id = 1", "CHECK constraint failed in slide"),
     ],
 )
 def test_a_changed_row_is_found(study, statement, said):

@@ -3,12 +3,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from allinsam import jobs
+from allinsam.__main__ import main
 from allinsam.planning import PlanSettings
 from allinsam.registration import identity_matrix
 from allinsam.store import Study, images
 from allinsam.store import assignments as queue
 from allinsam.store import jobs as job_rows
 from allinsam.store import study as study_rows
+from allinsam.workflow import stuck as stuck_module
 from allinsam.workflow.annotating import ActLog, record_acts, why_closed
 from allinsam.workflow.planning import apply_plan
 from allinsam.workflow.practising import PassMark, give_qualification, set_pass_mark
@@ -121,3 +123,20 @@ def test_a_failed_job_is_stuck_until_a_later_one_went_well(study: Study) -> None
     assert failed.page == "registration"
     jobs.submit(study, "register", {"all": True}, LEAD)
     assert find_stuck(study, NOW) == []
+
+
+def test_a_full_disk_and_a_backup_that_failed_come_first(
+    study: Study, tmp_path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blocked = tmp_path / "usb"
+    blocked.write_bytes(b"a file where a folder should be")
+    where = ["--study", str(study.folder), "--automatic"]
+    assert main(["backup", *where, "--to", str(blocked)]) == 2
+    assert "cannot hold a backup" in capsys.readouterr().err
+    (first,) = find_stuck(study, NOW)
+    assert first.kind == "backup" and "usb cannot hold a backup" in first.what
+    assert str(tmp_path) not in first.what
+    assert main(["backup", *where]) == 0
+    assert find_stuck(study, NOW) == []
+    monkeypatch.setattr(stuck_module, "KEPT_FREE_BYTES", 10**18)
+    assert list(stuck(study)) == ["disk"]

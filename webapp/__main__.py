@@ -19,7 +19,7 @@ from sqlite3 import OperationalError
 from types import FrameType
 
 from allinsam.accounts import INVITED_GROUPS, invite
-from allinsam.errors import AllinsamError, InputError, NotFoundError
+from allinsam.errors import AllinsamError, InputError, NotFoundError, StorageError
 from allinsam.jobs import beat_as, list_views, submit
 from allinsam.locking import only_one
 from allinsam.store import Study, open_study
@@ -27,6 +27,7 @@ from allinsam.store.accounts import list_accounts
 from allinsam.store.images import list_patches
 from allinsam.store.study import get_study
 from webapp.address import checked_url
+from webapp.keeping import Backups, check_before_serving
 from webapp.session import UPLOAD_MB
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -145,7 +146,7 @@ def has_patches(folder: Path) -> bool:
     try:
         with study.science.read() as db:
             return bool(list_patches(db))
-    except OperationalError:
+    except (OperationalError, StorageError):
         return False
 
 
@@ -237,7 +238,9 @@ def main(arguments: list[str] | None = None) -> int:
 def run(args: argparse.Namespace, folder: Path) -> int:
     check_port(args.address, args.port)
     check_inbox(args.inbox, folder)
+    check_before_serving(folder, args.backups)
     demo = Demo(folder)
+    backups = Backups(folder, args.backups and args.backups.resolve(), args.backup_minutes, start)
     children: list[Child] = []
     try:
         prepare(demo, args.study == DEFAULT_STUDY, args.new)
@@ -257,6 +260,8 @@ def run(args: argparse.Namespace, folder: Path) -> int:
             for child in children:
                 child.keep_running()
             demo.look_after(study)
+            if demo.process is None:
+                backups.look_after()
             if not announced and is_healthy(host, args.port):
                 announced = True
                 shown = args.public_url or url
@@ -264,7 +269,8 @@ def run(args: argparse.Namespace, folder: Path) -> int:
                 embed_ahead(study)
             time.sleep(POLL_S)
     finally:
-        stop_all([p for p in (demo.process, *(child.process for child in children)) if p is not None])
+        processes = (demo.process, backups.process, *(child.process for child in children))
+        stop_all([p for p in processes if p is not None])
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -291,6 +297,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--upload-mb", type=float, default=UPLOAD_MB, help="largest file that a browser may send"
+    )
+    parser.add_argument("--backup-minutes", type=float, default=30.0, help="0: no backups by itself")
+    parser.add_argument(
+        "--backups", type=Path, default=None, help="their folder; the study's backups/ if none"
     )
     return parser.parse_args(arguments)
 

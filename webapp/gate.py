@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from sqlite3 import OperationalError
 from typing import Any
 from urllib.parse import quote
 
@@ -19,7 +18,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from allinsam.accounts import SignedIn, signed_in
-from allinsam.errors import AllinsamError
+from allinsam.errors import AllinsamError, StorageError, by_name
 from webapp.address import cookie_token, is_own_page, public_url
 from webapp.session import study_from_environment
 
@@ -56,10 +55,8 @@ class Gate:
         try:
             person = _put_person(scope)
         except AllinsamError as error:
-            return await PlainTextResponse(str(error), 503)(scope, receive, send)
-        except OperationalError as error:  # full or read-only disk, damaged file
-            text = f"The study's folder cannot be used now: {error}. Tell the study lead."
-            return await PlainTextResponse(text, 503)(scope, receive, send)
+            tell = " Tell the study lead." if isinstance(error, StorageError) else ""
+            return await PlainTextResponse(by_name(str(error)) + tell, 503)(scope, receive, send)
         if scope["method"] not in SAFE_METHODS and not is_own_page(Headers(scope=scope)):
             where = f" at {public_url()}" if public_url() else ""
             text = f"This request is not from this app's own pages. Open the app anew{where} and try again."
@@ -74,12 +71,12 @@ class Gate:
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             allowed = _put_person(scope) is not None and is_own_page(Headers(scope=scope))
-        except (AllinsamError, OperationalError):
+        except AllinsamError:
             allowed = False
         if not allowed:
             await receive()
             return await send({"type": "websocket.close", "code": SIGNED_OUT_CODE})
-        checked = until_signed_out(receive, send, lambda: _person_of(scope) is not None)
+        checked = until_signed_out(receive, send, lambda: _still_in(scope))
         return await self.app(scope, checked, send)
 
 
@@ -160,6 +157,14 @@ def _base64_sha256(text: str) -> str:
 def _person_of(scope: Scope) -> SignedIn | None:
     token = cookie_token(HTTPConnection(scope).cookies, scope["scheme"])
     return signed_in(study_from_environment(), token)
+
+
+def _still_in(scope: Scope) -> bool:
+    """Whether an open websocket's sign-in holds; a study that cannot be read now does not end it."""
+    try:
+        return _person_of(scope) is not None
+    except AllinsamError:
+        return True
 
 
 def _put_person(scope: Scope) -> SignedIn | None:

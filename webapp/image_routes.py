@@ -20,14 +20,14 @@ from allinsam.errors import (
     InputError,
     NotAllowedError,
     NotFoundError,
+    StorageError,
     by_name,
 )
-from allinsam.imaging import read_channel, read_rgb
 from allinsam.records import SHOWN_TO
 from allinsam.registration import as_stain, checked_position, checkerboard, identity_matrix, overlay
 from allinsam.store import Study, images, thresholds
 from allinsam.store.assignments import get_assignment, patch_assignments
-from allinsam.workflow.annotating import read_registered_channel
+from allinsam.workflow.annotating import read_registered_channel, stored_channel, stored_rgb
 from allinsam.workflow.consenting import demand_consent
 from webapp import views
 from webapp.session import study_from_environment
@@ -97,7 +97,8 @@ class View:
 
 
 # ConsentMissing is told apart: the surface keeps what it could not send and asks the page to show the text.
-STATUS_OF = {ConsentMissing: 428, NotAllowedError: 403, NotFoundError: 404}
+# Of a StorageError the browser asks again, and keeps meanwhile what it has to send.
+STATUS_OF = {ConsentMissing: 428, NotAllowedError: 403, NotFoundError: 404, StorageError: 503}
 
 
 def refusal(error: AllinsamError) -> Response:
@@ -275,12 +276,12 @@ def _position(study: Study, view: View) -> bytes:
 
 @lru_cache(maxsize=4)
 def _channel_pixels(path: Path) -> np.ndarray:
-    return read_channel(path)
+    return stored_channel(path)
 
 
 @lru_cache(maxsize=16)
 def _patch_pixels(path: Path) -> np.ndarray:
-    return read_rgb(path)
+    return stored_rgb(path)
 
 
 @lru_cache(maxsize=16)

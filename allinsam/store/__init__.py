@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from allinsam.errors import InputError, NotFoundError
-from allinsam.store import server_schema, study_schema
+from allinsam.store import backups, server_schema, study_schema
 from allinsam.store.connection import DatabaseFile, utc_now
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -17,17 +17,21 @@ FOLDERS = ("images", "embeddings", "labels", "runs", "exports")
 
 @dataclass(frozen=True)
 class Study:
-    """A study's folder. `science` can be handed over; `server` holds names and secrets and cannot."""
+    """A study's folder. `science` can be handed over; `server` holds names and secrets and cannot.
+
+    frozen: the folder is a backup, which is only read.
+    """
 
     folder: Path
+    frozen: bool = False
 
     @property
     def science(self) -> DatabaseFile:
-        return DatabaseFile(self.folder / "study.sqlite", study_schema.migrations)
+        return DatabaseFile(self.folder / "study.sqlite", study_schema.migrations, self.frozen)
 
     @property
     def server(self) -> DatabaseFile:
-        return DatabaseFile(self.folder / "server.sqlite", server_schema.migrations)
+        return DatabaseFile(self.folder / "server.sqlite", server_schema.migrations, self.frozen)
 
     def image_path(self, sha256: str) -> Path:
         if not SHA256.fullmatch(sha256):
@@ -82,8 +86,13 @@ DEFAULT_PLAN: dict[str, Any] = {
 
 
 def open_study(folder: Path) -> Study:
-    """Open a study and bring its schema up to date."""
+    """Open a study and bring its schema up to date, after a copy of its databases as they were."""
     study = Study(Path(folder).resolve())
+    if not study.science.path.exists() and study.server.path.exists():
+        raise NotFoundError(
+            f"{study.science.path} is gone, and the rest of the study is there. Put it back, or restore the "
+            "study from a backup: python -m allinsam restore"
+        )
     if not study.science.path.exists():
         raise NotFoundError(
             f"No study in {study.folder}. Make one with `python -m allinsam demo --study {folder}` "
@@ -91,6 +100,8 @@ def open_study(folder: Path) -> Study:
         )
     for sub in FOLDERS:
         (study.folder / sub).mkdir(exist_ok=True)
+    if study.server.path.exists() and (steps := study.server.pending_steps() + study.science.pending_steps()):
+        backups.make_backup(study, why=f"{backups.BEFORE}{steps[-1]}", databases_only=True)
     study.science.create_or_migrate()
     study.server.create_or_migrate()
     return study

@@ -104,3 +104,12 @@ def forget_failures_before(db: Database, before: str) -> None:
 
 def forget_expired_sign_ins(db: Database) -> None:
     db.execute("DELETE FROM sign_in WHERE expires_at <= ?", [utc_now()])
+
+
+def end_all_sign_ins(db: Database) -> None:
+    """Everybody has to sign in again, and links that were not used end."""
+    db.execute("DELETE FROM sign_in")
+    db.execute(
+        "UPDATE invitation SET expires_at = :now WHERE used_at IS NULL AND expires_at > :now",
+        {"now": utc_now()},
+    )

@@ -56,6 +56,16 @@ def beat(db: Database, job_id: int, **fields: Any) -> bool:
     return bool(db.execute("SELECT cancel_requested FROM job WHERE id = ?", [job_id]).fetchone()[0])
 
 
+def interrupt_all(db: Database) -> None:
+    """End what waits or runs, as work that can be resumed: its process is not on this machine."""
+    db.execute(
+        """UPDATE job SET state = 'failed', error = 'interrupted', ended_at = ?
+        WHERE state IN ('queued', 'running')""",
+        [utc_now()],
+    )
+    db.execute("DELETE FROM heartbeat")
+
+
 def put_heartbeat(db: Database, process: str, pid: int) -> None:
     db["heartbeat"].upsert({"process": process, "pid": pid, "at": utc_now()}, pk="process")
 

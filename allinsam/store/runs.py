@@ -66,6 +66,11 @@ def list_label_sets(db: Database) -> list[dict[str, Any]]:
     return [{**row, "recipe": json.loads(row["recipe"])} for row in db.query(query)]
 
 
+def kept_label_sets(db: Database) -> list[dict[str, Any]]:
+    """The same without those whose file was deleted because somebody in them withdrew."""
+    return [row for row in list_label_sets(db) if row.get("withdrawal_id") is None]
+
+
 def label_set_people(db: Database, label_set_id: int) -> set[str]:
     """Everyone whose own work is in a label set, those who settled a review of it included."""
     query = """SELECT a.person_id FROM label_set_member m

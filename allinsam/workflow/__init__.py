@@ -11,5 +11,7 @@ exports      every table that leaves as CSV
 assigning    patches into people's queues
 progress     how far a study is, and how long training will take
 checking     is the study what its acts and hashes say it is?
+restoring    a study back from a backup
+doctor       is everything as it should be where the study lies and runs?
 demo         the simulated study every page can be tried on
 """

@@ -2,7 +2,8 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 
 from allinsam import acts as act_rules
 from allinsam.acts import AssignmentState
-from allinsam.errors import InputError, NotAllowedError, NotFoundError
+from allinsam.errors import InputError, NotAllowedError, NotFoundError, StorageError
 from allinsam.files import write_file
 from allinsam.imaging import encode_png, read_channel, read_rgb
 from allinsam.masks import clean_mask, encode_rle
@@ -136,15 +137,39 @@ def read_patch(study: Study, patch_id: int) -> np.ndarray:
     return _pixels(study.image_path(patch["image_sha256"])).copy()
 
 
+def stored_rgb(path: Path) -> np.ndarray:
+    """A stained image of the study's own. StorageError where it cannot be read."""
+    with _own_file(path):
+        return read_rgb(path)
+
+
+def stored_channel(path: Path) -> np.ndarray:
+    """A channel of the study's own. StorageError where it cannot be read."""
+    with _own_file(path):
+        return read_channel(path)
+
+
+@contextmanager
+def _own_file(path: Path) -> Iterator[None]:
+    """It was whole when it was stored: who needs it did nothing wrong, and what they drew has to wait."""
+    try:
+        yield
+    except InputError as error:
+        raise StorageError(
+            f"An image of this study is gone or damaged: {path.name[:12]}... Restore it from a backup: "
+            f"python -m allinsam verify names every such file. ({error})"
+        ) from error
+
+
 @lru_cache(maxsize=16)
 def _pixels(path: Path) -> np.ndarray:
     """A box is answered on a patch that was read for the box before it; the file of a hash never changes."""
-    return read_rgb(path)
+    return stored_rgb(path)
 
 
 @lru_cache(maxsize=16)
 def _channel_in_pas(path: Path, matrix: tuple[float, ...], size_hw: tuple[int, int]) -> np.ndarray:
-    return warp_to_pas(read_channel(path), np.array(matrix).reshape(2, 3), size_hw)
+    return warp_to_pas(stored_channel(path), np.array(matrix).reshape(2, 3), size_hw)
 
 
 def read_registered_channel(study: Study, patch_id: int, marker: str) -> tuple[np.ndarray, int | None]:

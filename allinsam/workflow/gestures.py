@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from allinsam.acts import LARGEST_NUMBER
-from allinsam.errors import AllinsamError, ConsentMissing, InputError, NotAllowedError
+from allinsam.errors import AllinsamError, ConsentMissing, InputError, NotAllowedError, StorageError
 from allinsam.masks import (
     clean_mask,
     decode_rle,
@@ -116,8 +116,8 @@ def take_gestures(
             if gesture.kind in NEEDS_THE_PATCH and not holds:
                 raise InputError("Another tab or window works on this patch by now: this was not done.")
             _apply(desk, gesture)
-        except ConsentMissing:
-            raise  # the text changed just now: the browser has to keep what is left
+        except (ConsentMissing, StorageError):
+            raise  # the text changed just now, or the disk is full: the browser has to keep what is left
         except AllinsamError as error:
             refused[gesture.n] = str(error)
     return Taken(desk, acknowledged, refused)

@@ -16,7 +16,7 @@ from allinsam.sam.embeddings import EmbeddingCache
 from allinsam.store import Study, images, thresholds
 from allinsam.store import study as study_store
 from allinsam.thresholding import THRESHOLDS
-from allinsam.workflow.annotating import marker_evidence, masks_for_boxes, read_patch
+from allinsam.workflow.annotating import marker_evidence, masks_for_boxes, read_patch, stored_channel
 from allinsam.workflow.learning import study_cache
 
 Report = Callable[[float, float, str, dict[str, Any]], None]
@@ -33,7 +33,7 @@ def slide_channel(study: Study, slide_id: int, marker: str) -> np.ndarray:
         ]
     if not hashes:
         raise NotFoundError(f"No patch of this slide has a {marker} channel.")
-    return np.concatenate([read_channel(study.image_path(sha256)).ravel() for sha256 in hashes])[None]
+    return np.concatenate([stored_channel(study.image_path(sha256)).ravel() for sha256 in hashes])[None]
 
 
 def sign_thresholds(study: Study, method: str, person_id: str) -> list[dict[str, Any]]:

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from allinsam.errors import AllinsamError, InputError, NotFoundError
-from allinsam.imaging import read_channel, read_rgb
 from allinsam.registration import Registration, checked_position, estimate
 from allinsam.store import Study, images
 from allinsam.store import acts as act_store
 from allinsam.store import study as study_store
+from allinsam.workflow.annotating import stored_channel, stored_rgb
 
 Report = Callable[[float, float, str, dict[str, Any]], None]
 
@@ -174,10 +174,10 @@ def register_patch(study: Study, patch_id: int, person_id: str | None = None) ->
         seen = _newest_version(db, patch_id)
     if not channels:
         raise NotFoundError(f"Patch {patch['name']} has no IF channel. Import one for it.")
-    fixed = read_rgb(study.image_path(patch["image_sha256"]))
+    fixed = stored_rgb(study.image_path(patch["image_sha256"]))
     found, marker = best_estimate(
         [(row["role"], row["marker"]) for row in channels],
-        lambda n: estimate(fixed, read_channel(study.image_path(channels[n]["image_sha256"]))),
+        lambda n: estimate(fixed, stored_channel(study.image_path(channels[n]["image_sha256"]))),
     )
     method = f"{BY_ESTIMATE}{marker}"
     with study.science.write() as db:

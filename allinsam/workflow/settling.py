@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from allinsam.errors import InputError, NotFoundError
-from allinsam.imaging import read_channel
 from allinsam.store import Study, images, settled, thresholds
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
 from allinsam.thresholding import THRESHOLDS, marker_mask
+from allinsam.workflow.annotating import stored_channel
 from allinsam.workflow.assigning import asked_classes
 from allinsam.workflow.nuclei_in_doubt import decide_nucleus, finish_review, reopen_review, take_back_nucleus
 from allinsam.workflow.preparing import BY_EYE, sign_threshold
@@ -269,7 +269,7 @@ def threshold_start(study: Study, slide_id: int, marker: str) -> ThresholdStart:
 @lru_cache(maxsize=256)
 def _start(files: tuple[tuple[int, Path], ...]) -> ThresholdStart:
     """The file of a hash never changes."""
-    channels = {patch_id: read_channel(path) for patch_id, path in files}
+    channels = {patch_id: stored_channel(path) for patch_id, path in files}
     everything = np.concatenate([channel.ravel() for channel in channels.values()])[None]
     value = THRESHOLDS[START_METHOD](everything)
     share = {patch_id: float(marker_mask(channel, value).mean()) for patch_id, channel in channels.items()}

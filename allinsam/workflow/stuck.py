@@ -1,5 +1,6 @@
 """What holds a study up, and what to do about each: for the lead's home page."""
 
+import shutil
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,9 +10,11 @@ from typing import Any
 from sqlite_utils import Database
 
 from allinsam import jobs
+from allinsam.errors import by_name
 from allinsam.store import Study, accounts, images
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
+from allinsam.store.backups import KEPT_FREE_BYTES, last_failure
 from allinsam.workflow.expert_queue import gold_need
 from allinsam.workflow.planning import newest_plan, plan_patches
 from allinsam.workflow.practising import has_qualification_waiting, qualification
@@ -19,6 +22,7 @@ from allinsam.workflow.progress import waiting_on_registration, waiting_on_thres
 
 PATIENCE_DAYS = 2  # between an invitation and asking why somebody has not begun
 RECENT_JOBS = 20
+NOWHERE = ""  # no page of the app can mend it
 # Where a job of a verb is seen and resumed; the others on the Train page.
 PAGE_OF_VERB = {"register": "registration"}
 
@@ -27,7 +31,8 @@ PAGE_OF_VERB = {"register": "registration"}
 class Stuck:
     """One thing that does not go on by itself.
 
-    what: in one sentence; `people` are pseudonyms to be named after it. remedy: what to do. page: where.
+    what: in one sentence; `people` are pseudonyms to be named after it. remedy: what to do. page: where, or
+    NOWHERE.
     """
 
     kind: str
@@ -41,7 +46,21 @@ def find_stuck(study: Study, now: datetime) -> list[Stuck]:
     """Everything that is stuck, what holds up most people first; nothing stuck is an empty list."""
     with study.science.read() as db:
         found = [*_registrations(db), *_thresholds(db), *_overlap(db), *_closed(db)]
-    return [*found, *_not_begun(study, now), *_gold(study), *_failed_jobs(study)]
+    return [*_kept(study), *found, *_not_begun(study, now), *_gold(study), *_failed_jobs(study)]
+
+
+def _kept(study: Study) -> list[Stuck]:
+    """A disk on which soon nothing can be saved, and backups that could not be made."""
+    found = []
+    free = shutil.disk_usage(study.folder).free
+    if free < KEPT_FREE_BYTES:
+        what = f"The server's disk has {free / 1e6:,.0f} MB left"
+        found.append(Stuck("disk", what, "Make room: nothing can be saved on a full disk.", NOWHERE))
+    if failure := last_failure(study):
+        what = f"No backup could be made on {failure['at'][:10]}: {_first_line(by_name(failure['why']), 200)}"
+        remedy = "Who runs the server sees more with: python -m allinsam doctor"
+        found.append(Stuck("backup", what, remedy, NOWHERE))
+    return found
 
 
 def _registrations(db: Database) -> list[Stuck]:

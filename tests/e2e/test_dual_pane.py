@@ -40,7 +40,7 @@ PATIENT = 120_000  # ms, for a busy machine
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory, serve: Serve) -> LiveServer:
     """One server; each test has a patch of its own."""
-    return serve(small_study(tmp_path_factory.mktemp("dual") / "study", slides=1, patches_per_slide=9))
+    return serve(small_study(tmp_path_factory.mktemp("dual") / "study", slides=1, patches_per_slide=10))
 
 
 @dataclass
@@ -301,6 +301,23 @@ def test_a_paused_and_a_killed_server_lose_and_double_nothing(annotate: Annotate
         drawn = [act.object_id for act in act_store.list_acts(db, 6) if act.kind == "box"]
     assert drawn == [f"fired-{i}" for i in range(100)]
     at.sees("Saved", ".status")
+
+
+def test_a_study_that_cannot_be_written_is_said_and_what_was_drawn_waits(annotate: Annotate) -> None:
+    at = annotate(10)
+    at.draw(PODOCYTES[0])
+    at.wait_for("mask_shown")
+    at.sees("Saved", ".status")
+    database = at.study.science.path
+    away = database.rename(database.with_suffix(".away"))
+    at.draw(PODOCYTES[1])
+    at.sees("study.sqlite is gone", ".trouble")
+    at.sees("wait in this browser", ".status")
+    away.rename(database)
+    at.wait_for("mask_shown", 2)
+    at.sees("Saved", ".status")
+    expect(at.page.locator(".surface .trouble")).to_have_count(0)
+    assert at.kinds.count("box") == 2 and verify(at.study)["problems"] == []
 
 
 def test_what_waits_is_sent_after_the_page_was_closed(

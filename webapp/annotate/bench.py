@@ -3,13 +3,12 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from sqlite3 import OperationalError
 from typing import Protocol
 
 import numpy as np
 
 from allinsam.acts import ObjectState
-from allinsam.errors import AllinsamError
+from allinsam.errors import AllinsamError, StorageError, by_name
 from allinsam.masks import (
     clean_mask,
     decode_rle,
@@ -96,11 +95,11 @@ def attempt(bench: Bench, what: Callable[..., object], *args: object, **kwargs: 
     bench.trouble = None
     try:
         what(*args, **kwargs)
+    except StorageError as error:
+        bench.trouble = f"Not saved: {by_name(str(error))} Tell the study lead, and try again."
+        return False
     except AllinsamError as error:
         bench.trouble = str(error)
-        return False
-    except OperationalError as error:  # full disk, or somebody else holds the file for long
-        bench.trouble = f"Not saved: {error}. Try again; if it stays so, tell the study lead."
         return False
     return True
 

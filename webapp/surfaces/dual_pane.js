@@ -385,7 +385,11 @@ class Surface {
     for (let turn = 0; !this.closed && assignment === this.assignmentId; turn++) {
       try {
         const found = await work();
-        if (this.offline) { this.offline = false; this.refresh(); }
+        if (this.offline) {
+          this.offline = false;
+          if (this.trouble === this.faults) this.trouble = "";
+          this.refresh();
+        }
         return found;
       } catch (error) {
         if (error.status >= 400 && error.status < 500 && error.status !== 429) {
@@ -395,6 +399,7 @@ class Surface {
           return null;
         }
         this.offline = true;
+        if (error.status === 503) this.trouble = this.faults = error.message;  // such as a full disk, in words
         this.refresh();
         await pause(RETRY_MS[Math.min(turn, RETRY_MS.length - 1)]);
       }
