@@ -17,6 +17,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from allinsam import commands_privacy
 from allinsam.errors import AllinsamError, InputError
 
 Result = dict[str, Any]
@@ -628,6 +629,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], Result]] = {
     "train-bundle": train_bundle,
     "import-run": import_run,
     "verify": verify,
+    **commands_privacy.VERBS,
 }
 
 
@@ -669,6 +671,7 @@ def build_parser() -> argparse.ArgumentParser:
         "bundle": _bundle_arguments,
         "train-bundle": paper_commands.train_bundle_arguments,
         "import-run": paper_commands.import_run_arguments,
+        **commands_privacy.ARGUMENTS,
     }
     for name, verb in VERBS.items():
         sub = verbs.add_parser(name, help=verb.__doc__, description=verb.__doc__)
@@ -1066,6 +1069,7 @@ def main(arguments: list[str] | None = None) -> int:
         if args.verb in MODEL_VERBS:
             _use_free_cores()
         result = jsonable(VERBS[args.verb](args))
+        commands_privacy.note_in_log(args)
     except AllinsamError as error:
         print(f"allinsam {args.verb}: {error}", file=sys.stderr)
         return 2

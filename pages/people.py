@@ -107,7 +107,7 @@ def show_links(tokens: Mapping[str, str], notes: Sequence[str]) -> None:
             st.caption(" ".join(["Each works once, for 7 days, and is shown only now.", *notes]))
 
 
-def show_invite(study: Study) -> None:
+def show_invite(study: Study, by: str) -> None:
     with st.form("invite", clear_on_submit=True):
         st.subheader("Invite", anchor=False)
         names = st.text_area(
@@ -123,7 +123,7 @@ def show_invite(study: Study) -> None:
         sent = st.form_submit_button("Invite", type="primary")
     if sent:
         wanted = [line.strip() for line in names.splitlines() if line.strip()]
-        offer_links(study, lambda: accounts.invite_all(study, wanted, role, group))
+        offer_links(study, lambda: accounts.invite_all(study, wanted, role, group, by=by))
 
 
 def show_accounts(study: Study, person: SignedIn, known: dict[str, dict]) -> None:
@@ -142,13 +142,18 @@ def show_accounts(study: Study, person: SignedIn, known: dict[str, dict]) -> Non
             width="stretch",
             help="You cannot deactivate yourself." if is_self else None,
         ):
-            (accounts.deactivate if account["active"] else accounts.reactivate)(study, chosen)
+            (accounts.deactivate if account["active"] else accounts.reactivate)(
+                study, chosen, person.person_id
+            )
             st.rerun()
         st.caption("A deactivated person is signed out at once; their work stays.")
         if new_link:
             # The group of an account that exists is not changed by inviting it again.
             name, role = account["name"], account["role"]
-            offer_links(study, lambda: {name: accounts.invite(study, name, role, INVITED_GROUPS[0])})
+            offer_links(
+                study,
+                lambda: {name: accounts.invite(study, name, role, INVITED_GROUPS[0], by=person.person_id)},
+            )
 
 
 def assignable(study: Study, known: dict[str, dict]) -> dict[str, str]:
@@ -210,7 +215,7 @@ def main() -> None:
     show_list(study, known)
     left, middle, right = st.columns(3)
     with left:
-        show_invite(study)
+        show_invite(study, person.person_id)
     with middle:
         show_assign(study, known)
     with right:

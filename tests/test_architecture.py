@@ -10,7 +10,16 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("allinsam", "webapp", "pages", "benchmarks")
 SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 # Upper layers of the library: the core below them imports none of these.
-UPPER = ("store", "workflow", "accounts", "assignment", "jobs", "paper_commands", "__main__")
+UPPER = (
+    "store",
+    "workflow",
+    "accounts",
+    "assignment",
+    "jobs",
+    "paper_commands",
+    "commands_privacy",
+    "__main__",
+)
 SQL = re.compile(
     r"\b(SELECT\s.+\sFROM|INSERT\s+(OR\s+\w+\s+)?INTO|UPDATE\s+\w+\s+SET|DELETE\s+FROM|CREATE\s+TABLE)\b",
     re.S,
