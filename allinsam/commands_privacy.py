@@ -73,5 +73,35 @@ def pseudonym_of(study: Any, name: str) -> str:
     return account["person_id"] if account else name
 
 
-VERBS = {"audit": audit}
-ARGUMENTS = {"audit": audit_arguments}
+def withdraw(args: argparse.Namespace) -> Result:
+    """Take a person out: their name and sign-in, and with --purge all that they did."""
+    from allinsam.store import open_study
+    from allinsam.store.withdrawals import ERASE, PURGE
+    from allinsam.workflow import withdrawing
+
+    study = open_study(args.study)
+    person_id = pseudonym_of(study, args.person)
+    if args.preview:
+        return {"would": withdrawing.preview_withdrawal(study, person_id)}
+    by = pseudonym_of(study, args.by) if args.by else None
+    kind = PURGE if args.purge else ERASE
+    done = withdrawing.withdraw(study, person_id, kind, by, args.reason)
+    return {**done, "backups_made_before": withdrawing.backups_before(study)}
+
+
+def withdraw_arguments(sub: argparse.ArgumentParser) -> None:
+    kinds = sub.add_mutually_exclusive_group(required=True)
+    sub.add_argument("--person", required=True, help="a pseudonym or sign-in name")
+    kinds.add_argument("--preview", action="store_true", help="say what would be removed, and change nothing")
+    kinds.add_argument(
+        "--erase-identity", action="store_true", help="name and sign-in go; the work stays, by pseudonym"
+    )
+    kinds.add_argument(
+        "--purge", action="store_true", help="consent withdrawn: all their work goes as well, for good"
+    )
+    sub.add_argument("--reason", default="", help="why, without names; it is kept")
+    sub.add_argument("--by", default=None, help="who records it: a pseudonym or sign-in name")
+
+
+VERBS = {"audit": audit, "withdraw": withdraw}
+ARGUMENTS = {"audit": audit_arguments, "withdraw": withdraw_arguments}
