@@ -21,6 +21,7 @@ from webapp.page_parts import as_typed, is_simulated, page_head
 from webapp.plan_parts import show_plan
 from webapp.session import current_study, require
 from webapp.training_parts import show_training, training_note
+from webapp.withdrawal_parts import show_withdrawal
 
 MOST_INVITED = 50  # at once
 ROLE_NOTES = "Lead: everything. Reviewer: ten minutes, reviews, thresholds, scores. Annotator: own patches."
@@ -223,6 +224,7 @@ def main() -> None:
     edit_consent(study, person.person_id)
     show_plan(study, person.person_id, assignable(study, known))
     show_training(study, person.person_id, assignable(study, known))
+    show_withdrawal(study, person, {key: account["name"] for key, account in known.items()})
     if is_simulated(study):
         st.caption("People whose pseudonym begins with sim- are simulated and cannot sign in.")
 

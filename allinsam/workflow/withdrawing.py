@@ -173,7 +173,7 @@ def _derived_files(study: Study, db: Any, patch_ids: Iterable[int]) -> Iterator[
 
 
 def _tell_backups(study: Study, row: Mapping[str, Any]) -> None:
-    """Append the withdrawal to the file beside the backups, by which a restored study is brought up to date."""
+    """Append it to the file beside the backups, by which a restored study is brought up to date."""
     path = study.folder / "backups" / WITHDRAWALS_FILE
     fields = ("person_id", "kind", "reason", "by_person_id", "acts_removed", "at")
     line = json.dumps({name: row[name] for name in fields}, sort_keys=True)
