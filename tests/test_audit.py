@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.testclient import TestClient
 
 from allinsam import accounts
@@ -20,9 +22,11 @@ from allinsam.workflow.audit_log import audit_table
 from allinsam.workflow.consenting import set_consent_text
 from tests.people import CHEAP, PASSWORD, signed_in_token
 from tests.studies import LEAD, PERSON, small_study
-from webapp import session
-from webapp.server import create_app
+from webapp import audit_routes, desk_routes, export_routes, image_routes, session
+from webapp.gate import Gate
 from webapp.watching import Watch, watch_of
+
+ROUTES = (audit_routes, desk_routes, export_routes, image_routes)
 
 
 @pytest.fixture
@@ -172,7 +176,8 @@ def test_the_command_line_shows_the_log_and_is_in_it(
 @pytest.fixture
 def ask(study: Study, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
     monkeypatch.setenv(session.STUDY_VARIABLE, str(study.folder))
-    yield TestClient(create_app(CHEAP), base_url="http://testserver")
+    routes = [route for module in ROUTES for route in module.routes]
+    yield TestClient(Starlette(routes=routes, middleware=[Middleware(Gate)]))
 
 
 def as_(client: TestClient, token: str) -> TestClient:

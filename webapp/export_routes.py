@@ -18,7 +18,7 @@ from allinsam.store import Study, runs
 from allinsam.store.study import get_study, list_classes
 from allinsam.tables import csv_parts, to_csv
 from allinsam.workflow.data_card import card_markdown, data_card
-from allinsam.workflow.exports import export_table
+from allinsam.workflow.exports import export_table, named_people_table
 from allinsam.workflow.figures import figures_table
 from allinsam.workflow.grouping import Grouping, grouped
 from allinsam.workflow.interchange_export import write_annotations_zip
@@ -50,10 +50,15 @@ def answering_errors(route: Answer) -> Answer:
 
 @answering_errors
 def table_route(request: Request) -> Response:
-    """GET /api/export/{table}.csv"""
+    """GET /api/export/{table}.csv; people.csv?names=1 has sign-in names as well"""
     demand(request.state.person, "export")
     study = study_from_environment()
     name = request.path_params["table"]
+    if name == "people" and request.query_params.get("names") == "1":
+        demand(request.state.person, "manage_people")
+        content = to_csv(named_people_table(study)).decode()
+        record(study, request, "export_names", "people.csv")
+        return attachment(study, "people_with_names", "csv", content)
     if name == "figures":
         kept = kept_report(study)
         if kept and kept.is_current:
