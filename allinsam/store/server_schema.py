@@ -103,3 +103,18 @@ BEGIN SELECT RAISE(ABORT, 'of an audit row only the address may be erased'); END
 @migrations()
 def m002_audit(db: Database) -> None:
     _run_script(db, AUDIT)
+
+
+# Where the files of slides lie. Not in study.sqlite, which is handed over: a path may hold a patient's name.
+SLIDE_FILES = """
+CREATE TABLE slide_file (
+    sha256 TEXT PRIMARY KEY CHECK (length(sha256) = 64),
+    path TEXT NOT NULL,
+    added_at TEXT NOT NULL
+) STRICT;
+"""
+
+
+@migrations()
+def m003_slide_files(db: Database) -> None:
+    _run_script(db, SLIDE_FILES)
