@@ -78,7 +78,7 @@ def consents_table(study: Study) -> pd.DataFrame:
 
 
 def people_table(study: Study) -> pd.DataFrame:
-    """Everybody by pseudonym, and how far they are; the reference is nobody."""
+    """Everybody by pseudonym, and how far they are."""
     with study.science.read() as db:
         joined = {row["id"]: row for row in study_store.list_people(db)}
     rows = [
