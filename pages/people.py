@@ -52,7 +52,7 @@ def show_list(study: Study, known: dict[str, dict]) -> None:
                 "Pseudonym": person.person_id,
                 "Role": account["role"] if account else "",
                 "Group": person.group,
-                "Sign-in": sign_in_state(account, person.simulated),
+                "Sign-in": "has withdrawn" if person.withdrawn else sign_in_state(account, person.simulated),
                 **({"Consent": consents[person.person_id]} if asked else {}),
                 "Patches done": f"{person.finished} of {person.assigned}"
                 if person.assigned

@@ -83,7 +83,9 @@ def _ask(study: Study, person: SignedIn, chosen: str, kind: str) -> None:
         )
     with st.form("withdraw", border=False):
         reason = st.text_input("Why, without names (it is kept)", max_chars=LONGEST_REASON)
-        typed = st.text_input(f"Type {as_typed(chosen)} to confirm", key=f"confirm-{chosen}-{kind}")
+        typed = st.text_input(
+            "Type the pseudonym to confirm", placeholder=chosen, key=f"confirm-{chosen}-{kind}"
+        )
         label = "Erase the identity" if kind == ERASE else "Remove all their work"
         sent = st.form_submit_button(label, type="primary")
     if not sent:
@@ -109,9 +111,9 @@ def _what_goes(told: Mapping[str, Any], kind: str) -> str:
     lines.append(f"**Removed:** {_counts(told['removed']) or 'nothing was done'}.")
     labels, files = len(told["label_sets"]), len(told["files"])
     if labels or files:
+        sets = "frozen label set" if labels == 1 else "frozen label sets"
         lines.append(
-            f"**Deleted files:** {files}, among them {labels} frozen label sets and everything in exports/, "
-            "which can be made again."
+            f"**Deleted files:** {files}, among them {labels} {sets} and everything in exports/, which can be made again."
         )
     for key, words in (("runs", "learnt from their work"), ("scored_runs", "scored against it")):
         if told[key]:

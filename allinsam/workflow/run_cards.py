@@ -80,7 +80,8 @@ def withdrawn_words(withdrawn: Mapping[str, Mapping[int, str]], run_id: int) -> 
     """That a person behind this run has withdrawn, of `work_withdrawn`; None where nobody has."""
     for name, words in (("runs", MADE_WITH), ("scored_runs", SCORED_WITH)):
         if at := withdrawn[name].get(run_id):
-            return f"{words} Recorded {at[:10]}."
+            left = " People and patches named here are those that are left." if name == "runs" else ""
+            return f"{words} Recorded {at[:10]}.{left}"
     return None
 
 
