@@ -109,8 +109,9 @@ def test_withdrawn_consent_removes_all_they_did(study: Study) -> None:
         assert row["runs"] == [OF_THE_STUDENTS] and gold in row["assignments"]
     checked = verify(study)
     assert checked["problems"] == [] and checked["acts"] == count(study, "act")
-    # The row that is left, plans and what others did may name the pseudonym; no file of theirs does.
-    assert all("s1" not in set(export_table(study, name).get("person_id", [])) for name in EXPORTS)
+    # The row that is left, plans and people.csv name the pseudonym; no table of work does.
+    tables = [name for name in EXPORTS if name != "people"]
+    assert all("s1" not in set(export_table(study, name).get("person_id", [])) for name in tables)
     # Numbers that manifests and reviews name are never given again.
     new = finish(study, "s2", "student", 1, {PODOCYTE: PODOCYTES[:1]}, "repeat")
     assert new > max(*mine, gold)
