@@ -113,7 +113,7 @@ def _what_goes(told: Mapping[str, Any], kind: str) -> str:
     if labels or files:
         sets = "frozen label set" if labels == 1 else "frozen label sets"
         lines.append(
-            f"**Deleted files:** {files}, among them {labels} {sets} and everything in exports/, which can be "
+            f"**Deleted files:** {files}, among them {labels} {sets} and everything in exports/. It can be "
             "made again."
         )
     for key, words in (("runs", "learnt from their work"), ("scored_runs", "scored against it")):
