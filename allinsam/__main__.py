@@ -17,7 +17,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from allinsam import commands_durability
+from allinsam import commands_durability, commands_privacy
 from allinsam.errors import AllinsamError, InputError
 
 Result = dict[str, Any]
@@ -618,6 +618,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], Result]] = {
     "train-bundle": train_bundle,
     "import-run": import_run,
     **commands_durability.VERBS,
+    **commands_privacy.VERBS,
 }
 
 
@@ -660,6 +661,7 @@ def build_parser() -> argparse.ArgumentParser:
         "train-bundle": paper_commands.train_bundle_arguments,
         "import-run": paper_commands.import_run_arguments,
         **commands_durability.ARGUMENTS,
+        **commands_privacy.ARGUMENTS,
     }
     for name, verb in VERBS.items():
         sub = verbs.add_parser(name, help=verb.__doc__, description=verb.__doc__)
@@ -1057,6 +1059,7 @@ def main(arguments: list[str] | None = None) -> int:
         if args.verb in MODEL_VERBS:
             _use_free_cores()
         result = jsonable(VERBS[args.verb](args))
+        commands_privacy.note_in_log(args)
     except AllinsamError as error:
         print(f"allinsam {args.verb}: {error}", file=sys.stderr)
         return 2

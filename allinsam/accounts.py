@@ -14,7 +14,7 @@ from argon2.exceptions import InvalidHashError, VerificationError
 
 from allinsam.errors import InputError, NotAllowedError, NotFoundError
 from allinsam.records import ROLES
-from allinsam.store import Study
+from allinsam.store import Study, audit
 from allinsam.store import accounts as rows
 from allinsam.store import study as people
 
@@ -103,6 +103,7 @@ ACTIONS: dict[str, dict[str, Rule]] = {
     "export": _LEAD_ONLY,
     "import_images": _LEAD_ONLY,
     "manage_people": _LEAD_ONLY,
+    "view_audit": _LEAD_ONLY,
 }
 
 
@@ -131,10 +132,12 @@ def invite(
     group: str,
     person_id: str | None = None,
     settings: AccountSettings = DEFAULT_SETTINGS,
+    by: str = audit.NOBODY,
 ) -> str:
     """Make the account if it is new, and a token that sets its password once.
 
-    Inviting a name again replaces the token it still had; the old password works until then.
+    Inviting a name again replaces the token it still had; the old password works until then. `by`: who
+    invites, here and below, for the log.
 
     Raises:
         InputError: the name, role or group is not usable, or the account has another role.
@@ -154,6 +157,7 @@ def invite(
     token = secrets.token_urlsafe(32)
     with study.server.write() as db:
         rows.add_invitation(db, _sha256(token), account["person_id"], _in_days(settings.invitation_days))
+        audit.add_event(db, "invite", by, account["person_id"], account["role"])
     return token
 
 
@@ -163,6 +167,7 @@ def invite_all(
     role: str,
     group: str,
     settings: AccountSettings = DEFAULT_SETTINGS,
+    by: str = audit.NOBODY,
 ) -> dict[str, str]:
     """A token for each of these new names, in their order; nobody is invited where one of them is refused.
 
@@ -181,7 +186,7 @@ def invite_all(
         raise InputError(
             f"There is already an account {taken[0]!r}. For a forgotten password, make a new link."
         )
-    return {name: invite(study, name, role, group, settings=settings) for name in wanted}
+    return {name: invite(study, name, role, group, settings=settings, by=by) for name in wanted}
 
 
 def invited_name(study: Study, token: str) -> str | None:
@@ -217,6 +222,7 @@ def set_password(
         rows.update_account(db, person_id, password_hash=password_hash)
         rows.end_sign_ins_of(db, person_id)
         rows.add_sign_in(db, _sha256(sign_in_token), person_id, _in_days(settings.sign_in_days))
+        audit.add_event(db, "set_password", person_id)
     return sign_in_token
 
 
@@ -250,23 +256,24 @@ def change_password(
         rows.update_account(db, person.person_id, password_hash=new_hash)
         rows.end_sign_ins_of(db, person.person_id)
         rows.add_sign_in(db, _sha256(token), person.person_id, _in_days(settings.sign_in_days))
+        audit.add_event(db, "set_password", person.person_id)
     return token
 
 
-def deactivate(study: Study, person_id: str) -> None:
+def deactivate(study: Study, person_id: str, by: str = audit.NOBODY) -> None:
     """Close an account and end its sign-ins. What the person annotated stays."""
-    _change_account(study, person_id, active=0)
+    _change_account(study, person_id, "deactivate", by, active=0)
 
 
-def reactivate(study: Study, person_id: str) -> None:
-    _change_account(study, person_id, active=1)
+def reactivate(study: Study, person_id: str, by: str = audit.NOBODY) -> None:
+    _change_account(study, person_id, "reactivate", by, active=1)
 
 
-def change_role(study: Study, person_id: str, role: str) -> None:
+def change_role(study: Study, person_id: str, role: str, by: str = audit.NOBODY) -> None:
     """Give an account another role; the person signs in again to use it."""
     if role not in ROLES:
         raise InputError(f"Unknown role {role!r}. Choose one of {', '.join(ROLES)}.")
-    _change_account(study, person_id, role=role)
+    _change_account(study, person_id, "change_role", by, role, role=role)
 
 
 # --- Signing in and out -------------------------------------------------------------------------
@@ -281,21 +288,27 @@ def sign_in(
         SignInRefused: name and password do not match, or this name or this address must wait.
     """
     name = name.strip()[:LONGEST_NAME]
-    _refuse_if_too_soon(study, name, address, settings)
     with study.server.read() as db:
         account = rows.find_account(db, name)
+    try:
+        _refuse_if_too_soon(study, name, address, settings)
+    except SignInRefused:
+        _record_refusal(study, "sign_in_too_soon", account, address)
+        raise
     # An unknown name costs the same time as a wrong password, so that names cannot be guessed.
     usable = account is not None and bool(account["active"]) and account["password_hash"] is not None
     password_hash = account["password_hash"] if account and usable else _dummy_hash(settings)
     matches = _password_matches(password_hash, password[:LONGEST_PASSWORD], settings)
     if not (account and usable and matches and _group_of(study, account["person_id"])):
         _note_failure(study, name, address, settings)
+        _record_refusal(study, "sign_in_refused", account, address)
         raise SignInRefused("This name and password do not match. Check both and try again.")
     token = secrets.token_urlsafe(32)
     with study.server.write() as db:
         rows.clear_failures(db, name, address)
         rows.forget_expired_sign_ins(db)
         rows.add_sign_in(db, _sha256(token), account["person_id"], _in_days(settings.sign_in_days))
+        audit.add_event(db, "sign_in", account["person_id"], address=address)
     return token
 
 
@@ -313,6 +326,8 @@ def signed_in(study: Study, token: str | None) -> SignedIn | None:
 
 def sign_out(study: Study, token: str) -> None:
     with study.server.write() as db:
+        if account := rows.signed_in_account(db, _sha256(token)):
+            audit.add_event(db, "sign_out", account["person_id"])
         rows.end_sign_in(db, _sha256(token))
 
 
@@ -331,9 +346,10 @@ def open_sign_ins(study: Study, person_id: str, token: str = "") -> list[dict[st
     ]
 
 
-def sign_out_everywhere(study: Study, person_id: str) -> None:
+def sign_out_everywhere(study: Study, person_id: str, by: str = audit.NOBODY) -> None:
     with study.server.write() as db:
         rows.end_sign_ins_of(db, person_id)
+        audit.add_event(db, "sign_out_everywhere", by, person_id)
 
 
 # --- Parts --------------------------------------------------------------------------------------
@@ -375,12 +391,22 @@ def _add_account(study: Study, name: str, role: str, group: str, person_id: str 
     return account
 
 
-def _change_account(study: Study, person_id: str, **fields: Any) -> None:
+def _record_refusal(study: Study, action: str, account: Mapping[str, Any] | None, address: str) -> None:
+    """By pseudonym or by nobody: what is typed as a name may be a password."""
+    who = account["person_id"] if account else audit.NOBODY
+    with study.server.write() as db:
+        audit.add_event(db, action, who, address=address)
+
+
+def _change_account(
+    study: Study, person_id: str, action: str, by: str, detail: str = "", **fields: Any
+) -> None:
     with study.server.write() as db:
         if rows.get_account(db, person_id) is None:
             raise NotFoundError(f"No account for person {person_id!r}. See the People page.")
         rows.update_account(db, person_id, **fields)
         rows.end_sign_ins_of(db, person_id)
+        audit.add_event(db, action, by, person_id, detail)
 
 
 def _group_of(study: Study, person_id: str) -> str | None:

@@ -11,6 +11,7 @@ from allinsam.comparison import FEWEST_SLIDES, TOO_FEW, TOO_FEW_SLIDES, interval
 from allinsam.errors import AllinsamError
 from allinsam.store import Study
 from allinsam.workflow import analysis_plan, scored
+from allinsam.workflow.run_cards import withdrawn_sentence
 from webapp import charts
 from webapp.curve_parts import show_curves
 from webapp.figure_parts import page_head_with_format, show_figure
@@ -261,6 +262,8 @@ def main() -> None:
         if may(person, "export"):
             download_link("scores.csv", "Download CSV")
     show_means(study, newest, metric)
+    if gone := withdrawn_sentence(study, scores["run_id"].dropna().unique()):
+        st.warning(gone)
     if ask_published():
         show_published()
     tabs = st.tabs(list(TABS))

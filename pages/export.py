@@ -8,7 +8,7 @@ from allinsam.accounts import SignedIn, demand
 from allinsam.interchange import FORMATS
 from allinsam.store import Study, reviews
 from allinsam.workflow.export_columns import COLUMNS, TITLES
-from allinsam.workflow.exports import consents_table
+from allinsam.workflow.exports import consents_table, people_table
 from allinsam.workflow.overlapping import AT_ONCE, marks_handed_in
 from allinsam.workflow.report import kept_report
 from allinsam.workflow.taught import learning_table
@@ -56,6 +56,7 @@ def rows_of(study: Study) -> dict[str, int | None]:
         **review_counts(study),
         **suggestion_counts(folder, state),
         "learning": len(learning_table(study)),
+        "people": len(people_table(study)),
         "consents": len(consents_table(study)),
         "settled": settled_count(study),
         "scores": len(scores_of(folder, score_state(study))),
@@ -150,14 +151,20 @@ def main() -> None:
             left.markdown(f"**{table}.csv**  \n{title}")
             middle.markdown(rows_in_words(counts.get(table)))
             with right:
-                download_link(f"{table}.csv", f"Download {table}")
+                if table == "people":
+                    names = st.checkbox("With sign-in names", help="For this server only. It is logged.")
+                    download_link(f"people.csv{'?names=1' if names else ''}", "Download people")
+                else:
+                    download_link(f"{table}.csv", f"Download {table}")
     show_formats(counts["objects"])
     with st.expander("What the columns mean"):
         for tab, table in zip(st.tabs(list(COLUMNS)), COLUMNS, strict=True):
             meanings = pd.DataFrame(COLUMNS[table].items(), columns=["Column", "Meaning"])
             tab.dataframe(meanings, hide_index=True)
     st.caption(
-        "On the command line: `python -m allinsam export` and `export-annotations`. Names are never exported."
+        "On the command line: `python -m allinsam export` and `export-annotations`. "
+        "There are no sign-in names in anything here, but for people.csv where you ask for them. What is "
+        "taken out is in the Log."
     )
     simulated_note(study)
 

@@ -30,7 +30,8 @@ STYLE = """<style>
 NAMES = (
     "A patch is two or more images of one size: **`s1_g4_pas.png`**, the stain, with **`s1_g4_WT1.png`** and "
     "`s1_g4_dapi.png`, its fluorescence. The text before the first `_` is the slide. A `manifest.csv` beside "
-    "them says it all otherwise."
+    "them says it all otherwise.  \n:gray[Only pixels and their size come in. Names of slides and patches "
+    "are in every export: no patient's name or number in them.]"
 )
 OWN_STUDY = (
     "**This is the simulated demo study. It takes no real images.** Begin a study of your own: stop the app "

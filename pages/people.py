@@ -21,6 +21,7 @@ from webapp.page_parts import as_typed, is_simulated, page_head
 from webapp.plan_parts import show_plan
 from webapp.session import current_study, require
 from webapp.training_parts import show_training, training_note
+from webapp.withdrawal_parts import show_withdrawal
 
 MOST_INVITED = 50  # at once
 ROLE_NOTES = "Lead: everything. Reviewer: ten minutes, reviews, thresholds, scores. Annotator: own patches."
@@ -51,7 +52,7 @@ def show_list(study: Study, known: dict[str, dict]) -> None:
                 "Pseudonym": person.person_id,
                 "Role": account["role"] if account else "",
                 "Group": person.group,
-                "Sign-in": sign_in_state(account, person.simulated),
+                "Sign-in": "has withdrawn" if person.withdrawn else sign_in_state(account, person.simulated),
                 **({"Consent": consents[person.person_id]} if asked else {}),
                 "Patches done": f"{person.finished} of {person.assigned}"
                 if person.assigned
@@ -107,7 +108,7 @@ def show_links(tokens: Mapping[str, str], notes: Sequence[str]) -> None:
             st.caption(" ".join(["Each works once, for 7 days, and is shown only now.", *notes]))
 
 
-def show_invite(study: Study) -> None:
+def show_invite(study: Study, by: str) -> None:
     with st.form("invite", clear_on_submit=True):
         st.subheader("Invite", anchor=False)
         names = st.text_area(
@@ -123,7 +124,7 @@ def show_invite(study: Study) -> None:
         sent = st.form_submit_button("Invite", type="primary")
     if sent:
         wanted = [line.strip() for line in names.splitlines() if line.strip()]
-        offer_links(study, lambda: accounts.invite_all(study, wanted, role, group))
+        offer_links(study, lambda: accounts.invite_all(study, wanted, role, group, by=by))
 
 
 def show_accounts(study: Study, person: SignedIn, known: dict[str, dict]) -> None:
@@ -142,7 +143,9 @@ def show_accounts(study: Study, person: SignedIn, known: dict[str, dict]) -> Non
             width="stretch",
             help="You cannot deactivate yourself." if is_self else None,
         ):
-            (accounts.deactivate if account["active"] else accounts.reactivate)(study, chosen)
+            (accounts.deactivate if account["active"] else accounts.reactivate)(
+                study, chosen, person.person_id
+            )
             st.rerun()
         role = left.selectbox(
             "Role",
@@ -153,11 +156,11 @@ def show_accounts(study: Study, person: SignedIn, known: dict[str, dict]) -> Non
             key=f"role-{chosen}-{account['role']}",
         )
         if right.button("Sign out everywhere", width="stretch", key="sign-out-everywhere"):
-            accounts.sign_out_everywhere(study, chosen)
+            accounts.sign_out_everywhere(study, chosen, by=person.person_id)
             st.toast(f"{as_typed(account['name'])} is signed out on every device.")
         if role != account["role"]:
             if st.button(f"Make {as_typed(account['name'])} {role}", type="primary", key="change-role"):
-                accounts.change_role(study, chosen, role)
+                accounts.change_role(study, chosen, role, by=person.person_id)
                 st.rerun()
         st.caption(
             "Who is deactivated, signed out or gets another role has to leave every open page within "
@@ -166,7 +169,10 @@ def show_accounts(study: Study, person: SignedIn, known: dict[str, dict]) -> Non
         if new_link:
             # The group of an account that exists is not changed by inviting it again.
             name, role = account["name"], account["role"]
-            offer_links(study, lambda: {name: accounts.invite(study, name, role, INVITED_GROUPS[0])})
+            offer_links(
+                study,
+                lambda: {name: accounts.invite(study, name, role, INVITED_GROUPS[0], by=person.person_id)},
+            )
 
 
 def assignable(study: Study, known: dict[str, dict]) -> dict[str, str]:
@@ -228,7 +234,7 @@ def main() -> None:
     show_list(study, known)
     left, middle, right = st.columns(3)
     with left:
-        show_invite(study)
+        show_invite(study, person.person_id)
     with middle:
         show_assign(study, known)
     with right:
@@ -236,6 +242,7 @@ def main() -> None:
     edit_consent(study, person.person_id)
     show_plan(study, person.person_id, assignable(study, known))
     show_training(study, person.person_id, assignable(study, known))
+    show_withdrawal(study, person, {key: account["name"] for key, account in known.items()})
     if is_simulated(study):
         st.caption("People whose pseudonym begins with sim- are simulated and cannot sign in.")
 

@@ -97,6 +97,7 @@ TABLE: dict[tuple[str, str], Row] = {
     ),
     ("GET", "/api/export/{table}.csv"): Row("/api/export/objects.csv", LEADS),
     ("GET", "/api/export/report.html"): Row("/api/export/report.html", LEADS),
+    ("GET", "/api/audit.csv"): Row("/api/audit.csv", LEADS),
     ("GET", "/api/export/data_card.{suffix}"): Row("/api/export/data_card.json", LEADS),
     ("GET", "/api/export/annotations/{format}.zip"): Row("/api/export/annotations/csv.zip", LEADS),
     ("GET", "/api/runs/{run:int}/patches/{patch:int}/{class_name}.png"): Row(

@@ -284,6 +284,7 @@ EXPECTED = {
     "export": ("any", "none", "none"),
     "import_images": ("any", "none", "none"),
     "manage_people": ("any", "none", "none"),
+    "view_audit": ("any", "none", "none"),
 }
 
 

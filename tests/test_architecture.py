@@ -18,6 +18,7 @@ UPPER = (
     "jobs",
     "commands_durability",
     "paper_commands",
+    "commands_privacy",
     "__main__",
 )
 SQL = re.compile(

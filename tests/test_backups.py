@@ -38,6 +38,7 @@ from allinsam.workflow.annotating import ActLog, record_acts
 from allinsam.workflow.checking import verify, verify_backup
 from allinsam.workflow.labels import LabelRecipe, freeze_labels
 from allinsam.workflow.restoring import restore
+from allinsam.workflow.withdrawing import apply_withdrawal
 from tests.disks import small_disk
 from tests.people import signed_in_token
 from tests.studies import LEAD, PERSON, PODOCYTES, small_study
@@ -317,9 +318,7 @@ def test_a_copy_of_the_databases_alone_finds_its_pictures(study: Study, tmp_path
 
 
 def withdraw(study: Study, person_id: str, at: str) -> None:
-    row = {"person_id": person_id, "reason": "asked to", "by_person_id": LEAD, "at": at}
-    with study.science.write() as db:
-        study_rows.mark_withdrawn(db, row)
+    apply_withdrawal(study, person_id, "purge", LEAD, "asked to", at)
 
 
 def test_who_withdrew_after_the_backup_is_withdrawn_in_what_comes_back(study: Study, tmp_path: Path) -> None:
@@ -339,7 +338,7 @@ def test_who_withdrew_after_the_backup_is_withdrawn_in_what_comes_back(study: St
             gone = {row["id"]: row["withdrawn_at"] for row in study_rows.list_people(db)}
         assert gone[PERSON] == later and gone["e1"] and gone[LEAD] is None
         with back.server.read() as db:
-            assert not account_rows.get_account(db, PERSON)["active"]
+            assert account_rows.get_account(db, PERSON) is None
         # A backup of what came back knows it too.
         assert later_withdrawals(make_backup(back)) == []
 

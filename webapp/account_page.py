@@ -80,7 +80,8 @@ def account_routes(settings: AccountSettings, checks: Checks) -> list[Route]:
 
 
 def sign_out_everywhere(request: Request) -> Response:
-    accounts.sign_out_everywhere(study_from_environment(), request.state.person.person_id)
+    me = request.state.person.person_id
+    accounts.sign_out_everywhere(study_from_environment(), me, by=me)
     return without_cookie(RedirectResponse("/sign-in", 303), request)
 
 

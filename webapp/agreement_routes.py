@@ -16,12 +16,14 @@ from allinsam.masks import mask_to_polygons
 from allinsam.overlaps import LOWEST_IOU
 from allinsam.store import Study
 from allinsam.store import acts as act_store
+from allinsam.store.assignments import get_assignment
 from allinsam.workflow.annotating import read_patch
 from allinsam.workflow.paired import DrawnMark, paired_marks
 from webapp.export_routes import answering_errors
 from webapp.outlines import HALO, dashed
 from webapp.session import study_from_environment
 from webapp.views import png, rgb
+from webapp.watching import saw_patch
 
 COLOURS = ("#F0E442", "#56B4E9")  # of the first person, and of the second
 LARGEST_ID = 2**31
@@ -48,9 +50,11 @@ def pair_route(request: Request) -> Response:
         raise InputError(f"Nuclei are matched by nucleus or by class, not by {by[:20]!r}.")
     with study.science.read() as db:
         state = act_store.last_change(db)
+        patch_id = get_assignment(db, b)["patch_id"]
     picture = _picture(
         study, a, b, query.get("class"), by == "class", read_iou(query.get("iou", "0.5")), state
     )
+    saw_patch(study, request, patch_id)
     headers = {"Cache-Control": "private, no-store", "Vary": "Cookie"}
     return Response(picture, media_type="image/png", headers=headers)
 

@@ -25,6 +25,7 @@ from webapp import views
 from webapp.image_routes import refusal
 from webapp.session import study_from_environment
 from webapp.surfaces.scene import Window
+from webapp.watching import saw_patch
 
 PANE_PX, GAP_PX, LINE_PX = 132, 4, 2
 SMALLEST_SIDE_PX, ROOM = 28, 2.2  # of the patch; a window is so many times what it is about
@@ -55,6 +56,7 @@ def picture_route(request: Request) -> Response:
             raise NotFoundError(f"There is no card {name[:40]!r} for this patch.")
         picture = views.png(draw(study, card, assignment["guidance"]))
         note_card(study, assignment["person_id"], card)
+        saw_patch(study, request, card.patch_id)
     except AllinsamError as error:
         return refusal(error)
     etag = f'"{hashlib.sha256(picture).hexdigest()[:32]}"'

@@ -32,6 +32,7 @@ from webapp.resources import embed_ahead, embedding_cache, suggest_ahead
 from webapp.session import study_from_environment
 from webapp.surfaces.scene import Window
 from webapp.views import smoothed
+from webapp.watching import saw
 
 LARGEST_BODY_BYTES = 8_000_000
 MOST_GESTURES = 200  # in one request
@@ -127,6 +128,8 @@ async def _answer(request: Request, act: Any) -> Response:
         person = request.state.person
         _demand_own(study, person, assignment_id, opening=act is _open)
         answer = await run_in_threadpool(act, study, person, assignment_id, client, body)
+        if act is _open:
+            saw(study, request, "view_assignment", f"assignment {assignment_id}")
     except AllinsamError as error:
         return refusal(error)
     return JSONResponse(answer, headers={"Cache-Control": "private, no-store"})

@@ -18,7 +18,7 @@ from allinsam.store import Study, runs
 from allinsam.store.study import get_study, list_classes
 from allinsam.tables import csv_parts, to_csv
 from allinsam.workflow.data_card import card_markdown, data_card
-from allinsam.workflow.exports import export_table
+from allinsam.workflow.exports import export_table, named_people_table
 from allinsam.workflow.figures import figures_table
 from allinsam.workflow.grouping import Grouping, grouped
 from allinsam.workflow.interchange_export import write_annotations_zip
@@ -28,6 +28,7 @@ from allinsam.workflow.scored import scored_patch
 from webapp.image_routes import refusal
 from webapp.outlines import found_and_reference
 from webapp.session import study_from_environment
+from webapp.watching import record, saw_patch
 
 KEPT_IN_MEMORY_BYTES = 16_000_000
 TEXT_TYPES = {"md": "text/markdown", "json": "application/json", "html": "text/html", "csv": "text/csv"}
@@ -49,17 +50,24 @@ def answering_errors(route: Answer) -> Answer:
 
 @answering_errors
 def table_route(request: Request) -> Response:
-    """GET /api/export/{table}.csv"""
+    """GET /api/export/{table}.csv; people.csv?names=1 has sign-in names as well"""
     demand(request.state.person, "export")
     study = study_from_environment()
     name = request.path_params["table"]
+    if name == "people" and request.query_params.get("names") == "1":
+        demand(request.state.person, "manage_people")
+        content = to_csv(named_people_table(study)).decode()
+        record(study, request, "export_names", "people.csv")
+        return attachment(study, "people_with_names", "csv", content)
     if name == "figures":
         kept = kept_report(study)
         if kept and kept.is_current:
+            record(study, request, "export_table", f"{name}.csv")
             return attachment(study, name, "csv", kept.figures.read_text("utf-8"))
         parts = csv_parts(figures_table(study, AT_ONCE))
     else:
         parts = csv_parts(export_table(study, name))
+    record(study, request, "export_table", f"{name}.csv")
     headers = {"Content-Disposition": f'attachment; filename="{file_name(study, name)}"'}
     return StreamingResponse(parts, media_type="text/csv; charset=utf-8", headers=headers)
 
@@ -72,7 +80,9 @@ def grouped_route(request: Request) -> Response:
     rows, columns = (tuple(filter(None, query.get(key, "").split(","))) for key in ("rows", "columns"))
     asked = Grouping(rows, columns, query.get("metric", "f1_instance"), query.get("of", "side_by_side"))
     headers = {"Content-Disposition": f'attachment; filename="{file_name(study, "grouped")}"'}
-    return Response(to_csv(grouped(study, asked)), media_type="text/csv; charset=utf-8", headers=headers)
+    content = to_csv(grouped(study, asked))
+    record(study, request, "export_table", "grouped.csv")
+    return Response(content, media_type="text/csv; charset=utf-8", headers=headers)
 
 
 @answering_errors
@@ -88,6 +98,7 @@ def annotations_route(request: Request) -> Response:
     name = file_name(study, f"annotations-{format}", "zip")
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
     parts = iter(lambda: file.read(1 << 16), b"")
+    record(study, request, "export_annotations", format)
     return StreamingResponse(parts, media_type="application/zip", headers=headers)
 
 
@@ -96,7 +107,9 @@ def card_route(request: Request) -> Response:
     """GET /api/export/data_card.md or .json: what a paper has to say about the study."""
     demand(request.state.person, "export")
     study, suffix = study_from_environment(), request.path_params["suffix"]
-    return card_file(study, "data_card", suffix, lambda: data_card(study), card_markdown)
+    answer = card_file(study, "data_card", suffix, lambda: data_card(study), card_markdown)
+    record(study, request, "export_data_card", f"data_card.{suffix}")
+    return answer
 
 
 @answering_errors
@@ -107,6 +120,7 @@ def report_route(request: Request) -> Response:
     kept = kept_report(study)
     if kept is None:
         raise NotFoundError('There is no report yet. Press "Make the report" on the Export page.')
+    record(study, request, "export_report", "report.html")
     return attachment(study, "report", "html", kept.page.read_text("utf-8"))
 
 
@@ -119,6 +133,7 @@ def picture_route(request: Request) -> Response:
     with study.science.read() as db:
         state = runs.last_score(db)
     picture = _picture(study, *keys, state)
+    saw_patch(study, request, keys[1])
     headers = {"Cache-Control": "private, no-store", "Vary": "Cookie"}
     return Response(picture, media_type="image/png", headers=headers)
 

@@ -32,6 +32,7 @@ from allinsam.workflow.consenting import demand_consent
 from webapp import views
 from webapp.session import study_from_environment
 from webapp.surfaces.scene import Window
+from webapp.watching import saw_patch
 
 # How a channel lies on the stain: alone and dark on white, over it in green, or in turn with it in squares.
 POSITIONS = {
@@ -114,6 +115,7 @@ def view_route(request: Request) -> Response:
         patch_id, own = _asked_patch(study, request)
         view = _asked_view(request, patch_id)
         by_threshold = _check_access(study, request.state.person, view, own)
+        saw_patch(study, request, patch_id)
         state = f"{_state_of(study, view)}-{by_threshold:d}"
         etag = f'"{state if own is None else _salted(state, own)}"'
         headers = {"ETag": etag, "Cache-Control": "private, max-age=3600", "Vary": "Cookie"}

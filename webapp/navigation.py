@@ -30,6 +30,7 @@ PAGES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("train", "Train", ("lead",)),
     ("compare", "Compare", REVIEWING),
     ("export", "Export", ("lead",)),
+    ("audit", "Log", ("lead",)),
 )
 
 

@@ -21,6 +21,7 @@ from webapp.desk_routes import json_body
 from webapp.image_routes import LARGEST_PANE_PX, View, refusal
 from webapp.session import study_from_environment
 from webapp.surfaces.scene import Window
+from webapp.watching import saw_patch
 
 MOST_POINTS = 5000  # of an outline drawn by hand
 
@@ -55,7 +56,9 @@ async def _answer(request: Request, act: Any) -> Response:
             raise NotFoundError(f"No patch {patch_id} in this study.")
         person = request.state.person
         demand(person, "review")
-        answer = await run_in_threadpool(act, study_from_environment(), person, patch_id, body)
+        study = study_from_environment()
+        answer = await run_in_threadpool(act, study, person, patch_id, body)
+        saw_patch(study, request, patch_id)
     except AllinsamError as error:
         return refusal(error)
     return JSONResponse(answer, headers={"Cache-Control": "private, no-store"})

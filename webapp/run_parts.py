@@ -178,6 +178,8 @@ def _show_card(study: Study, card: dict[str, Any]) -> None:
         for name, value in rows.items()
     )
     st.html(f'<table style="font-size:.85rem;border-collapse:collapse">{cells}</table>')
+    if card["withdrawn"]:
+        st.warning(card["withdrawn"])
     if card["test"] is None:
         st.caption("Not scored on the test patches yet.")
         return

@@ -22,6 +22,7 @@ from allinsam.workflow.run_examples import read_example
 from webapp.export_routes import answering_errors, card_file
 from webapp.outlines import outlined_layers
 from webapp.session import study_from_environment
+from webapp.watching import record, saw_patch
 
 PICTURE_PX = 1024  # a small patch is enlarged to about this
 LABEL_COLOUR = "#ffffff"
@@ -34,7 +35,10 @@ MAPS: dict[str, int | None] = {"pas": None, "w": 0, "s": 1}
 def example_route(request: Request) -> Response:
     """GET /api/runs/{run}/examples/{epoch}/{patch}.png: found solid, labels dashed."""
     demand(request.state.person, "train")
-    return _png(_example(study_from_environment(), *_ids(request, "run", "epoch", "patch")))
+    study, ids = study_from_environment(), _ids(request, "run", "epoch", "patch")
+    picture = _example(study, *ids)
+    saw_patch(study, request, ids[-1])
+    return _png(picture)
 
 
 @answering_errors
@@ -44,8 +48,10 @@ def map_route(request: Request) -> Response:
     what = request.path_params["what"]
     if what not in MAPS:
         raise NotFoundError(f"No map {what[:20]!r}. Choose one of {', '.join(MAPS)}.")
-    ids = _ids(request, "run", "patch", "class_id")
-    return _png(_map(study_from_environment(), *ids, what))
+    study, ids = study_from_environment(), _ids(request, "run", "patch", "class_id")
+    picture = _map(study, *ids, what)
+    saw_patch(study, request, ids[1])
+    return _png(picture)
 
 
 @answering_errors
@@ -54,7 +60,9 @@ def card_route(request: Request) -> Response:
     demand(request.state.person, "train")
     study, (run_id,) = study_from_environment(), _ids(request, "run")
     suffix = request.path_params["format"]
-    return card_file(study, f"run-{run_id}", suffix, lambda: run_card(study, run_id), card_markdown)
+    answer = card_file(study, f"run-{run_id}", suffix, lambda: run_card(study, run_id), card_markdown)
+    record(study, request, "export_run_card", f"run {run_id}", suffix)
+    return answer
 
 
 routes: list[Route] = [

@@ -22,6 +22,7 @@ from allinsam.errors import AllinsamError
 from allinsam.store.study import get_study
 from webapp import (
     agreement_routes,
+    audit_routes,
     card_routes,
     desk_routes,
     export_routes,
@@ -36,6 +37,7 @@ from webapp.account_page import account_routes
 from webapp.gate import Gate
 from webapp.session import study_from_environment
 from webapp.sign_in import Checks, sign_in_routes
+from webapp.watching import flush_all
 
 WEBAPP = Path(__file__).resolve().parent
 
@@ -57,6 +59,7 @@ async def lifespan(app: st.App) -> AsyncIterator[None]:
     logging.getLogger("uvicorn.access").disabled = True
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     yield
+    flush_all()
 
 
 def health(request: Request) -> Response:
@@ -87,6 +90,7 @@ def own_routes(settings: AccountSettings = DEFAULT_SETTINGS) -> list[BaseRoute]:
         *minutes_routes.routes,
         *import_routes.routes,
         *run_routes.routes,
+        *audit_routes.routes,
     ]
 
 

@@ -22,7 +22,16 @@ from allinsam.importing.records import (
 from allinsam.records import CHANNEL_ROLES
 
 NEEDED_COLUMNS = ("pas", "channel_file", "role")
-COLUMNS = (*NEEDED_COLUMNS, "channel_index", "marker", "slide", "glomerulus", "condition", "um_per_px")
+COLUMNS = (
+    *NEEDED_COLUMNS,
+    "channel_index",
+    "marker",
+    "slide",
+    "glomerulus",
+    "condition",
+    "um_per_px",
+    "patch",
+)
 MANIFEST_NAME = "manifest.csv"
 MANIFEST_SUFFIXES = (".csv", ".tsv", ".txt")
 
@@ -35,6 +44,7 @@ class _Row:
     pas: Path
     slide: str
     glomerulus: str
+    patch: str
     condition: str
     um_per_px: float | None
     channel: PlannedChannel
@@ -138,7 +148,7 @@ def _read_row(folder: Path, where: str, columns: int, cells: dict[str, str]) -> 
         raise InputError(f"channel_file {row['channel_file']!r} is the stained image. Name the channel's.")
     marker = row["marker"] or ("DAPI" if role == "nuclear" else "other")
     channel = PlannedChannel(where, role, marker, path, _channel_index(row["channel_index"]))
-    return _Row(where, pas, row["slide"], row["glomerulus"], condition, um_per_px, channel)
+    return _Row(where, pas, row["slide"], row["glomerulus"], row["patch"], condition, um_per_px, channel)
 
 
 def _inside(folder: Path, column: str, text: str) -> Path:
@@ -173,7 +183,7 @@ def _patch_of_rows(key: str, rows: list[_Row]) -> PlannedPatch:
     """One patch from all rows of a PAS file, which may leave out but not contradict what another says."""
     said: dict[str, Any] = {}
     for row in rows:
-        for name in ("slide", "glomerulus", "um_per_px", "condition"):
+        for name in ("patch", "slide", "glomerulus", "um_per_px", "condition"):
             value = getattr(row, name)
             if value in (None, "", "unknown"):
                 continue
@@ -182,7 +192,7 @@ def _patch_of_rows(key: str, rows: list[_Row]) -> PlannedPatch:
                     row.where,
                     f"{name} {value!r} for {key}, but {said[name]!r} in a row above. Make them one.",
                 )
-    name = patch_name(PurePosixPath(key))
+    name = said.get("patch") or patch_name(PurePosixPath(key))
     return PlannedPatch(
         where=rows[0].where,
         name=name,

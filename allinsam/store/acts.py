@@ -9,6 +9,7 @@ from sqlite_utils import Database
 from allinsam.acts import AnnotationRow
 from allinsam.records import Act
 from allinsam.store.connection import utc_now
+from allinsam.store.withdrawals import first_new_id
 
 # The surface of acts that nobody made on a page: annotations that came as a file.
 IMPORT_SURFACE = "import"
@@ -114,7 +115,8 @@ def has_acted(db: Database, person_id: str) -> bool:
 
 def insert_act(db: Database, assignment_id: int, act: Act) -> int:
     """Append an act; its (client, seq) must be new."""
-    row = {**act_values(act), "assignment_id": assignment_id, "received_at": utc_now()}
+    row = {"id": first_new_id(db, "act"), **act_values(act)}
+    row |= {"assignment_id": assignment_id, "received_at": utc_now()}
     return int(db["act"].insert(row).last_pk)
 
 
@@ -133,7 +135,13 @@ def act_values(act: Act) -> dict[str, Any]:
 
 
 def insert_annotations(db: Database, assignment_id: int, act_id: int, rows: Iterable[AnnotationRow]) -> None:
-    db["annotation"].insert_all([{"act_id": act_id, **annotation_values(assignment_id, row)} for row in rows])
+    first = first_new_id(db, "annotation")
+    db["annotation"].insert_all(
+        [
+            {"id": number, "act_id": act_id, **annotation_values(assignment_id, row)}
+            for number, row in enumerate(rows, start=first)
+        ]
+    )
 
 
 def annotation_values(assignment_id: int, row: AnnotationRow) -> dict[str, Any]:

@@ -67,7 +67,8 @@ def put_learning_first(db: Database, person_id: str) -> None:
 def _new_id(db: Database) -> int:
     """An id that no assignment has or had: one that was withdrawn may still be open in a browser."""
     query = """SELECT 1 + max((SELECT ifnull(max(id), 0) FROM assignment),
-        (SELECT ifnull(max(id), 0) FROM withdrawn_assignment))"""
+        (SELECT ifnull(max(id), 0) FROM withdrawn_assignment),
+        (SELECT ifnull(max(j.value), 0) FROM withdrawal w, json_each(w.assignments) j))"""
     return int(db.execute(query).fetchone()[0])
 
 

@@ -457,9 +457,12 @@ def keep_withdrawals(study: AnyStudy) -> None:
             {name: row[name] for name in WITHDRAWAL_FIELDS if name in row}
             for row in db["withdrawal"].rows_where(order_by="id")
         ]
+    if not rows:
+        return
+    backups_folder(study).mkdir(mode=0o700, exist_ok=True)
     for folder in known_folders(study):
         known = {_key(row): row for row in [*_read_withdrawals(folder), *rows]}
-        if rows and folder.is_dir():
+        if folder.is_dir():
             lines = [json.dumps(row, sort_keys=True) for row in sorted(known.values(), key=_at)]
             write_file(folder / WITHDRAWALS, ("\n".join(lines) + "\n").encode())
 

@@ -225,7 +225,7 @@ def last_change(db: Database) -> tuple[int, ...]:
     """Numbers that differ whenever anything has been reviewed."""
     query = """SELECT (SELECT count(*) FROM review), (SELECT ifnull(max(id), 0) FROM review_decision),
         (SELECT count(*) FROM review_finish), (SELECT count(*) FROM review_gold),
-        (SELECT count(*) FROM sent_back)"""
+        (SELECT count(*) FROM sent_back), (SELECT count(*) FROM withdrawal)"""
     return tuple(db.execute(query).fetchone())
 
 

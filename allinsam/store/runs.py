@@ -46,6 +46,8 @@ def add_label_set(
 ) -> int:
     """Keep a frozen label set; the same content twice is one set."""
     for row in db.query("SELECT id FROM label_set WHERE sha256 = ?", [sha256]):
+        # Frozen anew from what is left, and yet the same: it holds nothing of who withdrew.
+        db["label_set"].update(row["id"], {"withdrawal_id": None})
         return int(row["id"])
     row = {"recipe": json.dumps(recipe, sort_keys=True), "sha256": sha256, "created_at": utc_now()}
     label_set_id = int(db["label_set"].insert(row).last_pk)
@@ -59,16 +61,21 @@ def get_label_set(db: Database, label_set_id: int) -> dict[str, Any]:
     raise NotFoundError(f"No label set {label_set_id!r} in this study.")
 
 
-def list_label_sets(db: Database) -> list[dict[str, Any]]:
-    """Label sets with their recipe and counts of patches and objects."""
+def list_label_sets(db: Database, with_withdrawn: bool = False) -> list[dict[str, Any]]:
+    """Label sets with their recipe and counts of patches and objects.
+
+    with_withdrawn: also those that went with a person's work, whose files are no more.
+    """
     query = """SELECT l.*, count(DISTINCT m.patch_id) AS patches, count(m.annotation_id) AS objects
-        FROM label_set l LEFT JOIN label_set_member m ON m.label_set_id = l.id GROUP BY l.id ORDER BY l.id"""
-    return [{**row, "recipe": json.loads(row["recipe"])} for row in db.query(query)]
+        FROM label_set l LEFT JOIN label_set_member m ON m.label_set_id = l.id
+        WHERE :all OR l.withdrawal_id IS NULL GROUP BY l.id ORDER BY l.id"""
+    rows = db.query(query, {"all": with_withdrawn})
+    return [{**row, "recipe": json.loads(row["recipe"])} for row in rows]
 
 
 def kept_label_sets(db: Database) -> list[dict[str, Any]]:
-    """The same without those whose file was deleted because somebody in them withdrew."""
-    return [row for row in list_label_sets(db) if row.get("withdrawal_id") is None]
+    """Rows of those whose file was not deleted because somebody in them withdrew; of any schema."""
+    return [row for row in db["label_set"].rows_where(order_by="id") if row.get("withdrawal_id") is None]
 
 
 def label_set_people(db: Database, label_set_id: int) -> set[str]:

@@ -72,3 +72,49 @@ CREATE TABLE heartbeat (
 @migrations()
 def m001_first_schema(db: Database) -> None:
     _run_script(db, TABLES)
+
+
+# Who saw, took out and changed what: by pseudonym, so that nobody's name has to be taken out of it again.
+# Looking is kept once an hour for each person and object: an outline takes a dozen pictures.
+AUDIT = """
+CREATE TABLE audit (
+    id INTEGER PRIMARY KEY,
+    at TEXT NOT NULL,
+    person_id TEXT NOT NULL,
+    action TEXT NOT NULL,
+    object TEXT NOT NULL,
+    detail TEXT NOT NULL,
+    address TEXT NOT NULL
+) STRICT;
+CREATE INDEX audit_at ON audit (at);
+CREATE INDEX audit_person ON audit (person_id, at);
+CREATE UNIQUE INDEX audit_once_an_hour ON audit (
+    person_id, action, object, substr(at, 1, 13), CASE person_id WHEN '' THEN address ELSE '' END
+) WHERE action IN ('view_patch', 'view_assignment', 'view_audit', 'sign_in_too_soon');
+CREATE TRIGGER audit_no_delete BEFORE DELETE ON audit
+BEGIN SELECT RAISE(ABORT, 'audit rows are never deleted'); END;
+CREATE TRIGGER audit_no_update BEFORE UPDATE ON audit WHEN NEW.address <> '' OR NEW.id <> OLD.id
+    OR NEW.at <> OLD.at OR NEW.person_id <> OLD.person_id OR NEW.action <> OLD.action
+    OR NEW.object <> OLD.object OR NEW.detail <> OLD.detail
+BEGIN SELECT RAISE(ABORT, 'of an audit row only the address may be erased'); END;
+"""
+
+
+@migrations()
+def m002_audit(db: Database) -> None:
+    _run_script(db, AUDIT)
+
+
+# Where the files of slides lie. Not in study.sqlite, which is handed over: a path may hold a patient's name.
+SLIDE_FILES = """
+CREATE TABLE slide_file (
+    sha256 TEXT PRIMARY KEY CHECK (length(sha256) = 64),
+    path TEXT NOT NULL,
+    added_at TEXT NOT NULL
+) STRICT;
+"""
+
+
+@migrations()
+def m003_slide_files(db: Database) -> None:
+    _run_script(db, SLIDE_FILES)

@@ -1,7 +1,6 @@
 """The study row, its people and its cell classes."""
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from sqlite_utils import Database
@@ -56,16 +55,6 @@ def list_people(db: Database) -> list[dict[str, Any]]:
     return list(
         db.query('SELECT id, grp AS "group", simulated, created_at, withdrawn_at FROM person ORDER BY id')
     )
-
-
-def mark_withdrawn(db: Database, withdrawal: Mapping[str, Any]) -> None:
-    """Keep that a person withdrew: person_id, reason, by_person_id and at of a withdrawal's row."""
-    fields = ("person_id", "reason", "by_person_id", "at")
-    known = {row["id"] for row in db["person"].rows}
-    by = withdrawal["by_person_id"] if withdrawal["by_person_id"] in known else withdrawal["person_id"]
-    row = {name: withdrawal[name] for name in fields} | {"by_person_id": by}
-    db["withdrawal"].insert({**row, "acts_removed": 0, "open": 0})
-    db["person"].update(withdrawal["person_id"], {"withdrawn_at": withdrawal["at"]})
 
 
 def get_person(db: Database, person_id: str) -> dict[str, Any]:

@@ -532,3 +532,64 @@ def m007_slides(db: Database) -> None:
 def m008_settled(db: Database) -> None:
     _run_script(db, SETTLED)
     _run_script(db, _append_only_triggers("settled"))
+
+
+# Of a person who left: how, and what was removed, was made with their work, or was deleted as a file.
+# While a row is open, in the one transaction that removes, it lets the rows be deleted that it names.
+WITHDRAWALS = """
+CREATE TABLE withdrawal (
+    id INTEGER PRIMARY KEY,
+    person_id TEXT NOT NULL REFERENCES person(id),
+    kind TEXT NOT NULL DEFAULT 'erase_identity' CHECK (kind IN ('erase_identity', 'purge')),
+    reason TEXT NOT NULL,
+    by_person_id TEXT REFERENCES person(id),
+    acts_removed INTEGER NOT NULL DEFAULT 0,
+    removed TEXT NOT NULL DEFAULT '{}' CHECK (json_valid(removed)),
+    assignments TEXT NOT NULL DEFAULT '[]' CHECK (json_valid(assignments)),
+    reviews TEXT NOT NULL DEFAULT '[]' CHECK (json_valid(reviews)),
+    label_sets TEXT NOT NULL DEFAULT '[]' CHECK (json_valid(label_sets)),
+    runs TEXT NOT NULL DEFAULT '[]' CHECK (json_valid(runs)),
+    scored_runs TEXT NOT NULL DEFAULT '[]' CHECK (json_valid(scored_runs)),
+    files TEXT NOT NULL DEFAULT '[]' CHECK (json_valid(files)),
+    last_act INTEGER NOT NULL DEFAULT 0,
+    last_annotation INTEGER NOT NULL DEFAULT 0,
+    open INTEGER NOT NULL CHECK (open IN (0, 1)),
+    at TEXT NOT NULL
+) STRICT;
+CREATE TRIGGER withdrawal_no_delete BEFORE DELETE ON withdrawal
+BEGIN SELECT RAISE(ABORT, 'withdrawal rows are never deleted'); END;
+CREATE TRIGGER withdrawal_no_update BEFORE UPDATE ON withdrawal WHEN OLD.open = 0
+BEGIN SELECT RAISE(ABORT, 'withdrawal rows are never changed'); END;
+
+ALTER TABLE label_set ADD COLUMN withdrawal_id INTEGER REFERENCES withdrawal(id);
+CREATE INDEX label_set_member_annotation ON label_set_member (annotation_id);
+"""
+# Table -> whether an open withdrawal w names the row that is to be deleted.
+# The person's own come first: looking through a list for each of a hundred thousand acts would take long.
+IN_ASSIGNMENTS = """(w.person_id = (SELECT a.person_id FROM assignment a WHERE a.id = OLD.assignment_id)
+    OR OLD.assignment_id IN (SELECT value FROM json_each(w.assignments)))"""
+IN_REVIEWS = "OLD.review_id IN (SELECT value FROM json_each(w.reviews))"
+OF_PERSON = "OLD.person_id = w.person_id"
+REMOVED_BY_WITHDRAWAL = {
+    **dict.fromkeys(WITHDRAWN, IN_ASSIGNMENTS),
+    **dict.fromkeys(OF_REVIEWS, IN_REVIEWS),
+    "review": "OLD.id IN (SELECT value FROM json_each(w.reviews))",
+    "sent_back": f"({OF_PERSON} OR {IN_ASSIGNMENTS})",
+    **dict.fromkeys(("consent", "lesson", "settled"), OF_PERSON),
+}
+
+
+@migrations()
+def m009_withdrawals(db: Database) -> None:
+    earlier = list(db["withdrawal"].rows)
+    db.execute("DROP TABLE withdrawal")
+    _run_script(db, WITHDRAWALS)
+    for row in earlier:
+        db["withdrawal"].insert({**row, "kind": "purge" if row["acts_removed"] else "erase_identity"})
+    for table, named in REMOVED_BY_WITHDRAWAL.items():
+        db.execute(f"DROP TRIGGER {table}_no_delete")
+        db.execute(
+            f"""CREATE TRIGGER {table}_no_delete BEFORE DELETE ON {table}
+            WHEN NOT EXISTS (SELECT 1 FROM withdrawal w WHERE w.open = 1 AND {named})
+            BEGIN SELECT RAISE(ABORT, '{table} rows are never deleted'); END"""
+        )

@@ -13,7 +13,7 @@ from typing import Any
 from sqlite_utils import Database
 
 from allinsam.errors import ConsentMissing, InputError
-from allinsam.store import Study, learning
+from allinsam.store import Study, audit, learning
 from allinsam.store import study as study_store
 
 LONGEST_TEXT = 20_000  # characters
@@ -51,6 +51,7 @@ def set_consent_text(study: Study, person_id: str | None, text: str) -> ConsentT
             f"The consent text has {len(text)} characters. Keep it within {LONGEST_TEXT}, so that it is read."
         )
     with study.science.write() as db:
+        before = consent_text(db)
         now = study_store.get_study(db)
         if text and text != now["consent_text"]:
             # The first text keeps the version that a study begins with.
@@ -59,7 +60,12 @@ def set_consent_text(study: Study, person_id: str | None, text: str) -> ConsentT
             study_store.change_study(db, person_id, consent_text=text, consent_version=version)
         elif not text:
             study_store.change_study(db, person_id, consent_text="")
-        return consent_text(db)
+        after = consent_text(db)
+    if after != before:
+        told = f"version {after.version}" if after else "nobody is asked"
+        with study.server.write() as db:
+            audit.add_event(db, "change_consent_text", person_id or audit.NOBODY, detail=told)
+    return after
 
 
 def why_no_consent(db: Database, person_id: str) -> str | None:

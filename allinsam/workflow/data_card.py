@@ -20,9 +20,10 @@ from allinsam.store import acts as act_store
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
 from allinsam.store.connection import utc_now
+from allinsam.store.withdrawals import list_withdrawals, work_withdrawn
 from allinsam.workflow.analysis_plan import Margin, margin, margin_sentence
 from allinsam.workflow.labels import LabelRecipe, split_sentence
-from allinsam.workflow.run_cards import changed_settings, method_title
+from allinsam.workflow.run_cards import changed_settings, method_title, withdrawn_words
 from allinsam.workflow.work_times import work_times
 
 Card = dict[str, Any]
@@ -62,8 +63,9 @@ def data_card(study: Study) -> Card:
         consents = learning.list_consents(db)
         given_out = plans.list_plans(db)
         taken_back = plans.list_withdrawn(db)
-        label_sets, known_runs = runs.list_label_sets(db), runs.list_runs(db)
+        label_sets, known_runs = runs.list_label_sets(db, with_withdrawn=True), runs.list_runs(db)
         first, last, n_acts = act_store.span_of_acts(db)
+        withdrawn, left = work_withdrawn(db), list_withdrawals(db)
     trained = [run for run in known_runs if run["kind"] != "untrained"]
     worked = [row for row in assignments if row["group"] != "truth"]
     return {
@@ -133,6 +135,7 @@ def data_card(study: Study) -> Card:
                 "title": LabelRecipe.from_dict(row["recipe"]).title,
                 "sha256": row["sha256"],
                 "created_at": row["created_at"],
+                "withdrawn": row["withdrawal_id"] is not None,
             }
             for row in label_sets
         ],
@@ -147,6 +150,7 @@ def data_card(study: Study) -> Card:
                 "settings": changed_settings(run["settings"]),
                 "state": run["state"],
                 "weights_sha256": run["weights_sha256"],
+                "withdrawn": withdrawn_words(withdrawn, run["id"]),
             }
             for run in trained
         ],
@@ -156,6 +160,10 @@ def data_card(study: Study) -> Card:
             "assignments_unfinished": sum(row["state"] != "submitted" for row in worked),
             "begun_from_suggestions": sum(row["guidance"] == "suggestion" for row in worked),
             "people_withdrawn": sorted(person["id"] for person in people if person["withdrawn_at"]),
+            "withdrawals": [
+                {key: row[key] for key in ("person_id", "kind", "at", "removed", "runs", "label_sets")}
+                for row in left
+            ],
         },
         "versions": versions(),
         "written_at": utc_now(),

@@ -12,7 +12,9 @@ from allinsam.files import write_file
 from allinsam.masks import rle_area
 from allinsam.records import Mask
 from allinsam.store import Study, images, learning, settled
+from allinsam.store import accounts as account_store
 from allinsam.store import acts as act_store
+from allinsam.store import study as study_store
 from allinsam.tables import to_csv
 from allinsam.workflow.agreed import consensus_table, reliability_table
 from allinsam.workflow.agreeing import agreement_export, alpha_export, classes_export, intra_export
@@ -21,6 +23,7 @@ from allinsam.workflow.export_columns import COLUMNS
 from allinsam.workflow.figures import figures_table
 from allinsam.workflow.label_costs import minutes_and_scores
 from allinsam.workflow.paces import learning_curve_table
+from allinsam.workflow.progress import study_progress
 from allinsam.workflow.rated import ratings
 from allinsam.workflow.reviewed import decisions_table, reviews_table
 from allinsam.workflow.scored import scores_table
@@ -74,6 +77,27 @@ def consents_table(study: Study) -> pd.DataFrame:
         return pd.DataFrame(learning.list_consents(db), columns=list(COLUMNS["consents"]))
 
 
+def people_table(study: Study) -> pd.DataFrame:
+    """Everybody by pseudonym, and how far they are."""
+    with study.science.read() as db:
+        joined = {row["id"]: row for row in study_store.list_people(db)}
+    rows = [
+        {**joined[one.person_id], **vars(one), "joined_at": joined[one.person_id]["created_at"]}
+        for one in study_progress(study).people
+    ]
+    return pd.DataFrame(rows, columns=list(COLUMNS["people"]))
+
+
+def named_people_table(study: Study) -> pd.DataFrame:
+    """The same with sign-in names and roles: the only table with names, for the lead alone."""
+    with study.server.read() as db:
+        known = {row["person_id"]: row for row in account_store.list_accounts(db)}
+    table = people_table(study)
+    for place, column in enumerate(("name", "role")):
+        table.insert(place, column, [known.get(one, {}).get(column) for one in table["person_id"]])
+    return table
+
+
 def settled_table(study: Study) -> pd.DataFrame:
     with study.science.read() as db:
         rows = [{**row, "detail": json.dumps(row["detail"])} for row in settled.list_settled(db)]
@@ -96,6 +120,7 @@ EXPORTS: dict[str, Callable[[Study], pd.DataFrame]] = {
     "causes": causes_table,
     "boxes_and_masks": boxes_and_masks_table,
     "learning": learning_table,
+    "people": people_table,
     "consents": consents_table,
     "reviews": reviews_table,
     "decisions": decisions_table,

@@ -167,7 +167,8 @@ def _labels_of(study: Study, group: str, models: Mapping[str, int]) -> dict[int,
     recipe = LabelRecipe(group=group)
     with study.science.read() as db:
         used = [runs.get_run(db, run_id)["label_set_id"] for run_id in models.values()]
-        same = [key for key in used if runs.get_label_set(db, key)["recipe"] == recipe.to_dict()]
+        kept = {row["id"]: row["recipe"] for row in runs.list_label_sets(db)}
+        same = [key for key in used if kept.get(key) == recipe.to_dict()]
     try:
         return read_labels(study, same[-1] if same else freeze_labels(study, recipe))
     except InputError:  # nobody of the group has finished a patch

@@ -32,6 +32,7 @@ from allinsam.importing.archive import ARCHIVE_SUFFIXES
 from allinsam.registration import identity_matrix
 from allinsam.sam.backbones import BACKBONES
 from allinsam.store import Study, create_study, images, open_study
+from allinsam.store import slide_files as slide_file_store
 from allinsam.store import study as study_store
 from allinsam.workflow.classes import CLASS_KEYS
 from allinsam.workflow.registering import ASSUMED
@@ -487,14 +488,16 @@ def write_patches(
                 report(done, len(new), f"{doing} {patch.name}, {done + 1} of {len(new)}", {})
             pixels = read(patch)
             channels = tuple(
-                (channel, store.put(plane, channel.path.name))
+                (channel, store.put(plane, f"{patch.name}_{channel.marker}"))
                 for channel, plane in zip(patch.channels, pixels.channels, strict=True)
             )
-            pas = store.put(pixels.stain, patch.pas.name)
+            # Never what the file was called: that may be a patient's name.
+            pas = store.put(pixels.stain, f"{patch.name}_pas")
             stored.append(StoredPatch(patch, pas, channels, pixels.registration))
         if report:
             report(len(new), len(new), "saving", {})
         total = _write_rows(study, stored, classes, slide_files or {})
+        _keep_paths(study, slide_files or {})
     except BaseException:
         store.take_back()
         raise
@@ -530,6 +533,15 @@ def _write_rows(
         return len(images.list_patches(db))
 
 
+def _keep_paths(study: Study, slide_files: Mapping[str, SlideFile]) -> None:
+    """Where slides lie is the server's business: a path may hold a patient's name."""
+    with study.server.write() as db:
+        for file in slide_files.values():
+            slide_file_store.add_slide_file(db, file.sha256, file.path)
+            if file.if_sha256 and file.if_path:
+                slide_file_store.add_slide_file(db, file.if_sha256, file.if_path)
+
+
 def _add_slides(db: Any, new: list[PlannedPatch], slide_files: Mapping[str, SlideFile]) -> dict[str, int]:
     """Slide name -> id. What patches of a new slide do not share is unknown for the slide."""
     slides = {row["name"]: row["id"] for row in images.list_slides(db)}
@@ -537,7 +549,7 @@ def _add_slides(db: Any, new: list[PlannedPatch], slide_files: Mapping[str, Slid
         conditions = {patch.condition for patch in new if patch.slide == name}
         sizes = {patch.um_per_px for patch in new if patch.slide == name}
         condition = conditions.pop() if len(conditions) == 1 else "unknown"
-        file = asdict(slide_files[name]) if name in slide_files else {}
+        file = asdict(slide_files[name]) | {"path": None, "if_path": None} if name in slide_files else {}
         um_per_px = sizes.pop() if len(sizes) == 1 else None
         slides[name] = images.add_slide(db, name, condition, **{"um_per_px": um_per_px, **file})
     return slides

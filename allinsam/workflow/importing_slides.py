@@ -24,6 +24,7 @@ from allinsam.registration import (
 )
 from allinsam.slides import Slide, cut, file_sha256, open_slide, overview
 from allinsam.store import Study, images
+from allinsam.store import slide_files as slide_file_store
 from allinsam.workflow.importing import (
     ImportRefusedError,
     Known,
@@ -255,8 +256,11 @@ def _against(
     name, where = plan.patches[0].slide, plan.slide.path.name
     with study.science.read() as db:
         there = next((row for row in images.list_slides(db) if row["name"] == name), None)
-    if there and (there["path"] is None or (file and there["sha256"] != file.sha256)):
-        what = "images that are no slide" if there["path"] is None else f"another file, {there['path']}"
+    if there and (there["sha256"] is None or (file and there["sha256"] != file.sha256)):
+        with study.server.read() as db:
+            path = slide_file_store.path_of(db, there["sha256"]) if there["sha256"] else None
+        another = f"another file, {path}" if path else "another file"
+        what = "images that are no slide" if there["sha256"] is None else another
         return [], 0, [Problem(where, f"the study has a slide {name!r} of {what}. Rename this one.")]
     new, already, problems = [], 0, []
     for patch in plan.patches:

@@ -18,6 +18,7 @@ from sqlite_utils import Database
 from allinsam.store import Study, runs
 from allinsam.store import assignments as queue
 from allinsam.store import study as study_store
+from allinsam.store.withdrawals import work_withdrawn
 from allinsam.training.networks import NETWORKS
 from allinsam.workflow.export_columns import COLUMNS
 from allinsam.workflow.labels import LabelRecipe, frozen_lines
@@ -87,13 +88,19 @@ def minutes_and_scores(study: Study, idle_cutoff_s: float | None = None) -> pd.D
         return pd.DataFrame(columns=columns)
     with study.science.read() as db:
         cutoff = idle_cutoff_s or float(study_store.get_study(db)["plan"]["idle_cutoff_s"])
+        # Of labels that went with somebody's work, the minutes went, too.
+        gone = work_withdrawn(db)["label_sets"]
         known = [run for run in runs.list_runs(db) if run["id"] in set(models["run_id"])]
+        known = [run for run in known if run["label_set_id"] not in gone]
         costs = {
             run["id"]: _cost(db, study, run["label_set_id"], run["split_id"], cutoff)
             if run["label_set_id"] is not None
             else UNTRAINED
             for run in known
         }
+    models = models[models["run_id"].isin(list(costs))]
+    if models.empty:
+        return pd.DataFrame(columns=columns)
     groups = settings_groups(known)
     of_run = {run["id"]: _named(run, groups) | vars(costs[run["id"]]) for run in known}
     keys = ["run_id", "label", "reference", "reference_id", "class_name", "metric"]

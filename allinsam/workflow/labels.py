@@ -532,7 +532,12 @@ def read_labels(study: Study, label_set_id: int) -> dict[int, dict[str, np.ndarr
 
 
 def frozen_masks(study: Study, label_set_id: int, patch_id: int) -> dict[str, list[np.ndarray]]:
-    """Class name -> masks, bool (H, W), of a frozen label set's nuclei on one patch."""
+    """Class name -> masks, bool (H, W), of a frozen label set's nuclei on one patch; none where the set went
+    with the work of a person who has withdrawn.
+    """
+    with study.science.read() as db:
+        if runs.get_label_set(db, label_set_id)["withdrawal_id"] is not None:
+            return {}
     return {
         line["class"]: [decode_rle(thing["mask"]) for thing in line["objects"]]
         for line in frozen_lines(study, label_set_id)
@@ -544,11 +549,16 @@ def frozen_lines(study: Study, label_set_id: int) -> list[dict[str, Any]]:
     """The lines of a frozen manifest, one for each patch and class, the class by its name now.
 
     Raises:
-        NotFoundError: the file is missing or was changed.
+        NotFoundError: the file is missing or was changed, or went with the work of who has withdrawn.
     """
     with study.science.read() as db:
         label_set = runs.get_label_set(db, label_set_id)
         name_now = study_store.names_of_classes(db)
+    if label_set["withdrawal_id"] is not None:
+        raise NotFoundError(
+            f"Label set {label_set_id} held the work of a person who has withdrawn, and was deleted with it. "
+            "Freeze the labels again."
+        )
     path = study.labels_path(label_set["sha256"])
     content = path.read_bytes() if path.exists() else b""
     if hashlib.sha256(content).hexdigest() != label_set["sha256"]:

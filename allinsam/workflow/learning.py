@@ -30,6 +30,7 @@ from allinsam.sam.embeddings import EmbeddingCache
 from allinsam.sam.segmenter import open_segmenter
 from allinsam.store import Study, images, runs
 from allinsam.store import study as study_store
+from allinsam.store.withdrawals import work_withdrawn
 from allinsam.training.dataset import TrainingPatch
 from allinsam.training.settings import TrainingSettings
 from allinsam.training.train import train
@@ -527,6 +528,9 @@ def evaluate_all(
 def _trust_of_earlier(study: Study, run: Mapping[str, Any], report: Report, should_stop: ShouldStop) -> None:
     """Where MOCL trusts the labels, of a run that was trained before that was kept."""
     settings = TrainingSettings.from_dict(run["settings"])
+    with study.science.read() as db:
+        if run["label_set_id"] in work_withdrawn(db)["label_sets"]:
+            return
     if mocl_doubts.has_mocl(settings) and not mocl_doubts.doubts_path(study, run["id"]).exists():
         patches = training_patches(study, run["label_set_id"], run["split_id"])
         _keep_trust(

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from allinsam import accounts
 from allinsam.errors import InputError, StorageError
 from allinsam.store import FOLDERS, Study, jobs, runs
 from allinsam.store import accounts as account_store
@@ -26,6 +25,7 @@ from allinsam.store.backups import (
     sha256_of,
 )
 from allinsam.workflow.checking import verify
+from allinsam.workflow.withdrawing import apply_withdrawal
 
 UNDER_WAY = ".restoring-"
 
@@ -97,19 +97,16 @@ def restore(backup_folder: Path, target: Path, accept_damage: bool = False) -> d
 def withdraw_again(study: Study, rows: Iterable[Mapping[str, Any]]) -> list[str]:
     """The one place where withdrawals that a backup does not know are carried out again; whose they were.
 
-    Each row has person_id, reason, by_person_id, acts_removed and at. Who was not there yet is passed over.
+    Each row has person_id, kind, reason, by_person_id and at. Who was not there yet is passed over.
     """
+    with study.science.read() as db:
+        known = {person["id"] for person in study_store.list_people(db)}
     done = []
     for row in rows:
-        with study.science.write() as db:
-            if row["person_id"] not in {person["id"] for person in study_store.list_people(db)}:
-                continue
-            study_store.mark_withdrawn(db, row)
-        with study.server.read() as db:
-            account = account_store.get_account(db, row["person_id"])
-        if account is not None:
-            accounts.deactivate(study, row["person_id"])
-        done.append(row["person_id"])
+        if row["person_id"] in known:
+            by = row["by_person_id"] if row["by_person_id"] in known else None
+            apply_withdrawal(study, row["person_id"], row["kind"], by, row["reason"], row["at"])
+            done.append(row["person_id"])
     return done
 
 
@@ -127,11 +124,11 @@ def _make_ready(study: Study, backup: Backup) -> dict[str, Any]:
         for run in runs.list_runs(db):
             if run["state"] == "running":
                 runs.update_run(db, run["id"], state="cancelled")
-    again = withdraw_again(study, later_withdrawals(backup))
     told = backup.folder.parent / WITHDRAWALS
     if told.exists():
-        backups_folder(study).mkdir(mode=0o700)
+        backups_folder(study).mkdir(mode=0o700, exist_ok=True)
         shutil.copyfile(told, backups_folder(study) / WITHDRAWALS)
+    again = withdraw_again(study, later_withdrawals(backup))
     for file in (study.science, study.server):
         file.close_log()
     return {"withdrawn_again": again}

@@ -1,7 +1,7 @@
 """The card of a run: what it learnt from, how, with what, and how well; and the table of all runs."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -9,6 +9,7 @@ import pandas as pd
 
 from allinsam.inference import RUN_FILE
 from allinsam.store import Study, images, runs
+from allinsam.store.withdrawals import work_withdrawn
 from allinsam.training.methods import METHODS, method_of
 from allinsam.training.networks import NETWORKS
 from allinsam.training.settings import TrainingSettings
@@ -18,6 +19,8 @@ from allinsam.workflow.mocl_doubts import read_doubts
 from allinsam.workflow.scored import newest_reference, scores_table
 
 Card = dict[str, Any]
+MADE_WITH = "Made with annotations of a person who has withdrawn."
+SCORED_WITH = "Scored against annotations of a person who has withdrawn."
 NOT_KNOWN = "not there yet"
 
 
@@ -34,6 +37,7 @@ def run_card(study: Study, run_id: int, scores: pd.DataFrame | None = None) -> C
         parts = runs.split_parts(db, run["split_id"])
         names = {patch["id"]: patch["name"] for patch in images.list_patches(db)}
         epochs = runs.run_epochs(db, run_id)
+        withdrawn = work_withdrawn(db)
     recipe = LabelRecipe.from_dict(label_set["recipe"]) if label_set else None
     best = best_epoch(study, run_id, epochs)
     network = run["settings"].get("network", "adapter")
@@ -66,9 +70,31 @@ def run_card(study: Study, run_id: int, scores: pd.DataFrame | None = None) -> C
         "seconds": round(epochs[-1]["seconds"], 1) if epochs else None,
         "nuclei_mocl_doubts": len(doubts["doubts"]) if doubts else None,
         "versions": _json_file(study, run_id, VERSIONS_FILE),
+        "withdrawn": withdrawn_words(withdrawn, run_id),
         "created_at": run["created_at"],
         "finished_at": run["finished_at"],
     }
+
+
+def withdrawn_words(withdrawn: Mapping[str, Mapping[int, str]], run_id: int) -> str | None:
+    """That a person behind this run has withdrawn, of `work_withdrawn`; None where nobody has."""
+    for name, words in (("runs", MADE_WITH), ("scored_runs", SCORED_WITH)):
+        if at := withdrawn[name].get(run_id):
+            left = " People and patches named here are those that are left." if name == "runs" else ""
+            return f"{words} Recorded {at[:10]}.{left}"
+    return None
+
+
+def withdrawn_sentence(study: Study, run_ids: Iterable[int]) -> str:
+    """Which of these runs people are behind who have withdrawn; empty where none."""
+    with study.science.read() as db:
+        withdrawn = work_withdrawn(db)
+    told = []
+    for name, words in (("runs", MADE_WITH), ("scored_runs", SCORED_WITH)):
+        found = [str(run_id) for run_id in sorted({int(one) for one in run_ids}) if run_id in withdrawn[name]]
+        if found:
+            told.append(f"{'Run' if len(found) == 1 else 'Runs'} {', '.join(found)}: {words.lower()}")
+    return " ".join(told)
 
 
 def method_title(settings: Mapping[str, Any], recipe: LabelRecipe | None) -> str:
@@ -135,6 +161,7 @@ def runs_table(study: Study, scores: pd.DataFrame) -> pd.DataFrame:
     """
     with study.science.read() as db:
         trained = [r for r in runs.list_runs(db) if r["state"] == "finished" and r["kind"] != "untrained"]
+        withdrawn = work_withdrawn(db)
     rows = []
     for run in reversed(trained):
         recipe = LabelRecipe.from_dict(run["recipe"]) if run["recipe"] else None
@@ -143,7 +170,8 @@ def runs_table(study: Study, scores: pd.DataFrame) -> pd.DataFrame:
             {
                 "Run": run["id"],
                 "Method": method_title(run["settings"], recipe),
-                "Labels": recipe.title if recipe else "none",
+                "Labels": (recipe.title if recipe else "none")
+                + (" (of a person who has withdrawn)" if run["id"] in withdrawn["runs"] else ""),
                 "Seed": run["settings"].get("seed"),
                 "Validation Dice": best["val"] if best else None,
                 **{
@@ -185,6 +213,8 @@ def card_markdown(card: Card) -> str:
     if card["nuclei_mocl_doubts"] is not None:
         lines.append(f"- Nuclei MOCL doubts: {card['nuclei_mocl_doubts']}")
     lines.append(f"- Finished: {card['finished_at']}")
+    if card["withdrawn"]:
+        lines.append(f"- {card['withdrawn']}")
     known = card["versions"] or {}
     versions = ", ".join(f"{name} {number}" for name, number in known.items())
     lines.append(f"- Versions: {versions or 'not kept'}")

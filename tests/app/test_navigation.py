@@ -39,6 +39,7 @@ EXPECTED = {
         "review",
         "export",
         "people",
+        "audit",
     },
 }
 
