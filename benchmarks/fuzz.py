@@ -23,6 +23,7 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
@@ -193,14 +194,14 @@ def run_target(name: str, seed: int, count: int) -> list[Outcome]:
                     command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, env=environment
                 ) as process,
             ):
-                before = len(done)
                 done += _read(process)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(MOST_WALL_S)
                 process.kill()
             if len(done) < count:
-                if len(done) == before:
-                    progress((Path(folder) / "log").read_text(errors="replace")[-1500:])
-                    if before == 0 and process.returncode not in (-9, -11, -6, -7):
-                        raise SystemExit(f"{name} does not begin.")
+                if process.returncode > 0:  # not the input's fault: it could not be made
+                    progress((Path(folder) / "log").read_text(errors="replace")[-2000:])
+                    raise SystemExit(f"{name} {len(done)} cannot be given.")
                 done.append(Outcome(len(done), DEFECT, f"the process ended ({process.returncode})", 0.0))
     return done
 

@@ -156,8 +156,8 @@ def _spoiled(chance: Random, value: Any) -> Any:
         if how < 0.2:
             return value[:place] + value[place : place + 1] * chance.choice((2, 40)) + value[place + 1 :]
         return value[:place] + [_spoiled(chance, value[place])] + value[place + 1 :]
-    if isinstance(value, int | float) and not isinstance(value, bool) and chance.random() < 0.4:
-        return chance.choice((-value, value + 1, value * 1000, value - 1, value / 3, str(value), [value]))
+    if type(value) in (int, float) and abs(value) < 1e300 and chance.random() < 0.4:
+        return chance.choice((-value, value + 1, value * 1000, value - 1, str(value), [value]))
     return chance.choice(NASTY)
 
 
