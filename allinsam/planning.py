@@ -6,14 +6,14 @@ in silence. What was given out earlier is counted and never moved, so that peopl
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from itertools import combinations, permutations
 from typing import Any
 
 import numpy as np
 
 from allinsam.errors import InputError
-from allinsam.records import OFFERED_GUIDANCES, TOOLS, setting
+from allinsam.records import OFFERED_GUIDANCES, TOOLS, setting, settings_from
 
 ARMS = tuple(f"{guidance}/{tool}" for guidance in OFFERED_GUIDANCES for tool in TOOLS)
 FIRST_LOOKS = ("production", "gold")
@@ -65,10 +65,7 @@ class PlanSettings:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "PlanSettings":
         """Settings from plain data; an unknown key is an error, never ignored."""
-        unknown = sorted(values.keys() - {known.name for known in fields(cls)})
-        if unknown:
-            raise InputError(f"Unknown plan setting {unknown[0]!r}. Remove it or correct its name.")
-        return cls(**{k: tuple(v) if k == "arms" else v for k, v in values.items()})
+        return settings_from(cls, values, "plan")
 
 
 @dataclass(frozen=True)

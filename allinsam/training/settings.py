@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from allinsam.errors import InputError
-from allinsam.records import setting
+from allinsam.records import setting, settings_from
 from allinsam.training.corrective import MOCL_MODES, CorrectiveSettings
 from allinsam.training.dataset import VARIETIES
 from allinsam.training.networks import NETWORKS
@@ -137,10 +137,7 @@ class TrainingSettings:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TrainingSettings":
         """Settings from plain data; an unknown key is an error, never ignored."""
-        unknown = sorted(values.keys() - {known.name for known in dataclasses.fields(cls)})
-        if unknown:
-            raise InputError(f"Unknown training setting {unknown[0]!r}. Remove it or correct its name.")
-        return cls(**values)
+        return settings_from(cls, values, "training")
 
     @property
     def stages(self) -> dict[str, int]:
