@@ -46,7 +46,7 @@ class PlanSettings:
         if self.patches_per_person is not None and self.patches_per_person < 1:
             raise InputError(f"patches_per_person is {self.patches_per_person}. Give 1 or more, or none.")
         if not 0 <= self.planted <= 0.5:
-            raise InputError(f"planted is {self.planted}. It is a share of the suggestions, 0 to 0.5.")
+            raise InputError(f"planted is {self.planted}. Give a share of the suggestions, 0 to 0.5.")
         if self.suggestions_from is not None and self.suggestions_from < 1:
             raise InputError(
                 f"suggestions_from is {self.suggestions_from}. Give the number of a finished run, or none."

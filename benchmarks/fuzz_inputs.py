@@ -374,7 +374,6 @@ def evil_pickles(canary: Path) -> list[Any]:
         Calls(builtins.eval, f"open({path!r}, 'w').close()"),
         Calls(os.makedirs, path),
         Calls(torch.load, path),
-        Calls(getattr, os, "system"),
         Calls(bytearray, 2**45),
     ]
 

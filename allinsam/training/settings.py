@@ -112,7 +112,7 @@ class TrainingSettings:
                 raise InputError(f"{name} is {getattr(self, name)!r}. It must be above 0.")
         for name in ("adapter_epochs", "corrective_epochs", "first_block", "least_frames"):
             if getattr(self, name) < 0:
-                raise InputError(f"{name} is {getattr(self, name)!r}. It must not be negative.")
+                raise InputError(f"{name} is {getattr(self, name)!r}. Give 0 or more.")
         if self.cache_frozen and (self.augmentation or self.train_encoder or self.network != "adapter"):
             raise InputError(
                 "cache_frozen keeps frames as they are. Switch augmentation and train_encoder off, and train "
