@@ -70,7 +70,7 @@ class Outcome:
 def try_one(target: Target, seed: int, name: str, number: int) -> Outcome:
     """Prepare one input, try it and judge what came of it."""
     room = target.room
-    attempt = target.prepare(Random(f"{seed} {name} {number}"))  # noqa: S311 - inputs are to come again
+    attempt = target.prepare(Random(f"{seed} {name} {number}"))
     inside, outside = room.inside(target.moves), room.outside()
     started = time.process_time()
     verdict, detail = TAKEN, ""

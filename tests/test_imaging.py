@@ -430,3 +430,11 @@ def test_grey_becomes_rgb(tmp_path: Path) -> None:
     grey = np.arange(64, dtype=np.uint8).reshape(8, 8)
     Image.fromarray(grey).save(tmp_path / "a.png")
     assert np.array_equal(read_rgb(tmp_path / "a.png"), np.dstack([grey] * 3))
+
+
+def test_metadata_with_entities_are_left_alone(tmp_path: Path, rgb: np.ndarray) -> None:
+    """A document type may name entities that unpack to gigabytes; the picture is read without it."""
+    xml = '<?xml version="1.0"?><!DOCTYPE x [<!ENTITY a "0.25">]><OME><Pixels PhysicalSizeX="&a;"/></OME>'
+    tifffile.imwrite(tmp_path / "a.tif", rgb, photometric="rgb", description=xml, metadata=None)
+    assert image_header(tmp_path / "a.tif").um_per_px is None
+    assert np.array_equal(read_image(tmp_path / "a.tif"), rgb)
