@@ -52,7 +52,7 @@ class PlanSettings:
                 f"suggestions_from is {self.suggestions_from}. Give the number of a finished run, or none."
             )
         if self.seed < 0:
-            raise InputError(f"seed is {self.seed}. It must not be negative.")
+            raise InputError(f"seed is {self.seed}. Give 0 or more.")
         unknown = [arm for arm in self.arms if arm not in ARMS]
         if unknown or not self.arms or len(set(self.arms)) < len(self.arms):
             raise InputError(
