@@ -311,6 +311,13 @@ def two_of_one_name(folder: Path) -> Path:
     return path
 
 
+def name_without_end(folder: Path) -> Path:
+    """A header that says that its file's name goes on into the file."""
+    whole = bytearray(zip_bytes(pair(), zipfile.ZIP_STORED))
+    whole[26:28] = struct.pack("<H", 2_000)
+    return archive(bytes(whole))(folder)
+
+
 def damaged(folder: Path) -> Path:
     whole = bytearray(zip_bytes(pair(), zipfile.ZIP_STORED))
     whole[200] ^= 0xFF
@@ -321,6 +328,7 @@ ZIPS: dict[str, tuple[Make, str]] = {
     "no zip": (archive(b"hello"), "images.zip is no whole ZIP: .* Pack it again"),
     "empty file": (archive(b""), "images.zip is no whole ZIP"),
     "cut off": (archive(half(zip_bytes(pair()))), "is no whole ZIP"),
+    "a name without end": (name_without_end, "is no whole ZIP: File name in directory"),
     "damaged": (damaged, "is no whole ZIP: Bad CRC-32"),
     "empty zip": (archive(zip_bytes({})), "images.zip holds no image. Pack the PNG"),
     "only folders": (archive(zip_bytes({"a/": b"", "a/b/": b""})), "holds no image"),
