@@ -24,6 +24,7 @@ from tifffile import PHOTOMETRIC, TiffFile, TiffPageSeries
 from allinsam.errors import InputError
 
 MAX_PIXELS = 100_000_000
+MOST_PAGES = 10_000
 MAX_BYTES = 2 << 30
 DTYPES = ("uint8", "uint16")
 
@@ -231,6 +232,8 @@ def _tiff_image(path: Path) -> Iterator[tuple[TiffFile, TiffPageSeries]]:
     """The file and its first image at full resolution."""
     # Never follow an OME-TIFF into other files: a name in its XML may point anywhere.
     with TiffFile(path, _multifile=False) as file:
+        if len(file.pages) > MOST_PAGES:  # every one would be looked into
+            raise InputError(f"{path} has more than {MOST_PAGES} pages. Export one image.")
         if not file.series:
             raise InputError(f"{path} holds no image. Export it again.")
         yield file, file.series[0]

@@ -31,6 +31,7 @@ from allinsam.registration.transforms import compose, invert, move_points, scale
 TIFF_SUFFIXES = (".tif", ".tiff", ".svs")
 VENDOR_SUFFIXES = (".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".czi", ".dcm")
 SLIDE_SUFFIXES = (*TIFF_SUFFIXES, *VENDOR_SUFFIXES)
+MOST_PAGES = 1_000
 MOST_TILE_PX = 64_000_000
 MOST_OVERVIEW_PX = 250_000_000
 WHITE, BLACK = 255, 0
@@ -203,6 +204,8 @@ def _is_plain_tiff(path: Path) -> bool:
 def _open_tiff(path: Path) -> Iterator[Slide]:
     # Never follow an OME-TIFF into other files: a name in its XML may point anywhere.
     with TiffFile(path, _multifile=False) as file:
+        if len(file.pages) > MOST_PAGES:  # every one would be looked into
+            raise InputError(f"{path} has more than {MOST_PAGES} pages. Export the scanned image alone.")
         if not file.series:
             raise InputError(f"{path} holds no image. Export it again.")
         series = file.series[0]

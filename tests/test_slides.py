@@ -195,6 +195,14 @@ def test_a_slide_with_fewer_tiles_than_its_size_needs_is_refused(tmp_path: Path,
         pass
 
 
+def test_a_file_of_very_many_pages_is_no_slide(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "s.tif") as writer:
+        for _ in range(1_001):
+            writer.write(np.zeros((8, 8), np.uint8), contiguous=False)
+    with pytest.raises(InputError, match="more than 1000 pages"), open_slide(tmp_path / "s.tif"):
+        pass
+
+
 def test_label_and_macro_pictures_are_never_opened(
     tmp_path: Path, drawn: tuple[np.ndarray, np.ndarray]
 ) -> None:

@@ -89,7 +89,9 @@ def _read_table(manifest: Path) -> tuple[list[str], list[tuple[int, dict[str, st
     while columns and not columns[-1]:
         columns.pop()
     if not columns:
-        raise InputError(f"{manifest} is empty. Its first row names the columns {', '.join(COLUMNS)}.")
+        raise InputError(
+            f"{manifest} is empty. Its first row names the columns {', '.join(COLUMNS)}: add it."
+        )
     missing = [name for name in NEEDED_COLUMNS if name not in columns]
     if missing:
         raise InputError(f"{manifest} has no column {', '.join(missing)}. Add it to the first row.")
