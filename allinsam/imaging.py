@@ -24,6 +24,7 @@ from tifffile import PHOTOMETRIC, TiffFile, TiffPageSeries
 from allinsam.errors import InputError
 
 MAX_PIXELS = 100_000_000
+MOST_PAGES = 10_000
 MAX_BYTES = 2 << 30
 DTYPES = ("uint8", "uint16")
 
@@ -130,8 +131,12 @@ def one_clear_line(path: Path, kind: str = "an image") -> Iterator[None]:
     """Whatever a damaged file does to its parser, the caller gets one InputError that names the file."""
     try:
         yield
-    except (InputError, MemoryError):
+    except InputError:
         raise
+    except MemoryError as error:
+        raise InputError(
+            f"{path} needs more memory than is left here. Cut patches from it, or end other programs."
+        ) from error
     except PermissionError as error:
         raise InputError(f"{path} may not be read. Give this program the right to read it.") from error
     except Exception as error:  # parsers fail on damaged bytes with errors of nearly every kind
@@ -227,6 +232,8 @@ def _tiff_image(path: Path) -> Iterator[tuple[TiffFile, TiffPageSeries]]:
     """The file and its first image at full resolution."""
     # Never follow an OME-TIFF into other files: a name in its XML may point anywhere.
     with TiffFile(path, _multifile=False) as file:
+        if len(file.pages) > MOST_PAGES:  # every one would be looked into
+            raise InputError(f"{path} has more than {MOST_PAGES} pages. Export one image.")
         if not file.series:
             raise InputError(f"{path} holds no image. Export it again.")
         yield file, file.series[0]
@@ -259,6 +266,74 @@ def _tiff_header(path: Path, file: TiffFile, series: TiffPageSeries) -> ImageHea
     return header
 
 
+# Compressions whose decoder is told how much may come out, or whose data say it where it can be read first.
+BOUNDED = (1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 50000)
+SAY_THEIR_SIZE = (6, 7, 33003, 33004, 33005, 34712, 34933, 50001)
+JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+J2K_START = b"\xff\x4f\xff\x51"  # start of a JPEG 2000 code stream, and of the marker with its size
+
+
+def check_compression(path: Path, page: Any) -> None:
+    """Refuse a page of a TIFF whose parts could unpack to anything."""
+    if int(page.compression) not in (*BOUNDED, *SAY_THEIR_SIZE):
+        kind = getattr(page.compression, "name", page.compression)
+        raise InputError(f"{path} is compressed as {kind}, which is not read. Save it with LZW, ZIP or JPEG.")
+
+
+def check_stored(path: Path, page: Any, stored: bytes) -> None:
+    """Refuse a tile that is a picture of its own, far larger than its page says: a few bytes can be so."""
+    for part in (stored, page.jpegtables or b"") if int(page.compression) in SAY_THEIR_SIZE else ():
+        if (samples := own_samples(part)) > 4 * MAX_PIXELS:
+            raise InputError(f"{path} has a tile of {samples // 10**6} million values. Export it again.")
+
+
+def own_samples(stored: bytes) -> int:
+    """How many values a JPEG, JPEG 2000, PNG or WebP says it unpacks to; 0 where it does not say."""
+    if stored.startswith(b"\xff\xd8"):
+        return _jpeg_samples(stored)
+    if stored.startswith(b"\x89PNG") and len(stored) > 24:
+        width, height = struct.unpack_from(">II", stored, 16)
+        return width * height * 4
+    if stored.startswith(b"RIFF") and len(stored) > 30:
+        return _webp_samples(stored)
+    most, at = 0, stored.find(J2K_START)
+    while 0 <= at <= len(stored) - 42:
+        x1, y1, x0, y0 = struct.unpack_from(">IIII", stored, at + 8)
+        (components,) = struct.unpack_from(">H", stored, at + 40)
+        most = max(most, max(0, x1 - x0) * max(0, y1 - y0) * components)
+        at = stored.find(J2K_START, at + 1)
+    return most
+
+
+def _webp_samples(stored: bytes) -> int:
+    if stored[12:16] == b"VP8X":
+        width, height = (1 + int.from_bytes(stored[at : at + 3], "little") for at in (24, 27))
+    elif stored[12:16] == b"VP8L":
+        bits = int.from_bytes(stored[21:25], "little")
+        width, height = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    else:
+        width, height = (int.from_bytes(stored[at : at + 2], "little") & 0x3FFF for at in (26, 28))
+    return width * height * 4
+
+
+def _jpeg_samples(stored: bytes) -> int:
+    at = 2
+    while at + 10 <= len(stored):
+        marker = stored[at + 1]
+        if stored[at] != 0xFF or marker == 0xFF:
+            at += 1
+        elif marker in JPEG_FRAMES:
+            height, width = struct.unpack_from(">HH", stored, at + 5)
+            return height * width * stored[at + 9]
+        elif marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD9:  # without content
+            at += 2
+        elif marker == 0xDA:
+            break
+        else:
+            at += 2 + struct.unpack_from(">H", stored, at + 2)[0]
+    return 0
+
+
 # S: colours of a pixel; C: channels; I and Q: pages of a file that does not say what they are.
 CHANNEL_AXES = "SCIQ"
 
@@ -272,6 +347,7 @@ def _check_segments(path: Path, file: TiffFile, series: TiffPageSeries) -> None:
             raise InputError(f"{path} is one of several files of an image. Export the image as one file.")
         if math.prod(page.chunks) > MAX_PIXELS * 4:
             raise InputError(f"{path} has tiles of {page.chunks} px. Export it with tiles of 512 px.")
+        check_compression(path, page)
         ends = np.add(page.dataoffsets, page.databytecounts, dtype=np.int64)
         if not len(ends) or np.max(ends) > file.filehandle.size or np.min(page.databytecounts) == 0:
             raise InputError(f"{path} is cut off or has missing tiles. Export it again.")
@@ -294,6 +370,11 @@ def _has_alpha(series: TiffPageSeries) -> bool:
 def _tiff_pixels(path: Path) -> np.ndarray:
     with _tiff_image(path) as (file, series):
         _tiff_header(path, file, series)
+        for page in series.pages:
+            for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
+                if int(page.compression) in SAY_THEIR_SIZE:
+                    file.filehandle.seek(offset)
+                    check_stored(path, page.aspage(), file.filehandle.read(count))
         pixels = series.asarray()
         axes, alpha = series.axes, _has_alpha(series)
         is_palette = series.keyframe.photometric == PHOTOMETRIC.PALETTE
@@ -334,8 +415,10 @@ def _ratio(value: tuple[int, int] | None) -> float | None:
 
 
 def _ome_um_per_px(xml: str) -> float | None:
+    if "<!DOCTYPE" in xml:  # it may name entities that unpack to anything
+        return None
     try:
-        pixels = ElementTree.fromstring(xml).find(".//{*}Pixels")
+        pixels = ElementTree.fromstring(xml).find(".//{*}Pixels")  # noqa: S314 - no document type, no entities
     except ElementTree.ParseError:
         return None
     if pixels is None:

@@ -6,14 +6,14 @@ in silence. What was given out earlier is counted and never moved, so that peopl
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from itertools import combinations, permutations
 from typing import Any
 
 import numpy as np
 
 from allinsam.errors import InputError
-from allinsam.records import OFFERED_GUIDANCES, TOOLS, setting
+from allinsam.records import OFFERED_GUIDANCES, TOOLS, setting, settings_from
 
 ARMS = tuple(f"{guidance}/{tool}" for guidance in OFFERED_GUIDANCES for tool in TOOLS)
 FIRST_LOOKS = ("production", "gold")
@@ -46,13 +46,13 @@ class PlanSettings:
         if self.patches_per_person is not None and self.patches_per_person < 1:
             raise InputError(f"patches_per_person is {self.patches_per_person}. Give 1 or more, or none.")
         if not 0 <= self.planted <= 0.5:
-            raise InputError(f"planted is {self.planted}. It is a share of the suggestions, 0 to 0.5.")
+            raise InputError(f"planted is {self.planted}. Give a share of the suggestions, 0 to 0.5.")
         if self.suggestions_from is not None and self.suggestions_from < 1:
             raise InputError(
                 f"suggestions_from is {self.suggestions_from}. Give the number of a finished run, or none."
             )
         if self.seed < 0:
-            raise InputError(f"seed is {self.seed}. It must not be negative.")
+            raise InputError(f"seed is {self.seed}. Give 0 or more.")
         unknown = [arm for arm in self.arms if arm not in ARMS]
         if unknown or not self.arms or len(set(self.arms)) < len(self.arms):
             raise InputError(
@@ -65,10 +65,7 @@ class PlanSettings:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "PlanSettings":
         """Settings from plain data; an unknown key is an error, never ignored."""
-        unknown = sorted(values.keys() - {known.name for known in fields(cls)})
-        if unknown:
-            raise InputError(f"Unknown plan setting {unknown[0]!r}. Remove it or correct its name.")
-        return cls(**{k: tuple(v) if k == "arms" else v for k, v in values.items()})
+        return settings_from(cls, values, "plan")
 
 
 @dataclass(frozen=True)

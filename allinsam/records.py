@@ -10,8 +10,12 @@ Labels      int32 (H, W), 0 = background, 1..n = instances.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from allinsam.errors import InputError
+
+S = TypeVar("S")
 
 # What a patch is given out for: work, which nobody does before they have passed where a study asks for it;
 # and learning, in the order in which it comes. Time to learn is in no figure of how fast people work.
@@ -60,6 +64,43 @@ ACT_KINDS = (
 def setting(default: Any, unit: str, source: str) -> Any:
     """A field with its unit and where its default comes from; forms and the command line show both."""
     return field(default=default, metadata={"unit": unit, "source": source})
+
+
+def settings_from(kind: type[S], values: Mapping[str, Any], what: str) -> S:
+    """Settings of a dataclass from plain data; a list stands for a tuple, a whole number for any.
+
+    what: "training", "plan", ...: how messages call them.
+
+    Raises InputError for an unknown name, never ignored, and for a value of another type.
+    """
+    hints = get_type_hints(kind)
+    unknown = sorted(values.keys() - {known.name for known in fields(kind)}, key=str)
+    if unknown:
+        raise InputError(f"Unknown {what} setting {unknown[0][:80]!r}. Remove it or correct its name.")
+    for name, value in values.items():
+        if not _fits(value, hints[name]):
+            raise InputError(f"The {what} setting {name} is {repr(value)[:60]}. Give {_wanted(hints[name])}.")
+    return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+
+
+KIND_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+KIND_WORDS |= {type(None): "nothing"}
+
+
+def _wanted(hint: Any) -> str:
+    if get_origin(hint) is tuple:
+        return "a list"
+    return " or ".join(KIND_WORDS[one] for one in get_args(hint) or [hint])
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if get_origin(hint) is tuple:
+        return isinstance(value, list | tuple) and all(_fits(one, get_args(hint)[0]) for one in value)
+    if get_args(hint):
+        return any(_fits(value, one) for one in get_args(hint))
+    if hint in (int, float) and isinstance(value, int | float) and not isinstance(value, bool):
+        return abs(value) < 2**63 and (hint is float or isinstance(value, int))
+    return type(value) is hint
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,20 @@ import numpy as np
 from tifffile import PHOTOMETRIC, TiffFile, TiffPage, TiffPageSeries
 
 from allinsam.errors import InputError
-from allinsam.imaging import DTYPES, microscope_um_per_px, one_clear_line, tiff_um_per_px
+from allinsam.imaging import (
+    DTYPES,
+    check_compression,
+    check_stored,
+    microscope_um_per_px,
+    one_clear_line,
+    tiff_um_per_px,
+)
 from allinsam.registration.transforms import compose, invert, move_points, scale_of, warp_to_pas
 
 TIFF_SUFFIXES = (".tif", ".tiff", ".svs")
 VENDOR_SUFFIXES = (".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".czi", ".dcm")
 SLIDE_SUFFIXES = (*TIFF_SUFFIXES, *VENDOR_SUFFIXES)
+MOST_PAGES = 1_000
 MOST_TILE_PX = 64_000_000
 MOST_OVERVIEW_PX = 250_000_000
 WHITE, BLACK = 255, 0
@@ -196,6 +204,8 @@ def _is_plain_tiff(path: Path) -> bool:
 def _open_tiff(path: Path) -> Iterator[Slide]:
     # Never follow an OME-TIFF into other files: a name in its XML may point anywhere.
     with TiffFile(path, _multifile=False) as file:
+        if len(file.pages) > MOST_PAGES:  # every one would be looked into
+            raise InputError(f"{path} has more than {MOST_PAGES} pages. Export the scanned image alone.")
         if not file.series:
             raise InputError(f"{path} holds no image. Export it again.")
         series = file.series[0]
@@ -250,18 +260,31 @@ def _check_page(path: Path, page: TiffPage | None) -> None:
     page = page.aspage()
     if math.prod(page.chunks) > MOST_TILE_PX:
         raise InputError(f"{path} has tiles of {page.chunks} px. Export it with tiles of 512 px.")
+    check_compression(path, page)
+    planes = page.samplesperpixel if page.planarconfig == 2 else 1
+    if len(page.dataoffsets) < planes * math.prod(_tiles_down_across(page)):
+        raise InputError(f"{path} has fewer tiles than its size needs. Copy it again.")
     ends = np.add(page.dataoffsets, page.databytecounts, dtype=np.int64)
     if not len(ends) or int(ends.max()) > page.parent.filehandle.size:
         raise InputError(f"{path} is cut off. Copy it again.")
 
 
+def _tile_hw(page: Any) -> tuple[int, int]:
+    if page.is_tiled:
+        return page.tilelength, page.tilewidth
+    return min(page.rowsperstrip or page.imagelength, page.imagelength), page.imagewidth
+
+
+def _tiles_down_across(page: Any) -> tuple[int, int]:
+    tile_h, tile_w = _tile_hw(page)
+    return math.ceil(page.imagelength / tile_h), math.ceil(page.imagewidth / tile_w)
+
+
 def _read_page(file: TiffFile, page: Any, x: int, y: int, width: int, height: int) -> np.ndarray:
     """A part of one page as (height, width, samples), from the tiles or strips it touches."""
     page = page.aspage()
-    tile_h = page.tilelength if page.is_tiled else page.rowsperstrip or page.imagelength
-    tile_h = min(tile_h, page.imagelength) if not page.is_tiled else tile_h
-    tile_w = page.tilewidth if page.is_tiled else page.imagewidth
-    across, down = math.ceil(page.imagewidth / tile_w), math.ceil(page.imagelength / tile_h)
+    tile_h, tile_w = _tile_hw(page)
+    down, across = _tiles_down_across(page)
     planes = page.samplesperpixel if page.planarconfig == 2 else 1
     samples = page.samplesperpixel
     # A tile that was not stored is background.
@@ -279,6 +302,7 @@ def _read_page(file: TiffFile, page: Any, x: int, y: int, width: int, height: in
                     continue
                 file.filehandle.seek(offset)
                 stored = file.filehandle.read(count)
+                check_stored(Path(file.filehandle.path), page, stored)
                 tile, _, shape = page.decode(stored, index, **tables)
                 if tile is None:
                     continue

@@ -101,7 +101,7 @@ def test_a_server_knows_its_loopback_addresses_only() -> None:
         "http://[::1]:8501",
     ]
     assert own_origins("::1", 80)[0] == "http://127.0.0.1"
-    assert own_origins("0.0.0.0", 8501) == own_origins("192.0.2.7", 8501) == []
+    assert own_origins("0.0.0.0", 8501) == own_origins("192.0.2.7", 8501) == []  # noqa: S104
 
 
 def test_over_tls_only_the_cookie_that_no_neighbour_can_plant_counts(monkeypatch: pytest.MonkeyPatch) -> None:

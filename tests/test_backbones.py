@@ -147,6 +147,46 @@ def test_pickle_that_would_run_code_is_refused(tmp_path):
     assert not trace.exists()
 
 
+HUGE = torch.zeros(1, dtype=torch.half).expand(2**31, 2**30)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"a": HUGE}, "holds no SAM"),
+        ({**empty_weights("vit_b"), "image_encoder.pos_embed": HUGE}, "instead of"),
+        ({5: torch.zeros(1)}, "no state dict"),
+        ({"a": torch.zeros(2, 2).to_sparse()}, "'a' in a form that is not read here"),
+        ({"a": torch.empty(2, device="meta")}, "Save it as plain numbers"),
+    ],
+    ids=["huge", "huge under a known name", "a number as name", "sparse", "no values"],
+)
+def test_tensors_that_no_model_has_are_refused_before_they_take_memory(content, message, tmp_path):
+    torch.save(content, tmp_path / "odd.pth")
+    with pytest.raises(ModelError, match=message):
+        load_backbone(tmp_path / "odd.pth")
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.complex64, torch.float32])
+def test_values_that_are_no_numbers_are_refused(dtype, tmp_path):
+    tensors = load_file(weights_path("compact"))
+    name = "image_encoder.patch_embed.fine.bias"
+    tensors[name] = torch.full_like(tensors[name], float("nan") if dtype == torch.float32 else 1, dtype=dtype)
+    save_file(tensors, tmp_path / "odd.safetensors")
+    with pytest.raises(ModelError, match=f"{name} has values that are no numbers"):
+        load_backbone(tmp_path / "odd.safetensors")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\x80", b"\x80\x02.", b"\x80\x02K\x05.", b"cos\nsystem\n(S'x'\ntR."]
+)
+def test_nonsense_under_the_name_of_weights_is_told_in_one_line(content, tmp_path):
+    (tmp_path / "odd.pth").write_bytes(content)
+    with pytest.raises(ModelError, match="odd.pth") as refused:
+        load_backbone(tmp_path / "odd.pth")
+    assert "\n" not in str(refused.value)
+
+
 @pytest.mark.parametrize("name", ["broken.pth", "broken.safetensors"])
 def test_damaged_file_is_named(name, tmp_path):
     whole = weights_path("compact").read_bytes()

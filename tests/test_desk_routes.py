@@ -102,6 +102,48 @@ def test_a_page_is_told_what_it_needs_to_begin(study: Study, visit: Visit) -> No
     assert {point["kind"] for point in told["open_points"]} == {"unanswered"}
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"client": "page-one-1234", "text": "\xed\xa0\x80"}',
+        '{"client": "page-one-1234"}'.encode("utf-16"),
+        b'{"client": "page-one-1234", "gestures": ' + b"[" * 900 + b"]" * 900 + b"}",
+        b'{"client": "page-one-1234", "gestures": ' + b'{"a":' * 90_000,
+        b'{"client": "page-one-1234", "n": ' + b"1" * 5000 + b"}",
+        b"",
+    ],
+    ids=[
+        *("half a character as bytes", "UTF-16", "nested", "nested without end", "a long number", "nothing"),
+    ],
+)
+@pytest.mark.parametrize("what", ["acts", "masks", "here", "refresh"])
+def test_a_body_that_no_page_sends_is_refused_in_words(
+    study: Study, visit: Visit, what: str, content: bytes
+) -> None:
+    at = f"/api/assignments/{own_id(study)}/{what}"
+    answer = visit().post(at, content=content, headers={"content-type": "application/json"})
+    assert answer.status_code == 400 and "Reload the page." in answer.text
+
+
+def test_a_whole_character_written_as_two_halves_is_one(study: Study, visit: Visit) -> None:
+    at = f"/api/assignments/{own_id(study)}/acts"
+    gesture = '{"n": 1, "kind": "comment", "at_ms": 1, "text": "\\ud83d\\ude42"}'
+    body = f'{{"client": "{CLIENT}", "gestures": [{gesture}]}}'
+    answer = visit().post(at, content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 200 and answer.json()["refused"] == []
+    with study.science.read() as db:
+        assert [a.payload["text"] for a in list_acts(db, own_id(study)) if a.kind == "comment"] == ["🙂"]
+
+
+def test_a_refusal_says_what_is_wrong_and_not_everything_it_was_sent(study: Study, visit: Visit) -> None:
+    nested: list = []
+    for _ in range(12):
+        nested = [nested, "a" * 100]
+    page = Page(visit(), own_id(study))
+    told = page.send({"n": 1, "kind": "fill_holes", "at_ms": 1, "object_id": nested})
+    assert len(told["refused"][0]["why"]) < 250 and "incomplete" in told["refused"][0]["why"]
+
+
 def test_pictures_of_the_next_patch_are_named(
     tmp_path: Path, visit: Visit, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,9 @@ import tifffile
 from PIL import Image
 
 from allinsam.errors import InputError
-from allinsam.imaging import encode_png, image_header, read_channel, read_image, read_rgb
+from allinsam.imaging import encode_png, image_header, one_clear_line, read_channel, read_image, read_rgb
+from allinsam.slides import open_slide
+from tests.bad_inputs import header_only_png
 
 SHARED = Path(os.environ.get("ALLINSAM_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
@@ -24,6 +26,92 @@ def rgb() -> np.ndarray:
 @pytest.fixture
 def channel() -> np.ndarray:
     return np.random.default_rng(2).integers(0, 65536, (40, 56), dtype=np.uint16)
+
+
+def picture_of_its_own(path: Path, compression: str, stored: bytes) -> Path:
+    """A TIFF of 64 x 64 px whose one tile holds these bytes."""
+    tifffile.imwrite(
+        path, np.zeros((64, 64, 3), np.uint8), tile=(64, 64), photometric="rgb", compression=compression
+    )
+    with tifffile.TiffFile(path) as file:
+        place, size = (file.pages[0].tags[number] for number in (324, 325))
+    whole = bytearray(path.read_bytes())
+    struct.pack_into("<I", whole, place.valueoffset, len(whole))
+    struct.pack_into("<H" if size.dtype == 3 else "<I", whole, size.valueoffset, len(stored))
+    path.write_bytes(bytes(whole) + stored)
+    return path
+
+
+def jpeg_of(side: int) -> bytes:
+    """A JPEG whose frame says that it has sides of so many px."""
+    stored = bytearray(imagecodecs.jpeg_encode(np.zeros((64, 64, 3), np.uint8)))
+    at = stored.index(b"\xff\xc0") + 5
+    stored[at : at + 4] = struct.pack(">HH", side, side)
+    return bytes(stored)
+
+
+def jpeg2000_of(side: int) -> bytes:
+    stored = bytearray(imagecodecs.jpeg2k_encode(np.zeros((64, 64, 3), np.uint8)))
+    at = stored.index(b"\xff\x4f\xff\x51") + 8
+    stored[at : at + 8] = struct.pack(">II", side, side)
+    return bytes(stored)
+
+
+def webp_of(side: int) -> bytes:
+    stored = bytearray(imagecodecs.webp_encode(np.zeros((64, 64, 3), np.uint8), lossless=False))
+    at = 24 if stored[12:16] == b"VP8X" else 26
+    width = 3 if at == 24 else 2
+    for place in (at, at + width):
+        stored[place : place + width] = (side - (width == 3)).to_bytes(width, "little")
+    return bytes(stored)
+
+
+BOMBS = {
+    "jpeg": jpeg_of(60_000),
+    "jpeg2000": jpeg2000_of(60_000),
+    "webp": webp_of(16_000),
+    "png": header_only_png(60_000, 60_000),
+}
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_a_tile_that_is_a_huge_picture_of_its_own_is_refused_before_it_is_decoded(
+    kind: str, tmp_path: Path
+) -> None:
+    path = picture_of_its_own(tmp_path / "bomb.tif", kind, BOMBS[kind])
+    with pytest.raises(InputError, match=r"bomb.tif has a tile of \d+ million values. Export it again."):
+        read_image(path)
+    with open_slide(path) as slide, pytest.raises(InputError, match=r"tile of \d+ million values"):
+        slide.read_level(0, 0, 0, 64, 64)
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "jpeg2000", "webp", "png", "zlib", "lzw", "zstd", "packbits"])
+def test_tiles_in_the_usual_compressions_are_read(kind: str, tmp_path: Path, rgb: np.ndarray) -> None:
+    tolerance = 0
+    if kind == "jpeg":
+        rgb, tolerance = np.full((48, 64, 3), (120, 90, 150), np.uint8), 4
+    options = {"compressionargs": {"lossless": True}} if kind == "webp" else {}
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, rgb, tile=(16, 16), photometric="rgb", compression=kind, **options)
+    assert np.abs(read_image(path).astype(int) - rgb).max() <= tolerance
+    with open_slide(path) as slide:
+        level = slide.read_level(0, 0, 0, rgb.shape[1], rgb.shape[0])
+    assert np.abs(level.astype(int) - rgb).max() <= tolerance
+
+
+def test_a_compression_that_could_unpack_to_anything_is_refused(tmp_path: Path, rgb: np.ndarray) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", rgb, photometric="rgb", compression="jpegxl")
+    for read in (image_header, read_image):
+        with pytest.raises(InputError, match="compressed as JPEGXL.*, which is not read. Save it with LZW"):
+            read(tmp_path / "a.tif")
+
+
+def test_no_memory_left_is_said_in_words(tmp_path: Path) -> None:
+    def run_out() -> None:
+        raise MemoryError
+
+    with pytest.raises(InputError, match="a.tif needs more memory"), one_clear_line(tmp_path / "a.tif"):
+        run_out()
 
 
 def test_png_rgb_is_read_exactly(tmp_path: Path, rgb: np.ndarray) -> None:
@@ -343,3 +431,11 @@ def test_grey_becomes_rgb(tmp_path: Path) -> None:
     grey = np.arange(64, dtype=np.uint8).reshape(8, 8)
     Image.fromarray(grey).save(tmp_path / "a.png")
     assert np.array_equal(read_rgb(tmp_path / "a.png"), np.dstack([grey] * 3))
+
+
+def test_metadata_with_entities_are_left_alone(tmp_path: Path, rgb: np.ndarray) -> None:
+    """A document type may name entities that unpack to gigabytes; the picture is read without it."""
+    xml = '<?xml version="1.0"?><!DOCTYPE x [<!ENTITY a "0.25">]><OME><Pixels PhysicalSizeX="&a;"/></OME>'
+    tifffile.imwrite(tmp_path / "a.tif", rgb, photometric="rgb", description=xml, metadata=None)
+    assert image_header(tmp_path / "a.tif").um_per_px is None
+    assert np.array_equal(read_image(tmp_path / "a.tif"), rgb)

@@ -149,6 +149,21 @@ def linked(folder: Path) -> Path:
     return folder
 
 
+def linked_in_a_circle(folder: Path) -> Path:
+    write_all(folder, pair())
+    (folder / PAS).symlink_to(folder / "other_pas.png")
+    (folder / "other_pas.png").symlink_to(folder / PAS)
+    return folder
+
+
+def linked_manifest(folder: Path) -> Path:
+    """The manifest itself lies elsewhere: what it says would be told in words about its cells."""
+    elsewhere = write_all(folder.parent / "elsewhere", {"secret.csv": (HEAD + GOOD).encode()})
+    write_all(folder, pair())
+    (folder / "manifest.csv").symlink_to(elsewhere / "secret.csv")
+    return folder
+
+
 def unreadable(folder: Path) -> Path:
     files()(folder)
     (folder / PAS).chmod(0)
@@ -195,6 +210,7 @@ FOLDERS: dict[str, tuple[Make, str]] = {
     "PAS alone": (files(s2_b_WT1__png=None), "missing pair: s2_b_pas.png has no marker channel. Add one"),
     "no underscore": (files(overview__png=encoded(noise(3))), "no pair. Images of a patch are named x_pas"),
     "a link out of the folder": (linked, "s2_b_pas.png: links out of the folder. Put the file itself there"),
+    "a manifest that is a link out": (linked_manifest, "manifest.csv links out of its folder. Put the file"),
     "no right to read": (unreadable, "s2_b_pas.png may not be read. Give this program the right"),
 }
 
@@ -215,6 +231,7 @@ def row(**changed: str) -> Make:
 
 
 MANIFESTS: dict[str, tuple[Make, str]] = {
+    "too large": (manifest(HEAD + "," * (65 << 20)), "has more than 64 MB. Import fewer patches"),
     "empty": (manifest(""), "manifest.csv is empty. Its first row names the columns"),
     "no rows": (manifest(HEAD), "has no rows below its column names"),
     "wrong columns": (manifest("file,marker\na,b\n"), "has no column pas, channel_file, role. Add it"),
@@ -294,6 +311,13 @@ def two_of_one_name(folder: Path) -> Path:
     return path
 
 
+def name_without_end(folder: Path) -> Path:
+    """A header that says that its file's name goes on into the file."""
+    whole = bytearray(zip_bytes(pair(), zipfile.ZIP_STORED))
+    whole[26:28] = struct.pack("<H", 2_000)
+    return archive(bytes(whole))(folder)
+
+
 def damaged(folder: Path) -> Path:
     whole = bytearray(zip_bytes(pair(), zipfile.ZIP_STORED))
     whole[200] ^= 0xFF
@@ -304,6 +328,7 @@ ZIPS: dict[str, tuple[Make, str]] = {
     "no zip": (archive(b"hello"), "images.zip is no whole ZIP: .* Pack it again"),
     "empty file": (archive(b""), "images.zip is no whole ZIP"),
     "cut off": (archive(half(zip_bytes(pair()))), "is no whole ZIP"),
+    "a name without end": (name_without_end, "is no whole ZIP: File name in directory"),
     "damaged": (damaged, "is no whole ZIP: Bad CRC-32"),
     "empty zip": (archive(zip_bytes({})), "images.zip holds no image. Pack the PNG"),
     "only folders": (archive(zip_bytes({"a/": b"", "a/b/": b""})), "holds no image"),
@@ -498,6 +523,16 @@ def test_a_slide_that_cannot_be_used_is_refused_in_one_line(what: str, study: St
 
 ALL = {"image": IMAGES, "folder": FOLDERS, "manifest": MANIFESTS, "zip": ZIPS}
 CASES = [(of, what) for of, cases in ALL.items() for what in cases]
+
+
+def test_links_that_lead_round_in_a_circle_are_told(study: Study, tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    before = content(study)
+    with pytest.raises(
+        ImportRefusedError, match="s2_b_pas.png: links out of the folder. Put the file itself"
+    ):
+        import_study(study.folder, linked_in_a_circle(tmp_path / "source"), limits=LIMITS)
+    assert content(study) == before
 
 
 @pytest.mark.parametrize(("of", "what"), CASES, ids=lambda value: value.replace(" ", "_"))

@@ -67,6 +67,13 @@ def test_a_foreign_page_may_not(client: TestClient, empty_study: Study, headers:
     assert kept(empty_study) == []
 
 
+@pytest.mark.parametrize("said", ["9" * 5000, "\xb2", "-1", "+5", "1e9", ""])
+def test_a_size_that_is_none_is_not_believed(client: TestClient, empty_study: Study, said: str) -> None:
+    sign_in(client, empty_study, "lead")
+    headers = {**OWN, "content-length": said.encode("latin-1")}
+    assert client.post(UPLOAD, content=b"abc", headers=headers).json()["bytes"] == 3
+
+
 def pieces(count: int) -> Iterator[bytes]:
     """A body whose size nobody says beforehand."""
     for _ in range(count):

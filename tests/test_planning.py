@@ -1,5 +1,6 @@
 """The plan's promises, over many seeds and shapes of studies."""
 
+import json
 from collections import Counter
 from dataclasses import replace
 
@@ -307,3 +308,26 @@ def test_settings_survive_being_kept_and_unknown_ones_are_refused() -> None:
         PlanSettings.from_dict({"overlapp": 2})
     with pytest.raises(InputError, match="0 and 3"):
         make_plan([], people(3), settings)
+
+
+@pytest.mark.parametrize(
+    "name, value, wanted",
+    [
+        ("overlap", "3", "a whole number"),
+        ("overlap", True, "a whole number"),
+        ("seed", 10**400, "a whole number"),
+        ("gold", "a lot", "a number"),
+        ("gold", float("inf"), "a number"),
+        ("arms", "if", "a list"),
+        ("arms", [1], "a list"),
+        ("suggestions_from", 1.5, "a whole number or nothing"),
+    ],
+)
+def test_a_setting_of_another_type_is_told(name, value, wanted):
+    with pytest.raises(InputError, match=f"The plan setting {name} is .*Give {wanted}"):
+        PlanSettings.from_dict({name: value})
+
+
+def test_settings_come_back_from_plain_data():
+    settings = PlanSettings(overlap=2, gold=0, arms=ARMS[:2])
+    assert PlanSettings.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings

@@ -126,6 +126,28 @@ def test_a_foreign_page_gets_no_websocket(
         pass
 
 
+FORMS = {
+    "size that is none": {"content": b"name=a", "headers": {"content-length": "\xb2".encode("latin-1")}},
+    "size without end": {"content": b"name=a", "headers": {"content-length": "9" * 5000}},
+    "no boundary": {"content": b"--b\r\n", "headers": {"content-type": "multipart/form-data"}},
+    "multipart": {"files": {"name": b"x"}},
+    "many fields": {"content": b"a=1&" * 500},
+    "large": {"content": b"name=" + b"a" * 50_000},
+    "no text": {"content": b"name=%ff%fe&password=\xff\x00"},
+}
+
+
+@pytest.mark.parametrize("path, status", [("/sign-in", 401), ("/set-password", 410)])
+@pytest.mark.parametrize("what", FORMS)
+def test_a_form_that_no_page_of_ours_sends_counts_as_empty(
+    client: TestClient, what: str, path: str, status: int
+) -> None:
+    given = dict(FORMS[what])
+    kind = {} if "files" in given else {"content-type": "application/x-www-form-urlencoded"}
+    answer = client.post(path, **{**given, "headers": {**OWN_PAGE, **kind, **given.get("headers", {})}})
+    assert answer.status_code in (status, 429) and "text/html" in answer.headers["content-type"]
+
+
 def test_an_open_websocket_ends_with_the_sign_in(
     client: TestClient, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:

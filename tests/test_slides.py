@@ -183,6 +183,26 @@ def test_glomeruli_name_the_patches_they_lie_in(tmp_path: Path, stain_path: Path
     assert [(p.x0, p.y0, p.glomerulus) for p in centred] == [(392, 392, "g7"), (1072, 572, "g8")]
 
 
+def test_a_slide_with_fewer_tiles_than_its_size_needs_is_refused(tmp_path: Path, stain_path: Path) -> None:
+    """A size far beyond the tiles would otherwise be gone over square by square."""
+    with tifffile.TiffFile(stain_path) as file:
+        places = [file.pages[0].tags[number].valueoffset for number in (256, 257)]
+    whole = bytearray(stain_path.read_bytes())
+    for place in places:
+        whole[place : place + 4] = (2**31 - 1).to_bytes(4, "little")
+    (tmp_path / "s.ome.tif").write_bytes(whole)
+    with pytest.raises(InputError, match="s.ome.tif"), open_slide(tmp_path / "s.ome.tif"):
+        pass
+
+
+def test_a_file_of_very_many_pages_is_no_slide(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "s.tif") as writer:
+        for _ in range(1_001):
+            writer.write(np.zeros((8, 8), np.uint8), contiguous=False)
+    with pytest.raises(InputError, match="more than 1000 pages"), open_slide(tmp_path / "s.tif"):
+        pass
+
+
 def test_label_and_macro_pictures_are_never_opened(
     tmp_path: Path, drawn: tuple[np.ndarray, np.ndarray]
 ) -> None:

@@ -245,7 +245,8 @@ def run(args: argparse.Namespace, folder: Path) -> int:
     try:
         prepare(demo, args.study == DEFAULT_STUDY, args.new)
         study = open_study(folder)
-        host = "127.0.0.1" if args.address in ("0.0.0.0", "::") else args.address
+        # What listens on all addresses is reached under this one here.
+        host = "127.0.0.1" if args.address in ("0.0.0.0", "::") else args.address  # noqa: S104 - compared only
         url = f"http://[{host}]:{args.port}" if ":" in host else f"http://{host}:{args.port}"
         where = ("--address", args.address, "--port", str(args.port))
         proxies = ("--public-url", args.public_url, "--trusted-proxies", args.trusted_proxies)

@@ -80,7 +80,7 @@ def _own_assignment(study: Study, request: Request) -> dict[str, Any]:
     with study.science.read() as db:
         assignment = assignments.get_assignment(db, assignment_id)
         if not may(person, "annotate", assignment):
-            raise NotAllowedError("This patch is not in your queue.")
+            raise NotAllowedError("This patch is not in your queue. Open one of your own.")
         demand_consent(db, person.person_id)
     return assignment
 

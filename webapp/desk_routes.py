@@ -35,6 +35,7 @@ from webapp.views import smoothed
 from webapp.watching import saw
 
 LARGEST_BODY_BYTES = 8_000_000
+DEEPEST = 20  # lists in lists of a body; ours have 5
 MOST_GESTURES = 200  # in one request
 LONGEST_CLIENT = 80
 # A page that has not been heard of for so long no longer holds its patch.
@@ -144,12 +145,23 @@ async def json_body(request: Request, most_bytes: int = LARGEST_BODY_BYTES) -> d
         if len(content) > most_bytes:
             raise InputError(f"More than {most_bytes} bytes at once are not taken.")
     try:
-        body = json.loads(bytes(content))
+        body = json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise InputError("This is no JSON. Reload the page.") from error
     if not isinstance(body, dict):
         raise InputError("Send one JSON object.")
+    _check_depth(body)
     return body
+
+
+def _check_depth(body: dict[str, Any]) -> None:
+    """Refuse what is nested so deeply that whoever walks through it, or only shows it, would fail."""
+    level: list[Any] = [body]
+    for _ in range(DEEPEST):
+        inside = (one.values() if isinstance(one, dict) else one for one in level)
+        level = [one for values in inside for one in values if isinstance(one, (dict, list))]
+    if level:
+        raise InputError("This JSON is nested too deeply. Reload the page.")
 
 
 def _demand_own(study: Study, person: SignedIn, assignment_id: int, opening: bool) -> None:
@@ -160,7 +172,7 @@ def _demand_own(study: Study, person: SignedIn, assignment_id: int, opening: boo
         is_own = assignment["person_id"] == person.person_id
         why = why_closed(db, assignment) if asks and is_own else None
     if not may(person, "annotate", assignment) or assignment["person_id"] != person.person_id:
-        raise NotAllowedError("This patch is not in your queue.")
+        raise NotAllowedError("This patch is not in your queue. Open one of your own.")
     with study.science.read() as db:
         demand_consent(db, person.person_id)  # by every route: the browser keeps what is refused
     if why:

@@ -147,7 +147,7 @@ def _asked_patch(study: Study, request: Request) -> tuple[int, int | None]:
     with study.science.read() as db:
         assignment = get_assignment(db, assignment_id)
     if not may(request.state.person, "annotate", assignment):
-        raise NotAllowedError("This patch is not in your queue.")
+        raise NotAllowedError("This patch is not in your queue. Open one of your own.")
     return assignment["patch_id"], assignment_id
 
 
@@ -207,7 +207,7 @@ def _check_access(study: Study, person: SignedIn, view: View, assignment_id: int
     with study.science.read() as db:
         given = patch_assignments(db, view.patch_id)
     if not may(person, "view_patch", {"person_ids": [row["person_id"] for row in given]}):
-        raise NotAllowedError(f"Patch {view.patch_id} is not in your queue.")
+        raise NotAllowedError(f"Patch {view.patch_id} is not in your queue. Open one of your own.")
     if assignment_id is not None or not may(person, "view_thresholds"):  # who sees it to annotate it
         with study.science.read() as db:
             demand_consent(db, person.person_id)

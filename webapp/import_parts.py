@@ -9,6 +9,7 @@ import streamlit as st
 
 from allinsam import jobs
 from allinsam.errors import AllinsamError, InputError, by_name
+from allinsam.files import lies_in
 from allinsam.importing.archive import ARCHIVE_SUFFIXES
 from allinsam.importing.manifest import MANIFEST_SUFFIXES
 from allinsam.slides import SLIDE_SUFFIXES
@@ -102,7 +103,7 @@ def inbox_entries() -> dict[str, str]:
         return {}
     found = {}
     for path in sorted(folder.iterdir())[:MOST_LISTED]:
-        if path.name.startswith(".") or not path.resolve().is_relative_to(folder):
+        if path.name.startswith(".") or not lies_in(folder, path):
             continue
         kind = _kind_of(path)
         if kind:
@@ -128,16 +129,18 @@ def inbox_files(*suffixes: str) -> list[str]:
     folder = inbox_folder()
     if folder is None:
         return []
-    return sorted(p.name for p in folder.iterdir() if p.is_file() and p.suffix.lower() in suffixes)
+    files = [path for path in folder.iterdir() if path.suffix.lower() in suffixes and lies_in(folder, path)]
+    return sorted(path.name for path in files if path.is_file())
 
 
 def in_inbox(name: str) -> Path:
     """The path of one entry of the inbox; InputError for anything that is not in it."""
     folder = inbox_folder()
-    path = (folder / name).resolve() if folder else None
-    if folder is None or path is None or path.parent != folder or not path.exists():
-        raise InputError(f"{name!r} is not in the inbox. Reload the page and choose again.")
-    return path
+    if folder is not None and lies_in(folder, folder / name):
+        path = (folder / name).resolve()
+        if path.parent == folder and path.exists():
+            return path
+    raise InputError(f"{name!r} is not in the inbox. Reload the page and choose again.")
 
 
 # --- What would come ------------------------------------------------------------------------------

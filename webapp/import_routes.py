@@ -12,6 +12,8 @@ from allinsam.workflow.uploads import demand_room, drop_upload, new_upload
 from webapp.image_routes import refusal
 from webapp.session import study_from_environment, upload_limit_mb
 
+LONGEST_NUMBER = 20  # digits of a size; what is longer says nothing, and the bytes are counted anyway
+
 
 class TooLargeError(InputError):
     """More bytes than the server takes at once."""
@@ -25,8 +27,9 @@ async def upload_route(request: Request) -> Response:
         study = study_from_environment()
         name = request.query_params.get("name", "")
         said = request.headers.get("content-length", "")
-        _check_size(name, int(said) if said.isdecimal() else 0)
-        demand_room(study, int(said) if said.isdecimal() else 0)
+        coming_bytes = int(said) if said.isdecimal() and len(said) < LONGEST_NUMBER else 0
+        _check_size(name, coming_bytes)
+        demand_room(study, coming_bytes)
         key, path = new_upload(study, name)
         written = 0
         with path.open("xb") as file:

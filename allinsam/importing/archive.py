@@ -163,4 +163,5 @@ def _top(archive: Path, folder: Path) -> Path:
 
 
 def _line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
+    # A damaged directory is told with everything that stands in it.
+    return (str(error).splitlines() or [type(error).__name__])[0][:120].rstrip(". ")

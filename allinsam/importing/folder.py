@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from allinsam.errors import InputError
+from allinsam.files import lies_in
 from allinsam.importing.records import (
     STAINED_TAGS,
     FolderRules,
@@ -95,8 +96,7 @@ def _left_out(folder: Path) -> list[Problem]:
 
 def _inside(folder: Path, images: list[Path]) -> tuple[list[Path], list[Problem]]:
     """The images that lie in the folder itself, and those that a link brings in from elsewhere."""
-    top = folder.resolve()
-    outside = [path for path in images if not path.resolve().is_relative_to(top)]
+    outside = [path for path in images if not lies_in(folder, path)]
     problems = [Problem(p.name, "links out of the folder. Put the file itself there.") for p in outside]
     return [path for path in images if path not in outside], problems
 

@@ -4,11 +4,13 @@ import csv
 import difflib
 import io
 import math
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from allinsam.errors import InputError
+from allinsam.files import lies_in
 from allinsam.importing.records import (
     PlacedError,
     PlannedChannel,
@@ -79,6 +81,8 @@ def read_manifest(manifest: Path) -> tuple[list[PlannedPatch], list[Problem]]:
 def _read_table(manifest: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """Column names, and (row number as a spreadsheet shows it, cells) of every row that is not blank."""
     try:
+        if manifest.stat().st_size > MOST_BYTES:
+            raise InputError(f"{manifest} has more than {MOST_BYTES >> 20} MB. Import fewer patches at once.")
         text = manifest.read_bytes().decode("utf-8-sig")
         if "\0" in text:  # UTF-16 without its mark
             raise InputError(f"{manifest} is not UTF-8 text. Save it as CSV UTF-8.")
@@ -95,11 +99,13 @@ def _read_table(manifest: Path) -> tuple[list[str], list[tuple[int, dict[str, st
     while columns and not columns[-1]:
         columns.pop()
     if not columns:
-        raise InputError(f"{manifest} is empty. Its first row names the columns {', '.join(COLUMNS)}.")
+        raise InputError(
+            f"{manifest} is empty. Its first row names the columns {', '.join(COLUMNS)}: add it."
+        )
     missing = [name for name in NEEDED_COLUMNS if name not in columns]
     if missing:
         raise InputError(f"{manifest} has no column {', '.join(missing)}. Add it to the first row.")
-    twice = [name for name in columns if columns.count(name) > 1]
+    twice = [name for name, count in Counter(columns).items() if count > 1]
     if twice:
         raise InputError(f"{manifest} has the column {twice[0]!r} twice. Keep one.")
     filled = [
@@ -112,6 +118,7 @@ def _read_table(manifest: Path) -> tuple[list[str], list[tuple[int, dict[str, st
     return columns, [(number, _named(columns, cells)) for number, cells in filled]
 
 
+MOST_BYTES = 64 << 20
 BEYOND = "beyond the last column"
 
 
@@ -158,11 +165,7 @@ def _inside(folder: Path, column: str, text: str) -> Path:
     windows, path = PureWindowsPath(text), PurePosixPath(text.replace("\\", "/"))
     if windows.anchor or path.is_absolute() or ".." in path.parts:
         raise InputError(f"{column} {text!r} leads out of the manifest's folder. Put the file inside it.")
-    try:
-        is_inside = (folder / path).resolve().is_relative_to(folder.resolve())
-    except OSError as error:
-        raise InputError(f"{column} {text[:60]!r} is no path ({error.strerror}). Correct it.") from error
-    if not is_inside:
+    if not lies_in(folder, folder / path):
         raise InputError(f"{column} {text!r} links out of the manifest's folder. Put the file inside it.")
     return folder / path
 

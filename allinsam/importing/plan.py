@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from allinsam.errors import InputError
+from allinsam.files import lies_in
 from allinsam.imaging import ImageHeader, check_channel_index, image_header, read_image, read_rgb
 from allinsam.importing.folder import read_folder
 from allinsam.importing.manifest import MANIFEST_NAME, MANIFEST_SUFFIXES, read_manifest
@@ -61,6 +62,8 @@ def plan_import(
     if not source.is_dir() and source.suffix.lower() not in MANIFEST_SUFFIXES:
         raise InputError(f"{source} is neither a folder nor a .csv or .zip. Give one of these.")
     manifest = source / MANIFEST_NAME if source.is_dir() else source
+    if source.is_dir() and manifest.is_symlink() and not lies_in(source, manifest):
+        raise InputError(f"{manifest} links out of its folder. Put the file itself there.")
     if manifest.is_file():
         found, problems = read_manifest(manifest)
     else:

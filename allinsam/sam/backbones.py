@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from segment_anything.build_sam import sam_model_registry
 from segment_anything.modeling import Sam
@@ -205,7 +204,7 @@ def pick_device(device: str) -> torch.device:
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Float32 tensors by name of a weights file, read without running any code that it may hold."""
+    """Tensors by name of a weights file, as stored, read without running any code that it may hold."""
     try:
         if path.suffix == ".safetensors":
             content = load_file(path)
@@ -216,18 +215,29 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
             f"{path} is refused: it is damaged, or holds more than tensors and could run code. "
             "Ask its author for a .safetensors file or a plain state dict."
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, ValueError, OSError) as error:
-        raise ModelError(
-            f"{path} cannot be read as weights: {str(error).splitlines()[0]}. Get it again."
-        ) from error
+    except MemoryError as error:
+        raise ModelError(f"{path} asks for more memory than there is. Get it again.") from error
+    except Exception as error:  # readers of weights meet damaged bytes with errors of nearly every kind
+        reason = (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0].rstrip(".")
+        raise ModelError(f"{path} cannot be read as weights: {reason}. Get it again.") from error
     if not isinstance(content, dict) or not all(
-        isinstance(value, torch.Tensor) for value in content.values()
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items()
     ):
         holds = sorted(map(str, content))[:4] if isinstance(content, dict) else type(content).__name__
         raise ModelError(
             f"{path} is no state dict of tensors (it holds {holds}). Save the model's state_dict() alone."
         )
-    return {name: value.float() if value.is_floating_point() else value for name, value in content.items()}
+    strange = [name for name, value in content.items() if not _is_plain(value)]
+    if strange:
+        raise ModelError(
+            f"{path} holds {strange[0][:80]!r} in a form that is not read here (sparse, quantized or empty). "
+            "Save it as plain numbers."
+        )
+    return content
+
+
+def _is_plain(value: torch.Tensor) -> bool:
+    return value.layout == torch.strided and not value.is_quantized and value.device.type == "cpu"
 
 
 def _row(name: str) -> Backbone:
@@ -293,6 +303,12 @@ def _build_with(row: Backbone, tensors: dict[str, torch.Tensor], path: Path) -> 
                 f"{path} does not fit {row.name}: {name} is {tuple(tensors[name].shape)} instead of {shape}. "
                 "Give a checkpoint of one of SAM's published sizes."
             )
+        if not tensors[name].is_floating_point() or not tensors[name].sum(dtype=torch.float64).isfinite():
+            raise ModelError(
+                f"{path} does not fit {row.name}: {name} has values that are no numbers. Get it again."
+            )
+    # Only now that they have the right size: a few bytes can claim to be a tensor of any.
+    tensors = {name: value.float() for name, value in tensors.items()}
     # Built without memory and given the file's tensors: neither a second copy nor a random start to wait for.
     with _described(row):
         sam = row.builder()

@@ -14,6 +14,7 @@ from typing import Any
 
 from sqlite_utils import Database
 
+from allinsam.errors import NotFoundError
 from allinsam.store.audit import erase_addresses
 from allinsam.store.connection import DatabaseFile, utc_now
 from allinsam.store.study import note_change
@@ -143,6 +144,14 @@ def find_withdrawal(db: Database, person_id: str, kind: str) -> dict[str, Any] |
         "person_id = ? AND kind = ?", [person_id, kind], order_by="id DESC", limit=1
     )
     return next((_row(row) for row in rows), None)
+
+
+def get_withdrawal(db: Database, person_id: str, kind: str) -> dict[str, Any]:
+    """The same of who is known to have withdrawn."""
+    row = find_withdrawal(db, person_id, kind)
+    if row is None:
+        raise NotFoundError(f"{person_id!r} has not withdrawn in this way.")
+    return row
 
 
 def list_withdrawals(db: Database) -> list[dict[str, Any]]:

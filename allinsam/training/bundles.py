@@ -248,6 +248,9 @@ def read_trained(folder: Path) -> TrainedRun:
                 f"{folder / ORIGIN_FILE}: the settings are not the bundle's. Train it again, with the same "
                 "version of allinsam here and there."
             )
+        for name in ("label_set", "split", "backbone"):
+            if not isinstance(origin[name]["sha256"], str):
+                raise TypeError(f"{name} has no hash")
         about = {name: origin[name] for name in ("label_set", "split", "backbone", "settings_sha256")}
     run = _read_object(folder / RUN_FILE)
     with _told(folder / RUN_FILE):
@@ -259,7 +262,10 @@ def read_trained(folder: Path) -> TrainedRun:
         ]
         if differing:
             raise InputError(f"{folder / RUN_FILE}: {differing[0]} is not the bundle's. Train it again.")
-        told = [isinstance(row["epoch"], int) and row["stage"] in settings.stages for row in run["history"]]
+        told = [
+            type(row["epoch"]) is int and 0 < row["epoch"] < 2**31 and row["stage"] in settings.stages
+            for row in run["history"]
+        ]
         if not told or not all(told) or run["network"] != settings.network:
             raise InputError(f"{folder / RUN_FILE} tells of no training. Train the bundle again.")
     try:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from allinsam.errors import InputError
-from allinsam.records import setting
+from allinsam.records import setting, settings_from
 from allinsam.training.corrective import MOCL_MODES, CorrectiveSettings
 from allinsam.training.dataset import VARIETIES
 from allinsam.training.networks import NETWORKS
@@ -112,7 +112,7 @@ class TrainingSettings:
                 raise InputError(f"{name} is {getattr(self, name)!r}. It must be above 0.")
         for name in ("adapter_epochs", "corrective_epochs", "first_block", "least_frames"):
             if getattr(self, name) < 0:
-                raise InputError(f"{name} is {getattr(self, name)!r}. It must not be negative.")
+                raise InputError(f"{name} is {getattr(self, name)!r}. Give 0 or more.")
         if self.cache_frozen and (self.augmentation or self.train_encoder or self.network != "adapter"):
             raise InputError(
                 "cache_frozen keeps frames as they are. Switch augmentation and train_encoder off, and train "
@@ -137,10 +137,7 @@ class TrainingSettings:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TrainingSettings":
         """Settings from plain data; an unknown key is an error, never ignored."""
-        unknown = sorted(values.keys() - {known.name for known in dataclasses.fields(cls)})
-        if unknown:
-            raise InputError(f"Unknown training setting {unknown[0]!r}. Remove it or correct its name.")
-        return cls(**values)
+        return settings_from(cls, values, "training")
 
     @property
     def stages(self) -> dict[str, int]:

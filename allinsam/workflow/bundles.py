@@ -106,7 +106,10 @@ def _place_of(study: Study, trained: TrainedRun) -> dict[str, Any]:
         )
     unknown = sorted(set(_class_names(trained)) - known)
     if unknown:
-        raise InputError(f"{where} knows the class {unknown[0]!r}, which this study has not.")
+        raise InputError(
+            f"{where} knows the class {unknown[0][:80]!r}, which this study has not. Import it where it was "
+            "made, or add the class."
+        )
     _check_loads(trained, loaded)
     return {
         "label_set_id": label_set["id"],

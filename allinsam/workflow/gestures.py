@@ -79,7 +79,7 @@ def open_desk(
     """A person's desk at one of their own patches."""
     desk = Desk(study, assignment_id, person_id, ActLog(client, SURFACE, after_seq), cache)
     if desk.assignment["person_id"] != person_id:
-        raise NotAllowedError(f"Patch {assignment_id} is not in your queue.")
+        raise NotAllowedError(f"Patch {assignment_id} is not in your queue. Open one of your own.")
     return desk
 
 
@@ -134,7 +134,7 @@ def _apply(desk: Desk, gesture: Gesture) -> None:
         apply(desk, gesture.data)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(
-            f"Gesture {gesture.n} ({gesture.kind}) is incomplete: {error}. Reload the page."
+            f"Gesture {gesture.n} ({gesture.kind}) is incomplete: {str(error)[:120]}. Reload the page."
         ) from error
 
 

@@ -121,8 +121,7 @@ def apply_withdrawal(
             affected = affected_by(db, person_id)
             files = [str(path.relative_to(study.folder)) for path in _files_of(study, db, affected)]
             withdrawals.purge(db, person_id, by, reason, at, affected, files)
-        row = withdrawals.find_withdrawal(db, person_id, kind)
-        assert row is not None
+        row = known or withdrawals.get_withdrawal(db, person_id, kind)
         late = list(_derived_files(study, db, affected_patches(row, study))) if kind == PURGE else []
     with study.server.write() as db:
         erased = withdrawals.erase_account(db, person_id)

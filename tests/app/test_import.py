@@ -180,9 +180,10 @@ def test_pages_name_a_file_and_the_command_line_its_path(
 
 
 @pytest.mark.parametrize(
-    "name", ["../study", "..", "way out", "batch/s1_a_pas.png", "gone", "/etc/passwd", ""]
+    "name", ["../study", "..", "way out", "batch/s1_a_pas.png", "gone", "/etc/passwd", "", "circle", "a\0b"]
 )
 def test_nothing_but_the_inbox_can_be_chosen(inbox: Path, name: str) -> None:
+    (inbox / "circle").symlink_to("circle")
     with pytest.raises(InputError, match="is not in the inbox"):
         in_inbox(name)
 
