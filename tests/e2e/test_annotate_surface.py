@@ -86,6 +86,20 @@ class Annotating:
             return
         self.sees(text, where)
 
+    def choose(self, name: str, hint: str) -> None:
+        """Choose a way to edit, again if the page was just being drawn anew, until its hint shows."""
+        shown = self.page.locator(".hint", has_text=hint).first
+        for _ in range(5):
+            self.page.get_by_text(name, exact=True).click()
+            try:
+                shown.wait_for(timeout=10_000)
+            except TimeoutError:
+                self.page.wait_for_timeout(SETTLE)
+                continue
+            break
+        self.sees(hint, ".hint")
+        self.page.wait_for_timeout(SETTLE)
+
     def sees(self, text: str, where: str) -> None:
         expect(self.page.locator(where, has_text=text).first).to_be_visible(timeout=PATIENT)
 
@@ -166,17 +180,13 @@ def test_an_outline_is_painted_erased_and_reshaped(annotate: Annotate) -> None:
     (painted,) = at.things
     assert painted.origin == "edited"
 
-    at.page.get_by_text("Erase", exact=True).click()
-    at.sees("Paint over what does not belong", ".hint")
-    at.page.wait_for_timeout(SETTLE)
+    at.choose("Erase", "Paint over what does not belong")
     at.drag((x + RADIUS_PX + 1, y), (x + RADIUS_PX + 7, y), view=view)
     at.wait_for("mask_edit", 2)
     (erased,) = at.things
     assert rle_area(erased.mask.as_rle()) < rle_area(painted.mask.as_rle())
 
-    at.page.get_by_text("Move points", exact=True).click()
-    at.sees("Press the pencil", ".hint")
-    at.page.wait_for_timeout(SETTLE)
+    at.choose("Move points", "Press the pencil")
     pane = at.page.locator("canvas.upper-canvas").bounding_box()
     middle = (pane["x"] + pane["width"] / 2, pane["y"] + pane["height"] / 2)
     at.page.mouse.move(*middle)
