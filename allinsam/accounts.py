@@ -104,6 +104,7 @@ ACTIONS: dict[str, dict[str, Rule]] = {
     "import_images": _LEAD_ONLY,
     "manage_people": _LEAD_ONLY,
     "view_audit": _LEAD_ONLY,
+    "view_status": _LEAD_ONLY,
 }
 
 

@@ -55,6 +55,7 @@ SEED = 5
 PASSWORD = "four words of a benchmark"  # noqa: S105 - of a study that is deleted at the end
 START_WITHIN_S = 180.0
 ANSWER_WITHIN_S = 30.0
+STALE_AFTER_S = 3.0
 LONGEST_WAIT_S = 2.0  # between two attempts of a page
 KEPT_KINDS = ("box", "accept")
 ONCE_PER_OBJECT = ("box", "mask_shown", "accept")
@@ -232,6 +233,7 @@ class Annotator(threading.Thread):
         self.rng = random.Random(number)  # noqa: S311 - which nuclei, nothing secret
         self.url = f"http://127.0.0.1:{app.port}"
         self.connection: http.client.HTTPConnection | None = None
+        self.used_at = 0.0
         self.cookie = ""
         self.kept: list[Kept] = []
         self.refused: list[str] = []
@@ -310,6 +312,9 @@ class Annotator(threading.Thread):
     def _request(
         self, method: str, path: str, content: str | None, kind: str
     ) -> tuple[int, http.client.HTTPMessage, bytes]:
+        if self.connection is not None and time.monotonic() - self.used_at > STALE_AFTER_S:
+            self.connection.close()  # the server ends one that was idle, just when it is used again
+            self.connection = None
         if self.connection is None:
             self.connection = http.client.HTTPConnection("127.0.0.1", self.app.port, timeout=ANSWER_WITHIN_S)
         headers = {"Cookie": self.cookie, "Origin": self.url}
@@ -318,7 +323,9 @@ class Annotator(threading.Thread):
         try:
             self.connection.request(method, path, content, headers)
             answer = self.connection.getresponse()
-            return answer.status, answer.headers, answer.read()
+            content_of_answer = answer.read()
+            self.used_at = time.monotonic()
+            return answer.status, answer.headers, content_of_answer
         except BaseException:
             self.connection.close()
             self.connection = None

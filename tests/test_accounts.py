@@ -285,6 +285,7 @@ EXPECTED = {
     "import_images": ("any", "none", "none"),
     "manage_people": ("any", "none", "none"),
     "view_audit": ("any", "none", "none"),
+    "view_status": ("any", "none", "none"),
 }
 
 

@@ -12,6 +12,7 @@ import streamlit as st  # noqa: E402
 from allinsam.workflow.newcomers import start_training  # noqa: E402
 from webapp.consent_parts import consent_waits, show_consent  # noqa: E402
 from webapp.navigation import pages_for, show_bar  # noqa: E402
+from webapp.request_log import page_timed  # noqa: E402
 from webapp.session import current_person, current_study  # noqa: E402
 
 ICON = str(ROOT / "webapp" / "assets" / "icon.png")
@@ -27,4 +28,5 @@ if person.group == "student":
 if consent_waits(study, person, page.url_path):
     show_consent(study, person)
 else:
-    page.run()
+    with page_timed(page.url_path or "home", person.person_id):
+        page.run()

@@ -31,6 +31,7 @@ PAGES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("compare", "Compare", REVIEWING),
     ("export", "Export", ("lead",)),
     ("audit", "Log", ("lead",)),
+    ("status", "Status", ("lead",)),
 )
 
 

@@ -35,6 +35,7 @@ from webapp import (
 )
 from webapp.account_page import account_routes
 from webapp.gate import Gate
+from webapp.request_log import RequestLog, log_of_served_study, stop_log
 from webapp.session import study_from_environment
 from webapp.sign_in import Checks, sign_in_routes
 from webapp.watching import flush_all
@@ -58,8 +59,10 @@ async def lifespan(app: st.App) -> AsyncIterator[None]:
     # Streamlit switches these on; an access log would keep the one-time links that set passwords.
     logging.getLogger("uvicorn.access").disabled = True
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    log_of_served_study()
     yield
     flush_all()
+    stop_log()
 
 
 def health(request: Request) -> Response:
@@ -96,9 +99,8 @@ def own_routes(settings: AccountSettings = DEFAULT_SETTINGS) -> list[BaseRoute]:
 
 def create_app(settings: AccountSettings = DEFAULT_SETTINGS) -> st.App:
     """The whole application. Streamlit allows one per process."""
-    return st.App(
-        WEBAPP / "app.py", lifespan=lifespan, routes=own_routes(settings), middleware=[Middleware(Gate)]
-    )
+    middleware = [Middleware(RequestLog), Middleware(Gate)]
+    return st.App(WEBAPP / "app.py", lifespan=lifespan, routes=own_routes(settings), middleware=middleware)
 
 
 app = create_app()

@@ -247,6 +247,13 @@ def last_change(db: Database) -> tuple[int, int, int]:
     return int(row[0]), int(row[1]), int(row[2])
 
 
+def people_since(db: Database, since: str) -> list[str]:
+    """Who did something since then, by their newest 50,000 acts; `since` is UTC as ISO 8601."""
+    query = """SELECT DISTINCT n.person_id FROM act AS x JOIN assignment AS n ON n.id = x.assignment_id
+        WHERE x.id > (SELECT ifnull(max(id), 0) FROM act) - 50000 AND x.received_at >= ? ORDER BY 1"""
+    return [row[0] for row in db.execute(query, [since]).fetchall()]
+
+
 def act_marks(db: Database, assignment_ids: Iterable[int]) -> dict[int, tuple[int, int, str, int]]:
     """Assignment -> its number of acts, and id, client and seq of the last: others as soon as acts are."""
     query = """SELECT g.assignment_id, g.n, x.id, x.client, x.seq FROM (

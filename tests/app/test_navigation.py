@@ -40,6 +40,7 @@ EXPECTED = {
         "export",
         "people",
         "audit",
+        "status",
     },
 }
 
