@@ -14,6 +14,7 @@ from webapp.session import current_study, require
 from webapp.watching import watch_of
 
 MOST_SHOWN = 500
+MOST_PX, ROWS_OF_IT = 430, 11
 NOBODY = "nobody signed in"
 
 
@@ -52,7 +53,11 @@ def main() -> None:
         object=[names.get(key, key) if key else "" for key in table["object"]],
     )
     heads = {"at": "When", "person_id": "Who", "action": "What", "object": "Of", "detail": "More"}
-    st.dataframe(shown.rename(columns={**heads, "address": "From"}), hide_index=True, height=430)
+    st.dataframe(
+        shown.rename(columns={**heads, "address": "From"}),
+        hide_index=True,
+        height=MOST_PX if len(shown) > ROWS_OF_IT else "auto",
+    )
     most = f"The newest {MOST_SHOWN} are shown; the file has all. " if len(table) == MOST_SHOWN else ""
     st.caption(
         f"{most}Looking at a patch is kept once an hour for each person. The log itself, and its file, hold "

@@ -93,17 +93,10 @@ def show_room(study: Study) -> None:
             "What": [part.title for part in parts],
             "Where": [part.name for part in parts],
             "MB": [part.bytes / 1e6 for part in parts],
-            "Write-ahead log, MB": [part.log_bytes / 1e6 if part.log_bytes else None for part in parts],
         }
     )
-    st.dataframe(
-        table,
-        hide_index=True,
-        column_config={
-            name: st.column_config.NumberColumn(format="%.1f") for name in ("MB", "Write-ahead log, MB")
-        },
-    )
-    total = sum(part.bytes + part.log_bytes for part in parts)
+    st.dataframe(table, hide_index=True, column_config={"MB": st.column_config.NumberColumn(format="%.1f")})
+    total = sum(part.bytes for part in parts)
     st.caption(f"Together {total / 1e6:,.1f} MB in {as_typed(str(study.folder))}.")
 
 

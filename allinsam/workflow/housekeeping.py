@@ -27,12 +27,11 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Room:
-    """Bytes of one part of a study; of a database its write-ahead log (`log_bytes`) is counted apart."""
+    """Bytes of one part of a study; a database with its write-ahead log."""
 
     name: str
     title: str
     bytes: int
-    log_bytes: int = 0
 
 
 def room_taken(study: Study) -> list[Room]:
@@ -41,7 +40,7 @@ def room_taken(study: Study) -> list[Room]:
     for file in (study.science, study.server):
         log = file.path.with_name(f"{file.path.name}-wal")
         name = file.path.name
-        parts.append(Room(name, TITLES[name], _bytes_of(file.path), _bytes_of(log)))
+        parts.append(Room(name, TITLES[name], _bytes_of(file.path) + _bytes_of(log)))
     for name in (*FOLDERS, "jobs", "logs", "backups"):
         parts.append(Room(name, TITLES[name], _bytes_of(study.folder / name)))
     return [part for part in parts if part.bytes]

@@ -60,6 +60,6 @@ def test_room_is_what_lies_in_the_folder(study: Study, tmp_path: Path) -> None:
     (study.folder / "jobs" / "1.log").write_bytes(b"x" * 1234)
     parts = {part.name: part for part in room_taken(study)}
     assert parts["jobs"].bytes == 1234
-    assert parts["study.sqlite"].bytes == study.science.path.stat().st_size
+    assert parts["study.sqlite"].bytes >= study.science.path.stat().st_size > 0
     assert "runs" not in parts
     assert newest_backup_at(study) is None and people_at_work(study) == []
