@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,10 +30,15 @@ from allinsam.store import jobs as rows
 from allinsam.store.connection import utc_now
 
 HEARTBEAT_S = 1.0
+ASK_S = 0.25  # how often a job looks whether it was cancelled
+POLL_S = 0.25
 LOST_AFTER_S = 20.0
 PROCESS_LOST_AFTER_S = 15.0
-TERMINATE_AFTER_S = 10.0
-KILL_AFTER_S = 10.0
+# A cancelled job is gone within 2 s. What it had kept is kept: every file and row is written whole or not at
+# all, and a training goes on from its last epoch.
+TERMINATE_AFTER_S = 0.75
+KILL_AFTER_S = 0.5
+GONE_WITHIN_S = 0.3
 JOB_NICENESS = 5  # a training leaves the cores to those who annotate
 INTERRUPTED = "interrupted"
 OUT_OF_MEMORY = "Out of memory. Choose a smaller batch or patch size, or close other programs, and resume."
@@ -236,8 +241,18 @@ class JobReporter:
             rows.update_job(db, self._job_id, **self._unwritten, state=state, error=text, ended_at=utc_now())
 
     def _beat_until_ended(self) -> None:
-        while not self._ended.wait(HEARTBEAT_S):
-            self._beat()
+        beat_at = time.monotonic()
+        while not self._ended.wait(ASK_S):
+            if time.monotonic() - beat_at >= HEARTBEAT_S:
+                beat_at = time.monotonic()
+                self._beat()
+            elif not self._stop_asked.is_set():
+                self._ask()
+
+    def _ask(self) -> None:
+        with contextlib.suppress(StorageError), self._study.server.read() as db:
+            if rows.get_job(db, self._job_id)["cancel_requested"]:
+                self._stop_asked.set()
 
     def _beat(self) -> None:
         with self._lock:
@@ -286,7 +301,7 @@ def run_worker(
     study: Study,
     stop: threading.Event | None = None,
     command: Command = command_of,
-    poll_s: float = 0.5,
+    poll_s: float = POLL_S,
 ) -> None:
     """Run queued jobs one after the other until `stop` is set; a running job goes on without us.
 
@@ -308,6 +323,7 @@ class _Worker:
     children: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
     cancel_seen_at: dict[int, float] = field(default_factory=dict)
     beat_at: float = float("-inf")
+    ended_for_memory: int = field(default_factory=lambda: ended_for_memory())  # when the job was started
 
     def step(self) -> None:
         """Look at what runs, end what is dead, press what was cancelled, start what waits."""
@@ -320,19 +336,20 @@ class _Worker:
             running = rows.running_jobs(db)
         occupied = False
         for job in running:
+            if not _is_dead(job) and job["cancel_requested"]:
+                self._press(job)
             if _is_dead(job):
                 with self.study.server.write() as db:
-                    _settle_if_dead(db, job)
+                    _settle_if_dead(db, job, self._why_gone(job))
                 continue
             occupied = True
-            if job["cancel_requested"]:
-                self._press(job)
         if not occupied:
             self._start_next()
 
     def _start_next(self) -> None:
         self.children.clear()
         self.cancel_seen_at.clear()
+        self.ended_for_memory = ended_for_memory()
         with self.study.server.write() as db:
             job = rows.claim_next_job(db)
         if job is None:
@@ -358,17 +375,40 @@ class _Worker:
             if rows.get_job(db, job["id"])["state"] == "running":
                 rows.update_job(db, job["id"], pid=child.pid)
 
+    def _why_gone(self, job: Mapping[str, Any]) -> str:
+        """What to tell of a job that did not end itself."""
+        child = self.children.get(job["id"])
+        killed = child is not None and child.returncode == -signal.SIGKILL
+        return OUT_OF_MEMORY if killed and ended_for_memory() > self.ended_for_memory else INTERRUPTED
+
     def _press(self, job: Mapping[str, Any]) -> None:
         """A cancelled job that does not end by itself is terminated, then killed."""
         waited_s = time.monotonic() - self.cancel_seen_at.setdefault(job["id"], time.monotonic())
         if waited_s < TERMINATE_AFTER_S or job["pid"] is None:
             return
-        for process in _process_tree(job["pid"]):
+        family = list(_process_tree(job["pid"]))
+        for process in family:
             with contextlib.suppress(psutil.Error):
                 process.kill() if waited_s > TERMINATE_AFTER_S + KILL_AFTER_S else process.terminate()
+        psutil.wait_procs(family, GONE_WITHIN_S)
+        if child := self.children.get(job["id"]):
+            child.poll()
 
 
-def _settle_if_dead(db: Any, job: Mapping[str, Any]) -> None:
+def ended_for_memory(
+    counters: Sequence[Path] = (Path("/proc/vmstat"), Path("/sys/fs/cgroup/memory.events")),
+) -> int:
+    """How many processes Linux has ended since memory ran out, as far as it tells; 0 elsewhere."""
+    total = 0
+    for path in counters:
+        with contextlib.suppress(OSError, ValueError):
+            for line in path.read_text().splitlines():
+                name, _, number = line.partition(" ")
+                total += int(number) if name == "oom_kill" else 0
+    return total
+
+
+def _settle_if_dead(db: Any, job: Mapping[str, Any], why: str = INTERRUPTED) -> None:
     """End the row of a job whose process is gone. Call inside a write transaction.
 
     The row is read again after the process was seen dead: it may have ended itself just before.
@@ -378,7 +418,7 @@ def _settle_if_dead(db: Any, job: Mapping[str, Any]) -> None:
     job = rows.get_job(db, job["id"])
     if job["state"] != "running" or not _is_dead(job):
         return
-    ended = {"state": "failed", "error": INTERRUPTED}
+    ended = {"state": "failed", "error": why}
     if job["cancel_requested"]:
         ended = {"state": "cancelled", "error": None}
     rows.update_job(db, job["id"], **ended, ended_at=utc_now())

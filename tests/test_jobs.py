@@ -155,6 +155,27 @@ def test_a_killed_job_is_interrupted_and_goes_on_where_it_was(empty_study: Study
             jobs.resume(empty_study, job_id)
 
 
+def test_a_job_that_the_system_ended_for_memory_says_what_to_do(
+    empty_study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system's own counter is made to tell; the job is killed as the system would."""
+    counter = empty_study.folder / "vmstat"
+    counter.write_text("nr_free_pages 4\noom_kill 7\n")
+    monkeypatch.setattr(jobs.ended_for_memory, "__defaults__", ((counter, counter.with_name("none")),))
+    job_id = jobs.submit(empty_study, "long", {}, "lead")
+    with a_worker(empty_study):
+        wait_for_steps(empty_study, job_id)
+        counter.write_text("nr_free_pages 4\noom_kill 8\n")
+        os.kill(pid_of(empty_study, job_id), signal.SIGKILL)
+        view = wait_for_state(empty_study, job_id, "failed")
+        assert view.error == jobs.OUT_OF_MEMORY and view.can_resume
+        # The count stands: a job that is killed for another reason is not told so.
+        jobs.resume(empty_study, job_id)
+        wait_for(empty_study, job_id, lambda now: now.detail["step"] > view.detail["step"])
+        os.kill(pid_of(empty_study, job_id), signal.SIGKILL)
+        assert wait_for_state(empty_study, job_id, "interrupted").error is None
+
+
 def test_a_terminated_job_is_interrupted(empty_study: Study) -> None:
     job_id = jobs.submit(empty_study, "long", {}, "lead")
     with a_worker(empty_study):
