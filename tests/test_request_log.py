@@ -20,7 +20,8 @@ from webapp.request_log import RequestLog, log_file, page_timed, read_log, start
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setattr(request_log, "_busy", request_log._Busy())  # its minute begins with the test
     start_log(tmp_path)
     yield tmp_path
     stop_log()
@@ -72,7 +73,6 @@ def test_a_failure_is_told_with_its_kind_only(folder: Path) -> None:
 
 
 def test_a_minute_becomes_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(request_log, "_busy", request_log._Busy())
     for _ in range(3):
         visit("/quick")
     assert told(folder, "busy") == []
